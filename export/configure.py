@@ -1,0 +1,121 @@
+"""Puts a checkpoint's configuration together: tensor shapes, training summary, first stage, and config.json over all.
+
+Knows the two settings files beside the weights; does not read weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from export.derive import Section, Shapes, derive_model
+from export.errors import CheckpointError
+from export.weights import read_json
+from train.config import SystemConfig, from_dict
+from vta_rt.errors import OptionError
+
+SUMMARY, CONFIG = "summary.jsonl", "config.json"
+PUBLISHED_LICENCE = (
+    "code Apache-2.0 (VTA-LDM); first-stage weights CC BY-NC-SA 4.0, non-commercial (AudioLDM); "
+    "the model's own weights as stated where they are published"
+)
+# What shapes do not tell -> the sizes by which it is looked up among the published models.
+_LOOKED_UP = {
+    "encoder.heads": "encoder.width",
+    "text.heads": "text.width",
+    "unet.attention_heads": "unet.block_out_channels",
+    "unet.norm_groups": "unet.block_out_channels",
+}
+# Flags of the training summary for encoders other than CLIP.
+_OTHER_ENCODERS = {"ib": "ImageBind", "lb": "LanguageBind", "jepa": "V-JEPA", "cavp": "CAVP", "vivit": "ViViT"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What lies beside the weights. summary: the training arguments. given: ``SystemConfig`` values, possibly not all."""
+
+    folder: Path
+    summary: Section = field(default_factory=dict)
+    given: Section = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def read_settings(folder: Path) -> Settings:
+    """Read summary.jsonl (its first line, values only: its paths are of another machine) and config.json.
+
+    Raises:
+        CheckpointError: neither is there, one is not JSON, or the summary tells of an encoder that is not supported.
+    """
+    files = {name: folder / name for name in (SUMMARY, CONFIG) if (folder / name).is_file()}
+    if not files:
+        raise CheckpointError(f"{folder}: has no {SUMMARY} (the training arguments, published with the weights)")
+    values = {name: read_json(path) for name, path in files.items()}
+    settings = Settings(folder, values.get(SUMMARY, {}), values.get(CONFIG, {}), files)
+    for flag, encoder in _OTHER_ENCODERS.items():
+        if settings.summary.get(flag) is True:
+            raise CheckpointError(
+                f"{files[SUMMARY]}: says by {flag!r} that frames go through {encoder}; only CLIP is supported"
+            )
+    return settings
+
+
+def configure(weights: Path, shapes: Shapes, settings: Settings, first_stage: Section) -> SystemConfig:
+    """The configuration out of all that is known; config.json wins.
+
+    Raises:
+        CheckpointError: something is unknown and not given, of the wrong type, or two sources contradict each other.
+    """
+    derived = {"licence": PUBLISHED_LICENCE} | derive_model(shapes, settings.summary) | first_stage
+    values = _merge(derived, settings.given)
+    file = settings.folder / CONFIG
+    if unknown := _unknown(values):
+        widths = ", ".join(
+            f"{name} {_get(values, name)}" for name in dict.fromkeys(_LOOKED_UP.values()) if _has(values, name)
+        )
+        raise CheckpointError(f"{weights}: its shapes ({widths}) do not tell {', '.join(unknown)}; give them in {file}")
+    try:
+        config = from_dict(values, source=str(file if CONFIG in settings.files else weights))
+    except OptionError as error:
+        raise CheckpointError(str(error)) from error
+    _check_agreement(weights, config, settings)
+    return config
+
+
+def _check_agreement(weights: Path, config: SystemConfig, settings: Settings) -> None:
+    width = config.unet.cross_attention_dim
+    stated = settings.summary.get("embedding_dim", width)
+    if stated != width:
+        raise CheckpointError(
+            f"{settings.folder / SUMMARY}: embedding_dim is {stated}, but the UNet in {weights.name} attends to tokens "
+            f"{width} wide; these two files do not belong together"
+        )
+    if config.unet.latent_channels != config.vae.latent_channels:
+        raise CheckpointError(
+            f"{weights}: its UNet has {config.unet.latent_channels} latent channels and the first stage "
+            f"{config.vae.latent_channels}; they do not belong together"
+        )
+
+
+def _unknown(values: Section) -> list[str]:
+    """Dotted names of what neither shapes nor settings tell. A size that no tensor shows is found missing later."""
+    names = [name for name, size in _LOOKED_UP.items() if _has(values, size) and not _has(values, name)]
+    return names if _has(values, "encoder.positions") else [*names, "encoder.positions"]
+
+
+def _has(values: Section, dotted: str) -> bool:
+    section, name = dotted.split(".")
+    return isinstance(values.get(section), dict) and name in values[section]
+
+
+def _get(values: Section, dotted: str) -> object:
+    section, name = dotted.split(".")
+    return values[section][name]
+
+
+def _merge(base: Section, over: Section) -> Section:
+    """``base`` with the values of ``over`` in their places, section by section."""
+    merged = dict(base)
+    for name, value in over.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,78 @@
+"""What a build says while it works: a spinner and the time per step on a terminal, a table at the end anywhere."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vta_rt.bundle import GraphRecord
+
+
+class Report:
+    """Collects what each step took and found. Use as a context manager to show progress while it runs."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._seconds: dict[str, float] = {}
+        self._rows: dict[str, tuple[GraphRecord, str]] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """One line for the user, now."""
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Show ``name`` while the block runs, and remember how long it took."""
+        task = self._progress.add_task(name, total=None)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._progress.remove_task(task)
+        graph = name.partition(":")[0]
+        self._seconds[graph] = self._seconds.get(graph, 0.0) + time.perf_counter() - start
+
+    def built(self, name: str, record: GraphRecord) -> None:
+        """A graph was exported and agreed with its torch module."""
+        self._rows[name] = (record, f"{self._seconds.get(name, 0.0):.1f} s")
+
+    def kept(self, records: dict[str, GraphRecord]) -> None:
+        """Graphs of an earlier build are used again."""
+        self._rows |= {name: (record, "kept") for name, record in records.items()}
+
+    def table(self, out: Path) -> None:
+        """Print what was built, on standard output."""
+        table = Table(title=str(out), title_justify="left")
+        for column in ("graph", "precision", "relative error", "weights", "time"):
+            table.add_column(column, justify="left" if column == "graph" else "right", no_wrap=True)
+        for name, (record, seconds) in self._rows.items():
+            size = sum(file.size for file in record.weights) / 1e6
+            worst = max(record.error.values(), default=float("nan"))
+            table.add_row(name, record.precision, f"{worst:.1e}", f"{size:,.1f} MB", seconds)
+        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        print(f"peak memory {peak:.1f} GB")

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vta_rt import verified
+from vta_rt.bundle import FORMAT_VERSION, MANIFEST, Bundle, find_bundle
+from vta_rt.errors import BundleError
+
+
+def edit_manifest(bundle: Path, **changes: Any) -> None:
+    """Replace top-level fields; None removes one."""
+    manifest = json.loads((bundle / MANIFEST).read_text()) | changes
+    replace(
+        bundle / MANIFEST, json.dumps({key: value for key, value in manifest.items() if value is not None}).encode()
+    )
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a new file in the place of one, whose other links keep the old content."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    replace(path, bytes(content))
+
+
+def test_a_whole_bundle_opens_and_checks(bundle_short: Path) -> None:
+    bundle = Bundle(bundle_short)
+    assert bundle.manifest.format_version == FORMAT_VERSION
+    assert len(bundle.check()) == 9  # five graphs, four weights files
+
+
+def test_the_manifest_is_plain_json(bundle_short: Path) -> None:
+    manifest = json.loads((bundle_short / MANIFEST).read_text())
+    assert manifest["frames"] == {
+        "rate": 2.0,
+        "size": 224,
+        "fit": "crop",
+        "clip_length": 1,
+        "clip_stride": 1,
+        "tokens_per_second": 2.0,
+    }
+    denoiser = {spec["name"]: spec for spec in manifest["graphs"]["denoiser"]["inputs"]}
+    assert denoiser["latents"] == {"name": "latents", "shape": [1, 8, 16, 16], "dtype": "float32"}
+    assert denoiser["tokens"]["shape"] == [1, "frames", 64]
+    assert denoiser["token_mask"] == {"name": "token_mask", "shape": [1, "frames"], "dtype": "bool"}
+    assert manifest["schedule"]["beta_start"] == 0.00085
+    assert manifest["schedule"]["prediction_type"] == "v_prediction"
+
+
+def test_no_path_of_the_building_machine_is_in_a_graph(bundle_short: Path) -> None:
+    for path in bundle_short.glob("*.onnx"):
+        assert b".py" not in path.read_bytes(), path.name
+
+
+def test_both_denoisers_share_their_weights(bundle_short: Path) -> None:
+    graphs = Bundle(bundle_short).manifest.graphs
+    assert graphs["denoiser"].weights == graphs["denoiser_unguided"].weights
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": FORMAT_VERSION + 1}, "newer vta_rt"),
+        ({"format_version": 0}, "does not exist"),
+        ({"format_version": "1"}, "no format_version"),
+        ({"format_version": None}, "no format_version"),
+        ({"model": {"seconds": "long"}}, "model.seconds"),
+        ({"model": {"seconds": -1}}, "seconds is -1"),
+        ({"frames": {"fit": "stretch"}}, "frames.fit"),
+        ({"schedule": {"beta_schedule": "cosine"}}, "cosine"),
+        ({"graphs": {}}, "lists no graph visual_encoder, denoiser"),
+        ({"source": None}, "source"),
+    ],
+)
+def test_a_manifest_that_is_wrong_is_named_with_the_field(bundle_copy: Path, changes: dict, message: str) -> None:
+    edit_manifest(bundle_copy, **changes)
+    with pytest.raises(BundleError, match=message) as caught:
+        Bundle(bundle_copy)
+    assert MANIFEST in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"", b"not json", b"[1, 2]", b'{"format_version": 1', b"\xff\xfe"])
+def test_a_manifest_that_is_no_json_object_is_refused(bundle_copy: Path, text: bytes) -> None:
+    replace(bundle_copy / MANIFEST, text)
+    with pytest.raises(BundleError, match=MANIFEST):
+        Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("file", ["denoiser.onnx", "denoiser.onnx.data", "vocoder.onnx.data"])
+def test_missing_short_and_altered_files_are_named(bundle_copy: Path, file: str) -> None:
+    path = bundle_copy / file
+    flip_a_byte(path)
+    with pytest.raises(BundleError, match=rf"{file}: its sha256"):
+        Bundle(bundle_copy)
+    replace(path, b"short")
+    with pytest.raises(BundleError, match=rf"{file}: has 5 bytes"):
+        Bundle(bundle_copy)
+    path.unlink()
+    with pytest.raises(BundleError, match=rf"{file}: is missing"):
+        Bundle(bundle_copy)
+
+
+def test_an_altered_file_with_its_old_time_is_found_by_check(bundle_copy: Path) -> None:
+    path = bundle_copy / "visual_encoder.onnx.data"
+    bundle = Bundle(bundle_copy)
+    before = path.stat()
+    flip_a_byte(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(BundleError, match=r"visual_encoder.onnx.data: its sha256"):
+        bundle.check()
+
+
+def test_files_outside_the_folder_are_refused(bundle_copy: Path) -> None:
+    manifest = json.loads((bundle_copy / MANIFEST).read_text())
+    manifest["graphs"]["vocoder"]["graph"]["file"] = "../vocoder.onnx"
+    edit_manifest(bundle_copy, graphs=manifest["graphs"])
+    with pytest.raises(BundleError, match="not a file name inside the bundle"):
+        Bundle(bundle_copy)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "./no/such/folder", "/no/such"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    with pytest.raises(BundleError, match="no such"):
+        Bundle(name)
+
+
+def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"is not a bundle, it has no bundle\.json"):
+        Bundle(tmp_path)
+
+
+def test_files_seen_before_are_not_read_again(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Bundle(bundle_copy)
+    monkeypatch.setattr("vta_rt.bundle.sha256_of", lambda path: pytest.fail(f"read {path} again"))
+    Bundle(bundle_copy)
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    bundle = Bundle(bundle_copy)
+    assert not verified.is_unchanged(bundle.graph_path("vocoder"), bundle.manifest.graphs["vocoder"].graph.sha256)
+
+
+def test_the_newest_bundle_here_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("newest", "older")):
+        folder = tmp_path / "engines" / name
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text("{}")
+        os.utime(folder / MANIFEST, (1e9 - age, 1e9 - age))
+    assert find_bundle() == Path("engines/newest")
+    monkeypatch.setenv("VTA_BUNDLE", "elsewhere")
+    assert find_bundle() == Path("elsewhere")
+
+
+def test_a_hub_id_is_found_in_the_local_cache(
+    bundle_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub" / "models--someone--demo"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc123")
+    (repository / "snapshots").mkdir()
+    bundle_copy.rename(repository / "snapshots" / "abc123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert Bundle("someone/demo").path.name == "abc123"
+    with pytest.raises(BundleError, match="someone/else: no such folder, and not to be had"):
+        Bundle("someone/else")

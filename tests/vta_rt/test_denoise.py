@@ -1,0 +1,88 @@
+"""The loop against a model of ten lines, on no backend at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from vta_rt.backends.base import Arrays, Session
+from vta_rt.bundle import FileRecord, GraphRecord, TensorSpec
+from vta_rt.denoise import denoise
+from vta_rt.errors import OptionError
+
+SHAPE = (2, 3, 4, 5)
+STATE = ("latents", "previous", "noise")
+
+
+class FakeDenoiser(Session):
+    """Predicts tanh of the latents, plus the guidance scale; does the step as the exported graph does."""
+
+    def __init__(self) -> None:
+        inputs = [TensorSpec(name, ("batch", *SHAPE[1:]), "float32") for name in STATE]
+        inputs += [
+            TensorSpec("tokens", ("batch", "frames", 6), "float32"),
+            TensorSpec("timestep", ("batch",), "float32"),
+        ]
+        inputs += [TensorSpec("token_mask", ("batch", "frames"), "bool"), TensorSpec("step", (8,), "float32")]
+        outputs = [TensorSpec(name, ("batch", *SHAPE[1:]), "float32") for name in ("latents_next", "denoised")]
+        super().__init__("fake", GraphRecord(FileRecord("fake", 0, ""), (), tuple(inputs), tuple(outputs), "fp32"))
+        self.timesteps: list[float] = []
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        raise AssertionError("the loop binds its arrays")
+
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        def call() -> None:
+            p, q, a, b, c, s, guidance, _ = inputs["step"]
+            self.timesteps.append(float(inputs["timestep"][0]))
+            denoised = p * inputs["latents"] + q * (np.tanh(inputs["latents"]) + guidance)
+            outputs["latents_next"][...] = (
+                a * inputs["latents"] + b * denoised + c * inputs["previous"] + s * inputs["noise"]
+            )
+            outputs["denoised"][...] = denoised
+
+        return call
+
+
+def expected(table: np.ndarray, latents: np.ndarray, noises: list[np.ndarray], guidance: float) -> np.ndarray:
+    remaining, previous = list(noises), np.zeros_like(latents)
+    for _, p, q, a, b, c, s in table:
+        denoised = p * latents + q * (np.tanh(latents) + guidance)
+        noise = remaining.pop(0) if s else 0.0
+        latents, previous = a * latents + b * denoised + c * previous + s * noise, denoised
+    return latents
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_every_row_is_applied_to_the_state_the_last_one_left(steps: int) -> None:
+    rng = np.random.default_rng(steps)
+    table = np.column_stack([np.arange(steps, 0, -1), rng.normal(size=(steps, 6)) * 0.5])
+    table[steps // 2, 6] = 0.0  # a row without noise must not take one
+    latents = rng.normal(size=SHAPE).astype(np.float32)
+    noises = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(steps - 1)]
+    before, session, seen = latents.copy(), FakeDenoiser(), []
+
+    result = denoise(
+        session, table, np.zeros((2, 7, 6)), np.ones((2, 7), bool), latents, iter(noises), 1.5, seen.append
+    )
+
+    np.testing.assert_allclose(result, expected(table, latents, noises, 1.5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(latents, before)
+    assert session.timesteps == list(range(steps, 0, -1))
+    assert seen == list(range(1, steps + 1))
+
+
+def test_arrays_that_do_not_fit_the_graph_are_refused_by_name() -> None:
+    with pytest.raises(OptionError, match=r"fake: tokens is float32 \[2, 7, 5\] where the graph takes"):
+        denoise(
+            FakeDenoiser(),
+            np.ones((1, 7)),
+            np.zeros((2, 7, 5)),
+            np.ones((2, 7), bool),
+            np.zeros(SHAPE, np.float32),
+            iter([np.zeros(SHAPE)]),
+            1.0,
+            lambda _: None,
+        )

@@ -1,0 +1,93 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from vta_rt.errors import OutputError
+from vta_rt.files import replacing
+
+
+def write_half(path: Path, failure: BaseException) -> None:
+    with replacing(path) as part:
+        part.write_text("half")
+        raise failure
+
+
+def test_appears_under_its_name_only_when_done(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with replacing(path) as part:
+        part.write_text("new")
+        assert not path.exists()
+        assert part.parent == tmp_path
+        assert part.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_takes_the_place_of_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("failure", [ValueError("bad"), KeyboardInterrupt(), SystemExit(1)])
+def test_failure_leaves_the_old(tmp_path: Path, failure: BaseException) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(type(failure)):
+        write_half(path, failure)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_space(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with pytest.raises(OutputError) as caught:
+        write_half(path, OSError(errno.ENOSPC, "No space left on device"))
+    assert str(caught.value) == f"{path}: cannot be written (No space left on device)"
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "file.txt"
+    with pytest.raises(OutputError) as caught, replacing(path):
+        pytest.fail("there is no place to write to")
+    assert str(caught.value) == f"{path}: cannot be written (No such file or directory)"
+
+
+def test_folder_in_the_place(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is a folder"), replacing(tmp_path):
+        pytest.fail("a folder must not be replaced")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="Permission denied"), replacing(tmp_path / "file.txt"):
+        pytest.fail("there is no permission to write")
+
+
+def test_mode_is_that_of_an_ordinary_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "file.txt") as part:
+            part.write_text("new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o640
+
+
+def test_plain_string_and_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with replacing("file.txt") as part:
+        part.write_text("new")
+    assert (tmp_path / "file.txt").read_text() == "new"

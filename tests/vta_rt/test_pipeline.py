@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vta_rt
+from tests.conftest import relative_error
+from tests.vta_rt.conftest import make_clip
+from vta_rt.errors import BundleError, OptionError, VideoError
+from vta_rt.pipeline import Pipeline
+
+QUICK = {"steps": 2, "guidance": 2.0}
+
+
+@pytest.fixture(scope="module")
+def pipeline(bundle_short: Path) -> Pipeline:
+    return Pipeline(bundle_short)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three clips of different lengths: 0.2 s, 0.48 s, and 1.2 s, which is longer than the model's window."""
+    folder = tmp_path_factory.mktemp("clips")
+    return [make_clip(folder / f"{n}.mp4", seconds=s, frame_rate=25) for n, s in enumerate((0.2, 0.48, 1.2))]
+
+
+def test_sound_is_as_long_as_the_video_up_to_the_window(pipeline: Pipeline, clips: list[Path]) -> None:
+    lengths = [pipeline.generate(clip, **QUICK).duration for clip in clips]
+    np.testing.assert_allclose(lengths, [0.2, 0.48, 0.64], atol=1 / 16000)
+
+
+def test_one_seed_one_sound(pipeline: Pipeline, clips: list[Path]) -> None:
+    first, again, other = (pipeline.generate(clips[1], seed=seed, **QUICK).samples for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first, again)
+    assert relative_error(other, first) > 0.1
+
+
+def test_no_seed_differs_each_time(pipeline: Pipeline) -> None:
+    tokens = np.zeros((1, pipeline.model.token_width), np.float32)
+    first, second = (pipeline.denoise(tokens, seed=None, **QUICK) for _ in range(2))
+    assert relative_error(second, first) > 0.1
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "dpmpp_2m"])
+def test_a_batch_gives_each_clip_the_sound_it_gets_alone(pipeline: Pipeline, clips: list[Path], solver: str) -> None:
+    together = pipeline.generate(clips, seed=3, solver=solver, **QUICK)
+    for clip, audio in zip(clips, together, strict=True):
+        alone = pipeline.generate(clip, seed=3, solver=solver, **QUICK)
+        assert relative_error(audio.samples, alone.samples) < 1e-4
+
+
+def test_guidance_one_runs_the_unguided_graph_and_agrees(pipeline: Pipeline, bundle_short: Path) -> None:
+    tokens = np.random.default_rng(0).normal(size=(1, 2, pipeline.model.token_width)).astype(np.float32)
+    plain = Pipeline(bundle_short)
+    unguided = plain.denoise(tokens, steps=3, guidance=1.0, seed=1)
+    assert set(plain._sessions) == {"denoiser_unguided"}
+    nearly = pipeline.denoise(tokens, steps=3, guidance=1.0 + 1e-9, seed=1)
+    assert relative_error(nearly, unguided) < 1e-4
+    guided = pipeline.denoise(tokens, steps=3, guidance=4.0, seed=1)
+    assert relative_error(guided, unguided) > 0.01
+
+
+def test_padded_tokens_change_nothing(pipeline: Pipeline) -> None:
+    tokens = np.random.default_rng(1).normal(size=(1, 3, pipeline.model.token_width)).astype(np.float32)
+    padded = np.pad(tokens, ((0, 0), (0, 4), (0, 0)))
+    mask = np.arange(7)[None] < 3
+    alone = pipeline.denoise(tokens, seed=2, **QUICK)
+    assert relative_error(pipeline.denoise(padded, token_mask=mask, seed=2, **QUICK), alone) < 1e-4
+    assert relative_error(pipeline.denoise(padded, seed=2, **QUICK), alone) > 1e-3
+
+
+def test_frames_leave_as_they_came(pipeline: Pipeline) -> None:
+    frames = np.random.default_rng(2).integers(0, 256, (2, 3, 224, 224, 3), np.uint8)
+    tokens = pipeline.encode(frames)
+    assert tokens.shape == (2, 3, pipeline.model.token_width)
+    np.testing.assert_allclose(pipeline.encode(frames[1]), tokens[1], rtol=1e-5, atol=1e-6)
+
+
+def test_many_threads_share_one_pipeline(bundle_short: Path, clips: list[Path]) -> None:
+    pipeline = Pipeline(bundle_short)
+    sounds: dict[int, np.ndarray] = {}
+
+    def work(seed: int) -> None:
+        sounds[seed] = pipeline.generate(clips[seed % 3], seed=seed, **QUICK).samples
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(6):
+        assert relative_error(sounds[seed], pipeline.generate(clips[seed % 3], seed=seed, **QUICK).samples) < 1e-4
+
+
+def test_progress_tells_every_stage_in_order(pipeline: Pipeline, clips: list[Path]) -> None:
+    seen: list[tuple[str, int, int]] = []
+    pipeline.generate(clips[0], progress=lambda *event: seen.append(event), **QUICK)
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["frames", "encode", "denoise", "decode", "vocode"]
+    assert [event for event in seen if event[0] == "denoise"] == [("denoise", 1, 2), ("denoise", 2, 2)]
+
+
+def test_the_one_call(bundle_short: Path, clips: list[Path], pipeline: Pipeline) -> None:
+    audio = vta_rt.generate(clips[0], bundle=bundle_short, seed=9, **QUICK)
+    np.testing.assert_array_equal(audio.samples, pipeline.generate(clips[0], seed=9, **QUICK).samples)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 1001}, "steps"),
+        ({"steps": 2.5}, "steps"),
+        ({"solver": "euler"}, "euler.*ddpm, ddim, dpmpp_2m"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance": -1}, "guidance is -1"),
+        ({"seed": -3}, "seed is -3"),
+        ({"seed": 1.5}, "seed is 1.5"),
+    ],
+)
+def test_options_outside_what_is_allowed(pipeline: Pipeline, clips: list[Path], option: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        pipeline.generate(clips[0], **option)
+
+
+@pytest.mark.parametrize(
+    ("stage", "array", "message"),
+    [
+        ("encode", np.zeros((2, 100, 100, 3), np.uint8), r"frames are uint8 \[2, 100, 100, 3\]"),
+        ("encode", np.zeros((2, 224, 224, 3), np.float32), "frames are float32"),
+        ("encode", np.zeros((0, 224, 224, 3), np.uint8), "frames are"),
+        ("denoise", np.zeros((2, 7), np.float32), r"tokens are \[1, 2, 7\]"),
+        ("decode", np.zeros((1, 8, 16), np.float32), "latents is"),
+        ("decode", np.zeros((1, 3, 16, 16), np.float32), "latents is"),
+        ("vocode", np.zeros((64,), np.float32), "mel is"),
+    ],
+)
+def test_arrays_of_the_wrong_shape(pipeline: Pipeline, stage: str, array: np.ndarray, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        getattr(pipeline, stage)(array)
+
+
+def test_given_noise_of_the_wrong_shape(pipeline: Pipeline) -> None:
+    tokens = np.zeros((1, pipeline.model.token_width), np.float32)
+    with pytest.raises(OptionError, match=r"initial is \[1, 8, 4, 16\] where \[1, 8, 16, 16\] is needed"):
+        pipeline.denoise(tokens, initial=np.zeros((1, 8, 4, 16)))
+    with pytest.raises(OptionError, match="step_noise"):
+        pipeline.denoise(tokens, steps=2, step_noise=np.zeros((3, 1, 8, 16, 16)))
+
+
+def test_a_video_that_is_none(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("notes")
+    with pytest.raises(VideoError, match=r"notes\.mp4"):
+        pipeline.generate(tmp_path / "notes.mp4")
+
+
+def test_backends_and_threads_that_do_not_exist(bundle_short: Path) -> None:
+    with pytest.raises(OptionError, match=r"'gpu' is unknown; choose one of auto, cpu"):
+        Pipeline(bundle_short, backend="gpu")
+    with pytest.raises(OptionError, match="threads is 0"):
+        Pipeline(bundle_short, threads=0)
+
+
+def test_a_graph_that_is_another_one(bundle_copy: Path) -> None:
+    """Hashes right, contents wrong: the manifest lists the vocoder under the decoder's name."""
+    import json
+
+    path = bundle_copy / "bundle.json"
+    manifest = json.loads(path.read_text())
+    manifest["graphs"]["vae_decoder"]["graph"] = manifest["graphs"]["vocoder"]["graph"]
+    path.unlink()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"vocoder\.onnx: is not the graph vae_decoder: its inputs are mel"):
+        Pipeline(bundle_copy).decode(np.zeros((1, 8, 16, 16), np.float32))

@@ -1,0 +1,261 @@
+"""Every row of every solver against diffusers' schedulers, and against mathematics that needs no reference."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+from tests.conftest import relative_error
+from vta_rt.errors import OptionError
+from vta_rt.schedule import (
+    PREDICTION_TYPES,
+    SOLVERS,
+    TIMESTEP_SPACINGS,
+    Column,
+    NoiseSchedule,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    solver_table,
+    timesteps,
+)
+
+SPACINGS = [("leading", 1), ("leading", 0), ("linspace", 0), ("trailing", 0)]  # with steps_offset
+SHAPE = (2, 4, 8, 8)
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
+
+
+def reference(solver: str, schedule: NoiseSchedule) -> Any:
+    """The diffusers scheduler of that solver in its stock float32, without clipping."""
+    options = {
+        "num_train_timesteps": schedule.train_timesteps,
+        "beta_schedule": schedule.beta_schedule,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "prediction_type": schedule.prediction_type,
+        "timestep_spacing": schedule.timestep_spacing,
+        "steps_offset": schedule.steps_offset,
+    }
+    if solver == "ddpm":
+        return DDPMScheduler(**options, variance_type="fixed_small", clip_sample=False)
+    if solver == "ddim":
+        return DDIMScheduler(**options, clip_sample=False)
+    return DPMSolverMultistepScheduler(**options)  # its defaults: order 2, dpmsolver++, midpoint, final sigma zero
+
+
+def take(table: np.ndarray, row: int, x: Any, y: Any, previous: Any, noise: Any) -> tuple[np.ndarray, np.ndarray]:
+    """One step as the design states it; returns x_next and d."""
+    _, p, q, a, b, c, s = table[row]
+    d = p * x + q * y
+    return a * x + b * d + c * previous + s * noise, d
+
+
+def in_double(array: torch.Tensor) -> np.ndarray:
+    return array.double().numpy()
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize(("spacing", "offset"), SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 10, 25, 50, 300])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_row_is_that_of_diffusers(
+    solver: str, steps: int, spacing: str, offset: int, prediction_type: str
+) -> None:
+    """Both sides get diffusers' latents and previous data prediction; its float32 rounding is 5e-6 at the worst row."""
+    schedule = NoiseSchedule(prediction_type=prediction_type, timestep_spacing=spacing, steps_offset=offset)
+    scheduler = reference(solver, schedule)
+    scheduler.set_timesteps(steps)
+    table = SOLVERS[solver](schedule, steps)
+    assert table.shape == (steps, 7)
+    assert table.dtype == np.float64
+    np.testing.assert_array_equal(table[:, Column.TIMESTEP], scheduler.timesteps.numpy())
+
+    generator = torch.Generator().manual_seed(steps)
+    x = torch.randn(SHAPE, generator=generator)
+    previous = np.zeros(SHAPE)
+    for row, timestep in enumerate(scheduler.timesteps):
+        y = torch.randn(SHAPE, generator=generator)
+        noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(row))
+        # A generator of the same seed makes diffusers draw the same noise; the other two solvers draw none.
+        draws = {"generator": torch.Generator().manual_seed(row)} if solver == "ddpm" else {}
+        step = scheduler.step(y, timestep, x, **draws)
+        d_reference = scheduler.model_outputs[-1] if solver == "dpmpp_2m" else step.pred_original_sample
+
+        x_next, d = take(table, row, in_double(x), in_double(y), previous, in_double(noise))
+        assert relative_error(d, in_double(d_reference)) < 1e-5
+        assert relative_error(x_next, in_double(step.prev_sample)) < 1e-5
+        x, previous = step.prev_sample, in_double(d_reference)
+
+
+@pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
+def test_alphas_cumprod_are_those_of_diffusers(beta_schedule: str) -> None:
+    schedule = NoiseSchedule(beta_schedule=beta_schedule, beta_start=1e-4, beta_end=0.02)
+    np.testing.assert_allclose(schedule.alphas_cumprod, reference("ddpm", schedule).alphas_cumprod, rtol=2e-6)
+    assert schedule.alphas_cumprod is schedule.alphas_cumprod
+    assert not schedule.alphas_cumprod.flags.writeable
+
+
+@pytest.mark.parametrize(("spacing", "offset"), SPACINGS)
+@pytest.mark.parametrize("solver", ["ddpm", "dpmpp_2m"])
+def test_timesteps_are_those_of_diffusers_for_any_number_of_steps(solver: str, spacing: str, offset: int) -> None:
+    """Where diffusers gives timesteps outside training or repeated, we refuse; its extra trailing -1 we leave out."""
+    schedule = NoiseSchedule(timestep_spacing=spacing, steps_offset=offset)
+    scheduler = reference(solver, schedule)
+    refused = []
+    for steps in range(1, 1001):
+        scheduler.set_timesteps(steps)
+        expected = scheduler.timesteps.numpy()
+        assert expected[steps:].tolist() in ([], [-1])
+        if expected[0] > 999 or len(set(expected)) < steps:
+            refused.append(steps)
+            with pytest.raises(OptionError, match=f"steps {steps}: too many for {spacing} spacing"):
+                timesteps(schedule, steps, drop_last=solver == "dpmpp_2m")
+        else:
+            chosen = timesteps(schedule, steps, drop_last=solver == "dpmpp_2m")
+            np.testing.assert_array_equal(chosen, expected[:steps])
+    assert all(steps >= 999 for steps in refused)
+
+
+def test_published_loop(goldens: dict[str, np.ndarray]) -> None:
+    table = ddpm(NoiseSchedule(), 10)
+    np.testing.assert_array_equal(table[:, Column.TIMESTEP], goldens["loop_timesteps"])
+    assert table[-1, Column.S] == 0
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("spacing", TIMESTEP_SPACINGS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_network_that_knows_the_data_gives_the_data(solver: str, spacing: str, prediction_type: str) -> None:
+    schedule = NoiseSchedule(prediction_type=prediction_type, timestep_spacing=spacing)
+    rng = np.random.default_rng(7)
+    x0 = rng.standard_normal(64)
+    for steps in (1, 2, 3, 10, 28, 61, 300, 998):
+        table = solver_table(solver, schedule, steps)
+        x, previous = rng.standard_normal(64), np.zeros(64)
+        for row, timestep in enumerate(table[:, Column.TIMESTEP].astype(int)):
+            alpha, sigma = schedule.alpha(timestep), schedule.sigma(timestep)
+            epsilon = (x - alpha * x0) / sigma
+            y = epsilon if prediction_type == "epsilon" else alpha * epsilon - sigma * x0
+            x, previous = take(table, row, x, y, previous, rng.standard_normal(64))
+            assert relative_error(previous, x0) < 1e-12
+        assert relative_error(x, x0) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("solver", "spacing", "steps"),
+    [
+        (solver, spacing, steps)
+        for solver in SOLVERS
+        for spacing in TIMESTEP_SPACINGS
+        for steps in (1, 2, 10, 250)
+        # DDIM's constant stride, which is diffusers' too, does not meet the next row where timesteps are uneven.
+        if solver != "ddim" or spacing != "linspace"
+    ],
+)
+def test_each_row_ends_at_the_noise_level_of_the_next(solver: str, steps: int, spacing: str) -> None:
+    """From alpha x0 + sigma e and an exact d, the next latents hold alpha' x0 and noise of deviation sigma'."""
+    schedule = NoiseSchedule(timestep_spacing=spacing)
+    timestep, _, _, a, b, c, s = solver_table(solver, schedule, steps).T
+    now = timestep.astype(int)
+    after = np.append(now[1:], -1)
+    np.testing.assert_allclose(a * schedule.alpha(now) + b + c, schedule.alpha(after), rtol=1e-12)
+    np.testing.assert_allclose((a * schedule.sigma(now)) ** 2 + s**2, schedule.sigma(after) ** 2, rtol=1e-10)
+
+
+def test_only_ddpm_draws_noise_and_only_dpmpp_2m_looks_back() -> None:
+    schedule = NoiseSchedule()
+    tables = {name: solver_table(name, schedule, 10) for name in SOLVERS}
+    assert {name for name, table in tables.items() if table[:, Column.S].any()} == {"ddpm"}
+    assert {name for name, table in tables.items() if table[:, Column.C].any()} == {"dpmpp_2m"}
+    assert np.flatnonzero(tables["dpmpp_2m"][:, Column.C]).tolist() == list(range(1, 9))
+
+
+def error_on_gaussian_data(solver: str, steps: int, deviation: float = 0.5) -> float:
+    """Distance from the exact solution of the probability flow for normal data, whose best network is known."""
+    schedule = NoiseSchedule(prediction_type="epsilon", timestep_spacing="trailing")
+    table = solver_table(solver, schedule, steps)
+    now = table[:, Column.TIMESTEP].astype(int)
+    sigma = schedule.sigma(now)
+    variance = (schedule.alpha(now) * deviation) ** 2 + sigma**2
+    x, previous = 1.0, 0.0
+    for row in range(steps - 1):  # the step to clean data is of first order in both
+        x, previous = take(table, row, x, sigma[row] / variance[row] * x, previous, 0.0)
+    return float(abs(x / np.sqrt(variance[-1] / variance[0]) - 1))
+
+
+@pytest.mark.parametrize("steps", [10, 25, 100])
+def test_second_order_beats_first_order(steps: int) -> None:
+    assert error_on_gaussian_data("dpmpp_2m", steps) < error_on_gaussian_data("ddim", steps) / 5
+
+
+def test_spacing_overrides_the_schedule() -> None:
+    schedule = NoiseSchedule(timestep_spacing="leading")
+    assert timesteps(schedule, 2, "trailing").tolist() == [999, 499]
+    for solver in (ddpm, ddim, dpmpp_2m):
+        np.testing.assert_array_equal(solver(schedule, 10, "trailing")[:, 0], timesteps(schedule, 10, "trailing"))
+
+
+def test_schedule_is_read_from_json() -> None:
+    text = b'{"train_timesteps": 500, "prediction_type": "epsilon", "timestep_spacing": "trailing"}'
+    schedule = msgspec.json.decode(text, type=NoiseSchedule)
+    assert schedule == NoiseSchedule(train_timesteps=500, prediction_type="epsilon", timestep_spacing="trailing")
+    assert schedule.alphas_cumprod.shape == (500,)
+    with pytest.raises(FrozenInstanceError):
+        schedule.steps_offset = 0
+    with pytest.raises(msgspec.ValidationError, match="beta_schedule 'cosine': must be one of scaled_linear, linear"):
+        msgspec.json.decode(b'{"beta_schedule": "cosine"}', type=NoiseSchedule)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("train_timesteps", 0, "at least 1"),
+        ("train_timesteps", "1000", "whole number"),
+        ("beta_schedule", "cosine", "scaled_linear, linear"),
+        ("beta_start", 0.0, "between 0 and 1"),
+        ("beta_end", 1.0, "between 0 and 1"),
+        ("beta_end", float("nan"), "between 0 and 1"),
+        ("beta_end", 0.0001, "at least beta_start, 0.00085"),
+        ("prediction_type", "sample", "v_prediction, epsilon"),
+        ("timestep_spacing", "karras", "leading, linspace, trailing"),
+        ("steps_offset", -1, "from 0 to 999"),
+        ("steps_offset", 1000, "from 0 to 999"),
+    ],
+)
+def test_wrong_schedule_is_named(field: str, value: object, allowed: str) -> None:
+    with pytest.raises(OptionError) as raised:
+        NoiseSchedule(**{field: value})
+    message = str(raised.value)
+    assert message.startswith(f"{field} {value!r}: ")
+    assert allowed in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 10.0, "10", True, None])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_wrong_steps_are_named(solver: str, steps: Any) -> None:
+    with pytest.raises(OptionError) as raised:
+        solver_table(solver, NoiseSchedule(), steps)
+    assert str(raised.value) == f"steps {steps!r}: must be a whole number from 1 to 1000"
+
+
+def test_numpy_integers_are_steps() -> None:
+    np.testing.assert_array_equal(ddim(NoiseSchedule(), np.int64(10)), ddim(NoiseSchedule(), 10))
+
+
+@pytest.mark.parametrize("name", ["euler", "", None, ["ddim"]])
+def test_unknown_solver_is_named(name: Any) -> None:
+    with pytest.raises(OptionError) as raised:
+        solver_table(name, NoiseSchedule(), 10)
+    assert str(raised.value) == f"solver {name!r}: must be one of ddpm, ddim, dpmpp_2m"
+
+
+def test_unknown_spacing_is_named() -> None:
+    with pytest.raises(OptionError, match="timestep_spacing 'karras': must be one of leading, linspace, trailing"):
+        solver_table("ddim", NoiseSchedule(), 10, "karras")

@@ -1,0 +1,110 @@
+"""Pictures to tokens: CLIP's image embedding of each frame, an optional position, a linear layer.
+
+Also the text half of CLIP, where a model was trained with prompts. Knows neither videos nor tokenisers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from train.config import EncoderConfig, TextConfig
+from vta_rt.errors import OptionError
+
+MAX_POSITIONS = 30  # rows of the published sinusoid table
+
+
+class FrameEncoder(nn.Module):
+    """One token per frame. Parameters are named as in a published checkpoint below ``vid_fea_extractor.``."""
+
+    positions: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.clip_vision = CLIPVisionModelWithProjection._from_config(
+            CLIPVisionConfig(
+                hidden_size=config.width,
+                intermediate_size=config.intermediate,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                image_size=config.image_size,
+                patch_size=config.patch,
+                projection_dim=config.projection,
+                hidden_act=config.activation,
+            ),
+            attn_implementation="sdpa",
+        )
+        self.linear_layer = nn.Linear(config.projection, config.tokens_dim)
+        self.register_buffer("positions", sinusoids(MAX_POSITIONS, config.projection), persistent=False)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Args:
+            frames: [T, H, W, 3] uint8; H and W are the configured picture size, T at most 30 with positions.
+
+        Returns:
+            tokens [T, D].
+
+        Raises:
+            OptionError: more frames than positions.
+
+        Pictures are only divided by 255: the published weights were trained without CLIP's mean and deviation.
+        """
+        pictures = frames.permute(0, 3, 1, 2).to(self.linear_layer.weight.dtype) / 255  # [T, 3, H, W]
+        embeddings = self.clip_vision(pixel_values=pictures).image_embeds  # [T, projection]
+        if self.config.positions:
+            if frames.shape[0] > MAX_POSITIONS:
+                raise OptionError(
+                    f"{frames.shape[0]} frames, but this encoder's position table has {MAX_POSITIONS} rows"
+                )
+            embeddings = embeddings + self.positions[: frames.shape[0]]
+        return self.linear_layer(embeddings)
+
+    def reset_buffers(self) -> None:
+        """Compute what no state dict holds, on the parameters' device: for a model built on the meta device."""
+        weight = self.linear_layer.weight
+        embeddings = self.clip_vision.vision_model.embeddings
+        embeddings.position_ids = torch.arange(embeddings.num_positions, device=weight.device)[None]
+        self.positions = sinusoids(MAX_POSITIONS, self.config.projection).to(weight)
+
+
+def build_encoder(config: EncoderConfig) -> FrameEncoder:
+    """A frame encoder with fresh weights."""
+    return FrameEncoder(config)
+
+
+def build_text_encoder(config: TextConfig) -> CLIPTextModelWithProjection:
+    """CLIP's text transformer with fresh weights: token ids [B, 77 at most] -> ``text_embeds`` [B, projection]."""
+    return CLIPTextModelWithProjection._from_config(
+        CLIPTextConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.context,
+            projection_dim=config.projection,
+            hidden_act=config.activation,
+        ),
+        attn_implementation="sdpa",
+    )
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Sine and cosine positions [length, width], interleaved ("Attention Is All You Need", arXiv 1706.03762)."""
+    position = torch.arange(length, dtype=torch.float64)[:, None]
+    frequency = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = position * frequency  # [length, width / 2]
+    return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)[:, :width].float()
+
+
+def pad_tokens(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Clips of different lengths [T_i, D] as one batch: tokens [B, N, D], zero where padded, and mask [B, N] bool."""
+    lengths = torch.tensor([len(clip) for clip in tokens], device=tokens[0].device)
+    padded = pad_sequence(list(tokens), batch_first=True)
+    mask = torch.arange(padded.shape[1], device=lengths.device) < lengths[:, None]
+    return padded, mask

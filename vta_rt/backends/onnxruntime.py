@@ -1,0 +1,88 @@
+"""ONNX Runtime behind the ``Session`` contract. Knows onnxruntime; knows nothing of diffusion.
+
+Weights stay in their external data files, which ONNX Runtime maps into memory; what its kernels repack is held once
+per session, so a session is made once and shared by all threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from vta_rt.backends.base import Arrays, Session
+from vta_rt.bundle import GraphRecord, TensorSpec
+from vta_rt.errors import BundleError, VTAError
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+    "tensor(int64)": "int64",
+}
+_FATAL_ONLY = 4  # onnxruntime's log severity: what fails is raised as well, in one line
+
+
+class OnnxRuntimeSession(Session):
+    """A graph on ONNX Runtime's CPU provider.
+
+    Args:
+        path: the ONNX file. threads: cores to use, None for all physical ones.
+
+    Raises:
+        BundleError: the file is not a graph ONNX Runtime can load, or not the graph the manifest describes.
+    """
+
+    def __init__(self, name: str, record: GraphRecord, path: Path, threads: int | None = None) -> None:
+        super().__init__(name, record)
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL_ONLY
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises a dozen kinds, none with a common base
+            raise BundleError(f"{path}: ONNX Runtime cannot load it ({_one_line(error)})") from error
+        self._check_signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()), path)
+
+    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+        try:
+            values = self._session.run(list(self.outputs), dict(feeds))
+        except Exception as error:
+            raise VTAError(f"{self.name}: ONNX Runtime could not run it ({_one_line(error)})") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        keep_alive = (*inputs.values(), *outputs.values())
+
+        def call() -> None:
+            assert keep_alive  # the binding holds addresses only
+            try:
+                self._session.run_with_iobinding(binding)
+            except Exception as error:
+                raise VTAError(f"{self.name}: ONNX Runtime could not run it ({_one_line(error)})") from error
+
+        return call
+
+
+def _specs(arguments: list[ort.NodeArg]) -> list[TensorSpec]:
+    return [
+        TensorSpec(
+            argument.name,
+            tuple(size if isinstance(size, int) else str(size) for size in argument.shape),
+            _DTYPES.get(argument.type, argument.type),
+        )
+        for argument in arguments
+    ]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,254 @@
+"""The command ``vta``. Knows arguments, file names and what a person reads; the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+import vta_rt
+from vta_rt.audio import WRITERS
+from vta_rt.backends import BACKENDS
+from vta_rt.bundle import Bundle, find_bundle
+from vta_rt.errors import OptionError, OutputError, VTAError
+from vta_rt.pipeline import Pipeline
+from vta_rt.schedule import SOLVERS
+from vta_rt.video import CONTAINERS
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+SOUND_FORMATS, VIDEO_FORMATS = tuple(WRITERS), tuple(CONTAINERS)
+FORMATS = (*SOUND_FORMATS, *VIDEO_FORMATS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of ``vta``; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    return run_command(_dispatch, arguments)
+
+
+def run_command(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
+    """Run a command line's body; what the user got wrong becomes one line on standard error and exit code 2."""
+    try:
+        return command(arguments)
+    except VTAError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _dispatch(arguments: Sequence[str] | None) -> int:
+    parsed = _parser().parse_args(arguments)
+    return parsed.run(parsed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vta", description="Sound for silent video.")
+    parser.add_argument("--version", action="version", version=f"vta_rt {vta_rt.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    generate = commands.add_parser(
+        "generate",
+        help="make sound for videos",
+        description="Make sound that fits each video, and write it as sound or as the video with that sound.",
+        epilog="examples:\n"
+        "  vta generate clip.mp4                        clip_with_sound.mp4, pictures untouched\n"
+        "  vta generate clip.mp4 -o clip.wav            the sound alone\n"
+        "  vta generate *.mp4 -o out/ --format flac     out/NAME.flac for each\n"
+        "  vta generate clip.mp4 --seed 7 --steps 50    another take, more carefully made",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    generate.add_argument("videos", nargs="+", metavar="VIDEO", help="video file: anything FFmpeg reads")
+    generate.add_argument(
+        "-o",
+        "--out",
+        metavar="OUT",
+        help=f"a file ending in {', '.join(SOUND_FORMATS)} (sound) or {', '.join(VIDEO_FORMATS)} (the video with sound), "
+        "or a folder, made if needed; several videos need a folder (default: NAME_with_sound.mp4 here)",
+    )
+    generate.add_argument(
+        "--format",
+        metavar="EXT",
+        choices=[name.removeprefix(".") for name in FORMATS],
+        help=f"of files written into a folder: {', '.join(name.removeprefix('.') for name in FORMATS)} (default: mp4)",
+    )
+    generate.add_argument(
+        "--bundle",
+        metavar="DIR",
+        help="the model: a bundle's folder or hub id (default: $VTA_BUNDLE, or the newest in engines/)",
+    )
+    generate.add_argument(
+        "--steps", type=int, default=25, metavar="N", help="denoising steps; more is slower and finer (default: 25)"
+    )
+    generate.add_argument(
+        "--solver", default="dpmpp_2m", metavar="NAME", help=f"{', '.join(SOLVERS)} (default: dpmpp_2m)"
+    )
+    generate.add_argument(
+        "--guidance",
+        type=float,
+        default=3.0,
+        metavar="G",
+        help="how closely to follow the pictures; 1 takes half the time (default: 3)",
+    )
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same sound (default: 0)")
+    generate.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
+    generate.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
+    generate.set_defaults(run=_generate)
+
+    info = commands.add_parser(
+        "info", help="show what a bundle holds", description="Show what a bundle holds and where it came from."
+    )
+    info.add_argument(
+        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
+    )
+    info.set_defaults(run=_info)
+
+    check = commands.add_parser(
+        "check",
+        help="verify a bundle",
+        description="Read every file of a bundle, compare its hash, and load every graph.",
+    )
+    check.add_argument(
+        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
+    )
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> int:
+    targets = plan_outputs([Path(video) for video in options.videos], options.out, options.format)
+    pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
+    failed = 0
+    for video, target in targets:
+        start = time.perf_counter()
+        try:
+            with _Bar(video.name) as bar:
+                audio = pipeline.generate(
+                    video,
+                    seed=options.seed,
+                    steps=options.steps,
+                    solver=options.solver,
+                    guidance=options.guidance,
+                    progress=bar,
+                )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if target.suffix.lower() in SOUND_FORMATS:
+                    audio.save(target)
+                else:
+                    audio.mux(video, target)
+        except OptionError:
+            raise  # the same for every video
+        except VTAError as error:
+            failed += 1
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            continue
+        print(f"{target}  {audio.duration:.2f} s of sound in {time.perf_counter() - start:.1f} s", flush=True)
+    return BAD_INPUT if failed else 0
+
+
+def plan_outputs(videos: Sequence[Path], out: str | None, extension: str | None) -> list[tuple[Path, Path]]:
+    """Which file each video's result goes to, checked before any work is done.
+
+    Raises:
+        OptionError: several videos for one file, an ending that is no format, or an ending and a format that differ.
+        OutputError: two results of one name, or a result that would replace a video given.
+    """
+    wanted = f".{extension}" if extension else None
+    if out is None:
+        targets = [Path(f"{video.stem}_with_sound{wanted or '.mp4'}") for video in videos]
+    elif _names_folder(out):
+        targets = [Path(out) / f"{video.stem}{wanted or '.mp4'}" for video in videos]
+    else:
+        target = Path(out)
+        if target.suffix.lower() not in FORMATS:
+            raise OptionError(f"{out}: {target.suffix} is not a format; use {', '.join(FORMATS)}, or name a folder")
+        if wanted and wanted != target.suffix.lower():
+            raise OptionError(f"{out}: ends in {target.suffix} but --format says {extension}; give one of the two")
+        if len(videos) > 1:
+            raise OptionError(f"{out}: is one file for {len(videos)} videos; name a folder")
+        targets = [target]
+    sources = {video.resolve() for video in videos}
+    for index, target in enumerate(targets):
+        if target in targets[:index]:
+            raise OutputError(f"{target}: would be written for two videos of that name; give them one by one")
+        if target.resolve() in sources:
+            raise OutputError(f"{target}: is a source video and would be replaced; name another folder or file")
+    return list(zip(videos, targets, strict=True))
+
+
+def _names_folder(out: str) -> bool:
+    return out.endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
+
+
+def _info(options: argparse.Namespace) -> int:
+    bundle = Bundle(find_bundle() if options.bundle is None else options.bundle)
+    manifest, model, frames = bundle.manifest, bundle.manifest.model, bundle.manifest.frames
+    print(f"{bundle.path}")
+    print(f"  format       {manifest.format_version}, {manifest.precision}")
+    print(f"  sound        {model.seconds:g} s a pass, {model.sample_rate} Hz mono")
+    print(
+        f"  frames       {frames.rate:g} a second, {frames.size} x {frames.size} pixels, {frames.fit}; "
+        f"{model.frame_count(frames)} a pass{', with positions' if model.positions else ''}"
+    )
+    print(f"  latents      {list(model.latent_shape())}, tokens of {model.token_width}")
+    schedule = manifest.schedule
+    print(
+        f"  diffusion    {schedule.prediction_type}, {schedule.train_timesteps} timesteps, {schedule.timestep_spacing} spacing"
+    )
+    print(f"  made from    {manifest.source.checkpoint} by {manifest.source.exporter}")
+    print(f"  licence      {manifest.source.licence or 'not stated'}")
+    print(f"  {'graph':<20}{'precision':<11}{'MB':>9}  {'rel. error':<11} inputs")
+    counted: set[str] = set()
+    for name, record in manifest.graphs.items():
+        size = sum(file.size for file in record.files if file.file not in counted) / 1e6
+        counted |= {file.file for file in record.files}
+        error = max(record.error.values(), default=float("nan"))
+        inputs = ", ".join(f"{spec.name} [{', '.join(map(str, spec.shape))}]" for spec in record.inputs)
+        print(f"  {name:<20}{record.precision:<11}{size:>9.1f}  {error:<11.1e} {inputs}")
+    print("  (weights shared by two graphs are counted with the first)")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    pipeline = Pipeline(options.bundle)
+    files = pipeline.bundle.check()
+    for name in pipeline.bundle.manifest.graphs:
+        pipeline.session(name)
+    print(f"{pipeline.bundle.path}: {len(files)} files whole, {len(pipeline.bundle.manifest.graphs)} graphs load")
+    return 0
+
+
+class _Bar:
+    """The progress of one video on a terminal; nothing in a pipe. Stages count by what they take of the whole."""
+
+    def __init__(self, title: str) -> None:
+        self._bar = tqdm(
+            desc=title, disable=None, leave=False, bar_format="{desc}: {postfix} {n_fmt}/{total_fmt} {bar} {elapsed}"
+        )
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self._bar.disable:
+            return
+        self._bar.total = total
+        self._bar.n = done
+        self._bar.set_postfix_str(stage)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What a bundle's model is: the numbers every length follows from. Knows no files and no backends.
+
+The manifest's ``model`` and ``frames`` sections are these dataclasses, field by field.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from vta_rt.errors import OptionError
+
+
+@dataclass(frozen=True)
+class FrameConfig:
+    """How pictures are taken from a video. Normalisation is not here: it belongs to the graph.
+
+    rate: pictures a second. size: side of the square picture in pixels. fit: ``crop`` resizes the shorter side and crops
+    the centre, ``squash`` resizes both sides. clip_length, clip_stride: pictures per token group, for encoders that look
+    at several at once. tokens_per_second: tokens a second of video the encoder gives.
+    """
+
+    rate: float = 2.0
+    size: int = 224
+    fit: Literal["crop", "squash"] = "crop"
+    clip_length: int = 1
+    clip_stride: int = 1
+    tokens_per_second: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "size", "clip_length", "clip_stride", "tokens_per_second"):
+            _require_positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of one bundle's model; ``seconds`` is the length of sound one pass makes.
+
+    hop_length: samples a mel frame. latent_stride: mel frames a latent step, and mel bins a latent bin.
+    token_width: D of the tokens ``[B, N, D]``. positions: tokens carry their frame's place in the clip.
+    """
+
+    seconds: float
+    sample_rate: int = 16000
+    hop_length: int = 160
+    mel_bins: int = 64
+    latent_channels: int = 8
+    latent_stride: int = 4
+    token_width: int = 2048
+    positions: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (
+            "seconds",
+            "sample_rate",
+            "hop_length",
+            "mel_bins",
+            "latent_channels",
+            "latent_stride",
+            "token_width",
+        ):
+            _require_positive(name, getattr(self, name))
+
+    @property
+    def samples(self) -> int:
+        """Audio samples of the model's window, without the vocoder's tail."""
+        return self.mel_frames * self.hop_length
+
+    @property
+    def mel_frames(self) -> int:
+        return self.latent_steps * self.latent_stride
+
+    @property
+    def latent_steps(self) -> int:
+        return round(self.seconds * self.latents_per_second)
+
+    @property
+    def latent_bins(self) -> int:
+        return self.mel_bins // self.latent_stride
+
+    @property
+    def latents_per_second(self) -> float:
+        return self.sample_rate / (self.hop_length * self.latent_stride)
+
+    def latent_shape(self, batch: int = 1) -> tuple[int, int, int, int]:
+        """[B, C, T, F]: batch, channels, time, mel frequency."""
+        return (batch, self.latent_channels, self.latent_steps, self.latent_bins)
+
+    def frame_count(self, frames: FrameConfig) -> int:
+        """Pictures in one full window: those at 0, 1/rate, 2/rate … before ``seconds``."""
+        return math.ceil(round(self.seconds * frames.rate, 6))
+
+
+def _require_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise OptionError(f"{name} is {value}, a positive number is needed")

@@ -1,0 +1,24 @@
+"""Everything a user can get wrong, one class per thing. Each message is one line that names the file or value.
+
+The command line turns any of these into that line and exit code 2; library callers catch ``VTAError``.
+"""
+
+
+class VTAError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class OptionError(VTAError, ValueError):
+    """A value outside what is allowed: steps, solver, guidance, seed, format, array shape."""
+
+
+class VideoError(VTAError):
+    """A video file that cannot be opened, has no pictures, or cannot be decoded."""
+
+
+class BundleError(VTAError):
+    """A bundle that is missing, incomplete, altered, or written by a newer version."""
+
+
+class OutputError(VTAError):
+    """A result that cannot be written: no permission, no space, unsuitable container."""

@@ -1,0 +1,346 @@
+"""Videos: what a file is, the pictures on screen at given times, a soundtrack put on the pictures.
+
+Knows PyAV's frames and containers, and Pillow for resizing; does not know models or what the pictures are for.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import av
+import numpy as np
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from PIL import Image
+
+from vta_rt.errors import OptionError, OutputError, VideoError
+from vta_rt.files import replacing
+from vta_rt.reader import StrPath, VideoReader, open_video, reading
+
+if TYPE_CHECKING:
+    from vta_rt.audio import Audio
+
+Fit = Literal["crop", "squash"]
+
+
+class Container(NamedTuple):
+    """How one kind of file is written: FFmpeg's name of it, its muxer's options, the encoder of its sound."""
+
+    format: str
+    options: dict[str, str]
+    audio_codec: Literal["aac", "libopus"]
+
+
+INDEX_FIRST = {"movflags": "+faststart"}  # so that playing can begin before everything is downloaded
+CONTAINERS = {
+    ".mp4": Container("mp4", INDEX_FIRST, "aac"),
+    ".mov": Container("mov", INDEX_FIRST, "aac"),
+    ".mkv": Container("matroska", {}, "aac"),
+    ".webm": Container("webm", {}, "libopus"),
+}
+OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
+
+TURN = Image.Transpose  # Pillow's turns count anticlockwise
+CLOCKWISE_DEGREES = {None: 0, TURN.ROTATE_270: 90, TURN.ROTATE_180: 180, TURN.ROTATE_90: 270}
+TRANSPOSING = (TURN.ROTATE_90, TURN.ROTATE_270, TURN.TRANSPOSE, TURN.TRANSVERSE)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file is.
+
+    Attributes:
+        duration: seconds from the first picture's start to the last picture's end; the sound's length plays no part.
+        width: of the pictures as displayed, that is after the rotation, in pixels.
+        height: likewise.
+        frame_rate: pictures a second, on average; 0.0 where the file does not say.
+        rotation: degrees clockwise by which the stored pictures are turned for display: 0, 90, 180 or 270.
+        codec: FFmpeg's name of the pictures' codec, such as ``h264``.
+        has_audio: whether there is a soundtrack.
+    """
+
+    duration: float
+    width: int
+    height: int
+    frame_rate: float
+    rotation: int
+    codec: str
+    has_audio: bool
+
+
+def probe(path: StrPath) -> VideoInfo:
+    """Say what a video file is, from its headers, its first picture and its last timestamps.
+
+    Raises:
+        VideoError: the file cannot be opened, has no pictures, none can be decoded, or its end is missing.
+    """
+    with open_video(path) as reader:
+        first, stream = next(reader.pictures(), None), reader.stream
+        if first is None:
+            raise VideoError(f"{path}: none of its pictures can be decoded")
+        orientation = _orientation(first)
+        turned = orientation in TRANSPOSING
+        return VideoInfo(
+            duration=float(reader.duration(first)),
+            width=first.height if turned else first.width,
+            height=first.width if turned else first.height,
+            frame_rate=float(stream.average_rate or stream.guessed_rate or 0),
+            rotation=CLOCKWISE_DEGREES.get(orientation, 0),
+            codec=stream.codec_context.codec.canonical_name,
+            has_audio=bool(reader.container.streams.audio),
+        )
+
+
+def sample_frames(
+    path: StrPath, frame_rate: float = 2.0, size: int = 224, *, fit: Fit = "crop", seconds: float | None = None
+) -> np.ndarray:
+    """Take the pictures on screen at t = 0, 1/frame_rate, 2/frame_rate, ... seconds, all at once; see ``iter_frames``.
+
+    Returns:
+        ``[T, size, size, 3]`` uint8 RGB; T, at least 1, counts the t before the video's end and before ``seconds``.
+    """
+    return np.stack(list(iter_frames(path, frame_rate, size, fit=fit, seconds=seconds)))
+
+
+def iter_frames(
+    path: StrPath, frame_rate: float = 2.0, size: int = 224, *, fit: Fit = "crop", seconds: float | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the picture on screen at t = 0, 1/frame_rate, 2/frame_rate, ... seconds while t is within the video.
+
+    On screen at t is the last picture whose timestamp, counted from the first picture's, is at most t. Memory does not
+    grow with the video, only pictures that are asked for are converted, decoding stops once ``seconds`` is reached.
+
+    Args:
+        path: the video file; its rotation is applied.
+        frame_rate: pictures to take a second, not the video's own rate; one that stays on screen is taken repeatedly.
+        size: side of the square pictures in pixels.
+        fit: "crop" brings the shorter side to ``size`` and cuts the middle out of the longer one; "squash" brings both
+            sides to ``size``. Either way the resizing is antialiased bicubic.
+        seconds: take no picture at or after this time; None for the whole video.
+
+    Yields:
+        ``[size, size, 3]`` uint8 RGB.
+
+    Raises:
+        OptionError: an argument outside what is allowed.
+        VideoError: the file cannot be opened, has no pictures, none can be decoded, or its end is missing.
+    """
+    if not 0 < frame_rate < float("inf"):
+        raise OptionError(f"frame_rate is {frame_rate}, a positive number of frames a second is needed")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise OptionError(f"size is {size!r}, a positive whole number of pixels is needed")
+    if fit not in ("crop", "squash"):
+        raise OptionError(f"fit is {fit!r}, 'crop' or 'squash' is needed")
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise OptionError(f"seconds is {seconds}, a positive number is needed, or None for the whole video")
+    return _sampled(path, _exact(frame_rate), size, fit, None if seconds is None else _exact(seconds))
+
+
+def _exact(number: float) -> Fraction:
+    """The fraction that a decimal number stands for: 29.97 is 2997/100, not the binary number nearest to it."""
+    return Fraction(str(number))
+
+
+def _sampled(
+    path: StrPath, frame_rate: Fraction, size: int, fit: Fit, seconds: Fraction | None
+) -> Iterator[np.ndarray]:
+    with open_video(path) as reader:
+        previous = None
+        for frame in _on_screen(_shown(reader), frame_rate, seconds):
+            if frame is not previous:
+                picture = _fitted(_upright(frame), size, fit)
+            previous = frame
+            yield picture
+
+
+def _on_screen(
+    shown: Iterable[tuple[Fraction, VideoFrame | None]], frame_rate: Fraction, seconds: Fraction | None
+) -> Iterator[VideoFrame]:
+    """The picture on screen at every multiple of 1/frame_rate, from (start, picture) pairs closed by (end, None)."""
+    index = 0
+    for (_, frame), (until, _) in pairwise(shown):
+        limit = until if seconds is None else min(until, seconds)
+        while frame is not None and index < limit * frame_rate:
+            yield frame
+            index += 1
+        if limit == seconds:
+            return
+
+
+def _shown(reader: VideoReader) -> Iterator[tuple[Fraction, VideoFrame | None]]:
+    """(start, picture) in the order of display, in seconds from the first picture, closed by (end, None)."""
+    first, start = None, Fraction(0)
+    for time, frame in reader.timeline(reader.pictures()):
+        if first is None:
+            first, start = frame, time
+        if frame is not None:
+            yield time - start, frame
+        elif first is not None:
+            reader.check_whole(time)  # what cannot be decoded is missing too
+            yield reader.duration(first), None
+    if first is None:
+        raise VideoError(f"{reader.path}: none of its pictures can be decoded")
+
+
+def _orientation(frame: VideoFrame) -> Image.Transpose | None:
+    """How a stored picture is turned or mirrored for display, by its display matrix; None for as it is.
+
+    The matrix (ISO/IEC 14496-12, 8.3.2) maps a stored point (x, y) to (a x + c y, b x + d y), with y pointing down.
+    """
+    side_data: Any = frame.side_data  # PyAV's type hints leave the matrix out
+    if "DISPLAYMATRIX" not in side_data:
+        return None
+    a, b, _, c, d = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32)[:5].tolist()
+    if abs(b) > abs(a):
+        return {
+            (True, False): TURN.ROTATE_270,
+            (False, True): TURN.ROTATE_90,
+            (True, True): TURN.TRANSPOSE,
+            (False, False): TURN.TRANSVERSE,
+        }[b > 0, c > 0]
+    return {
+        (True, True): None,
+        (False, False): TURN.ROTATE_180,
+        (False, True): TURN.FLIP_LEFT_RIGHT,
+        (True, False): TURN.FLIP_TOP_BOTTOM,
+    }[a >= 0, d >= 0]
+
+
+def _upright(frame: VideoFrame) -> Image.Image:
+    image, orientation = Image.fromarray(frame.to_ndarray(format="rgb24")), _orientation(frame)
+    return image if orientation is None else image.transpose(orientation)
+
+
+def _fitted(image: Image.Image, size: int, fit: Fit) -> np.ndarray:
+    """``[size, size, 3]`` uint8: resized by antialiased bicubic interpolation, the longer side cut unless squashed."""
+    if fit == "squash":
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    short = min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def mux(video: StrPath, audio: Audio, out: StrPath) -> None:
+    """Write a video's pictures with a new soundtrack; the pictures' packets are copied as they are, not encoded again.
+
+    The sound starts with the first picture and keeps its own length. Timestamps and rotation stay; other sound,
+    subtitles and further streams are left out. Sound becomes AAC, in .webm Opus. Pictures before the start, which a cut
+    .mp4 or .mov can hold and hide, cannot be hidden in .mkv and .webm: there they are shown, in silence.
+
+    Args:
+        video: the file the pictures come from.
+        audio: the sound, mono.
+        out: the file to write, not ``video`` itself; its suffix says the container: .mp4, .mov, .mkv or .webm.
+
+    Raises:
+        OptionError: the suffix of ``out`` is none of these.
+        VideoError: the video cannot be read to its end.
+        OutputError: ``out`` cannot be written, is the video itself, or cannot hold pictures of the video's codec.
+    """
+    kind = CONTAINERS.get(Path(out).suffix.lower())
+    if kind is None:
+        raise OptionError(
+            f"{out}: a video is written as {', '.join(CONTAINERS)}, not {Path(out).suffix or 'a bare name'}"
+        )
+    with open_video(video) as reader:
+        if os.path.exists(out) and os.path.samefile(video, out):
+            raise OutputError(f"{out}: is the video itself, another name is needed")
+        _check_can_hold(out, kind, reader.stream)
+        with (
+            replacing(out) as part,
+            _writing(out),
+            av.open(str(part), "w", format=kind.format, container_options=kind.options) as sink,
+        ):
+            sink.metadata.update(_kept(reader.container.metadata))
+            pictures, sound = _add_picture_stream(sink, reader.stream), _add_sound_stream(sink, kind, audio)
+            packets = _copied(reader, pictures), _encoded(audio, sound, reader.start)
+            for packet in heapq.merge(*packets, key=_decoding_time):
+                sink.mux(packet)
+
+
+def _kept(metadata: dict[str, str]) -> dict[str, str]:
+    """Title, date, place and the like, without what describes the old file."""
+    return {key: value for key, value in metadata.items() if key.lower() not in OF_THE_FILE}
+
+
+def _add_picture_stream(sink: OutputContainer, pictures: VideoStream) -> VideoStream:
+    copy = sink.add_stream_from_template(pictures, opaque=True)  # by the decoder's name: not every codec has an encoder
+    if pictures.codec_context.codec_tag == "hvc1" and sink.format.name in ("mp4", "mov"):
+        copy.codec_context.codec_tag = "hvc1"  # Apple's players do not play FFmpeg's default, hev1
+    return copy
+
+
+def _add_sound_stream(sink: OutputContainer, kind: Container, audio: Audio) -> AudioStream:
+    rates = av.Codec(kind.audio_codec, "w").audio_rates or []
+    rate = audio.sample_rate if audio.sample_rate in rates else 48000  # PyAV resamples on the way to the encoder
+    bit_rate = min(128_000, 6 * rate)  # AAC's limit is 6 bits a sample
+    return sink.add_stream(kind.audio_codec, rate=rate, layout="mono", bit_rate=bit_rate)
+
+
+def _check_can_hold(out: StrPath, kind: Container, pictures: VideoStream) -> None:
+    if not _can_hold(kind, pictures):
+        able = [suffix for suffix, other in CONTAINERS.items() if _can_hold(other, pictures)]
+        codec = pictures.codec_context.codec.canonical_name
+        raise OutputError(
+            f"{out}: {kind.format} cannot hold {codec} pictures; {' or '.join(able) or 'none of ours'} can"
+        )
+
+
+def _can_hold(kind: Container, pictures: VideoStream) -> bool:
+    """Tried by writing a header to memory: FFmpeg's own lists of what a container holds promise too much."""
+    try:
+        with av.open(io.BytesIO(), "w", format=kind.format) as sink:
+            _add_picture_stream(sink, pictures)
+            sink.start_encoding()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _copied(reader: VideoReader, stream: VideoStream) -> Iterator[Packet[Any]]:
+    """The file's picture packets as they are, bound for the stream ``stream``."""
+    with reading(reader.path):
+        for time, packet in reader.timeline(reader.packets()):
+            if packet is None:
+                reader.check_whole(time)
+            elif packet.pts is None:
+                raise VideoError(f"{reader.path}: its pictures carry no presentation times, so they cannot be copied")
+            else:
+                packet.stream = stream
+                yield packet
+
+
+def _encoded(audio: Audio, stream: AudioStream, start: Fraction) -> Iterator[Packet[Any]]:
+    """The sound as packets, a second of it at a time, its first sample at ``start`` seconds."""
+    rate, samples = audio.sample_rate, np.clip(audio.samples, -1, 1)
+    for offset in range(0, len(samples), rate):
+        frame = av.AudioFrame.from_ndarray(samples[None, offset : offset + rate], format="fltp", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), offset + round(start * rate)
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _decoding_time(packet: Packet[Any]) -> Fraction:
+    return (packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base
+
+
+@contextmanager
+def _writing(path: StrPath) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
