@@ -48,8 +48,7 @@ from vta_rt.bundle import (
 from vta_rt.cli import run_command
 from vta_rt.config import FrameConfig, ModelConfig
 from vta_rt.errors import BundleError, OptionError, OutputError, VTAError
-from vta_rt.files import replacing
-from vta_rt.schedule import NoiseSchedule
+from vta_rt.files import replacing, writing
 
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # relative error against the torch module at fp32
@@ -119,7 +118,8 @@ def build(
     for unit in units(checkpoint, model, frames, options):
         records = _finished(staging, unit) or _kept(out, old, unit)
         if records is None:
-            records = _build_unit(unit, staging, options.precision, report)
+            with writing(out):
+                records = _build_unit(unit, staging, options.precision, report)
         else:
             report.kept(records)
         graphs |= records
@@ -127,11 +127,12 @@ def build(
         FORMAT_VERSION,
         model,
         frames,
-        NoiseSchedule(**checkpoint.noise_schedule),
+        checkpoint.config.noise,
         graphs,
         Source(checkpoint.name, hashes, f"vta_rt {vta_rt.__version__}, torch {torch.__version__}", checkpoint.licence),
     )
-    _put_in_place(out, staging, manifest)
+    with writing(out):
+        _put_in_place(out, staging, manifest)
     return out
 
 
@@ -288,10 +289,8 @@ def _staging_folder(out: Path) -> Path:
         raise OutputError(f"{out}: is a file, a folder is needed")
     if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / STAGING).exists()):
         raise OutputError(f"{out}: is a folder with other things in it; name a new one or one with a bundle")
-    try:
+    with writing(out):
         (out / STAGING).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror})") from error
     return out / STAGING
 
 

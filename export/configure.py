@@ -69,10 +69,9 @@ def configure(weights: Path, shapes: Shapes, settings: Settings, first_stage: Se
     values = _merge(derived, settings.given)
     file = settings.folder / CONFIG
     if unknown := _unknown(values):
-        widths = ", ".join(
-            f"{name} {_get(values, name)}" for name in dict.fromkeys(_LOOKED_UP.values()) if _has(values, name)
-        )
-        raise CheckpointError(f"{weights}: its shapes ({widths}) do not tell {', '.join(unknown)}; give them in {file}")
+        sizes = dict.fromkeys(_LOOKED_UP[name] for name in unknown if name in _LOOKED_UP)
+        reason = "".join(f", {size} {_get(values, size)} is of no published model" for size in sizes)
+        raise CheckpointError(f"{weights}: shapes do not tell {', '.join(unknown)}{reason}; give them in {file}")
     try:
         config = from_dict(values, source=str(file if CONFIG in settings.files else weights))
     except OptionError as error:

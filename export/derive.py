@@ -11,7 +11,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -45,6 +44,8 @@ def derive_model(shapes: Shapes, summary: Mapping[str, Any]) -> Section:
     if "cross_attention_dim" in unet:
         encoder["tokens_dim"] = unet["cross_attention_dim"]
     text = derive_text(below(shapes, "vid_fea_extractor.clip_text."), name)
+    if text is not None and "projection" in encoder:
+        text["projection"] = encoder["projection"]  # both go through one linear layer
     return {"encoder": encoder, "text": text, "unet": unet}
 
 
@@ -79,11 +80,10 @@ def derive_encoder(shapes: Shapes, clip_name: str) -> Section:
 
 
 def derive_text(shapes: Shapes, clip_name: str) -> Section | None:
-    """``TextConfig`` fields; None where there is no text encoder."""
+    """``TextConfig`` fields but ``projection``; None where there is no text encoder."""
     if not shapes:
         return None
     return _derive_transformer(shapes, "text_model", clip_name) | _known(
-        projection=_size(shapes, r"text_projection\.weight", 0),
         vocabulary=_size(shapes, r".*\.token_embedding\.weight", 0),
         context=_size(shapes, r".*\.position_embedding\.weight", 0),
     )
@@ -116,9 +116,9 @@ def below(shapes: Shapes, prefix: str) -> Shapes:
 
 
 def count_levels(shapes: Shapes, pattern: str) -> int:
-    """How far the numbers in group 1 of ``pattern`` go from 0 without a gap, among the names."""
+    """How many numbers from 0 on stand in group 1 of ``pattern``, but for the odd one missing or out of line."""
     numbers = {int(found[1]) for name in shapes if (found := re.fullmatch(pattern, name))}
-    return next(level for level in count() if level not in numbers)
+    return min(range(2 * len(numbers) + 1), key=lambda count: (len(numbers ^ set(range(count))), -count))
 
 
 def _derive_transformer(shapes: Shapes, root: str, clip_name: str) -> Section:

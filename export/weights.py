@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,9 +90,9 @@ def _read_torch(path: Path, start: bytes) -> Any:
     elif not start.startswith(b"\x80"):  # neither archive nor pickle
         raise CheckpointError(f"{path}: is neither a torch file nor a safetensors file")
     try:
-        return torch.load(
-            path, map_location="cpu", weights_only=True, mmap=is_zip
-        )  # torch before 1.6 wrote no archives
+        with warnings.catch_warnings(action="ignore"):  # about unusual pickles, which load or are refused below
+            # mmap needs the archives that torch has written since 1.6
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_unsafe(str(error))}") from error
     except (EOFError, RuntimeError, KeyError, ValueError, IndexError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -85,3 +86,36 @@ def bundle_copy(bundle_short: Path, tmp_path: Path) -> Path:
 def link_tree(source: Path, target: Path) -> None:
     """A copy of a folder of files that costs nothing."""
     shutil.copytree(source, target, copy_function=os.link)
+
+
+@pytest.fixture(scope="session")
+def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint far smaller than any published, to build in seconds: config.json, safetensors, diffusers folder."""
+    import torch
+    from safetensors.torch import save_file
+
+    from train.config import EncoderConfig, SystemConfig, UNetConfig, VAEConfig, VocoderConfig, to_dict
+    from train.encoder import build_encoder
+    from train.unet import build_unet
+    from train.vae import build_vae
+    from train.vocoder import build_vocoder
+
+    config = SystemConfig(
+        encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
+        unet=UNetConfig((16, 32), (2, 2), 24, layers_per_block=1, norm_groups=8),
+        vae=VAEConfig((8, 16, 16), layers_per_block=1, norm_groups=8),
+        vocoder=VocoderConfig(initial_channels=32),
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("ckpt") / "micro"
+    build_vae(config.vae).save_pretrained(folder / "vae")
+    vocoder = build_vocoder(config.vocoder)
+    for parameter in vocoder.parameters():
+        if parameter.ndim > 1:  # fresh weights are so small that the wave would vanish in half precision
+            torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+    vocoder.save_pretrained(folder / "vocoder")
+    parts = {"unet.": build_unet(config.unet), "vid_fea_extractor.": build_encoder(config.encoder)}
+    tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()}
+    save_file(tensors, folder / "model_2.safetensors")
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    return folder

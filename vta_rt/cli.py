@@ -17,6 +17,7 @@ from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.errors import OptionError, OutputError, VTAError
+from vta_rt.files import writing
 from vta_rt.pipeline import Pipeline
 from vta_rt.schedule import SOLVERS
 from vta_rt.video import CONTAINERS
@@ -141,7 +142,8 @@ def _generate(options: argparse.Namespace) -> int:
                     guidance=options.guidance,
                     progress=bar,
                 )
-                target.parent.mkdir(parents=True, exist_ok=True)
+                with writing(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
                 if target.suffix.lower() in SOUND_FORMATS:
                     audio.save(target)
                 else:
@@ -229,12 +231,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 class _Bar:
-    """The progress of one video on a terminal; nothing in a pipe. Stages count by what they take of the whole."""
+    """The progress of one video on a terminal, stage by stage; nothing in a pipe."""
 
     def __init__(self, title: str) -> None:
-        self._bar = tqdm(
-            desc=title, disable=None, leave=False, bar_format="{desc}: {postfix} {n_fmt}/{total_fmt} {bar} {elapsed}"
-        )
+        self._title = title
+        self._bar = tqdm(disable=None, leave=False, bar_format="{desc} {n_fmt}/{total_fmt} {bar} {elapsed}")
 
     def __enter__(self) -> _Bar:
         return self
@@ -243,11 +244,10 @@ class _Bar:
         self._bar.close()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._bar.disable:
-            return
-        self._bar.total = total
-        self._bar.n = done
-        self._bar.set_postfix_str(stage)
+        if not self._bar.disable:
+            self._bar.total = total
+            self._bar.n = done
+            self._bar.set_description_str(f"{self._title}: {stage:<7}")
 
 
 if __name__ == "__main__":

@@ -157,10 +157,12 @@ def _sampled(
     path: StrPath, frame_rate: Fraction, size: int, fit: Fit, seconds: Fraction | None
 ) -> Iterator[np.ndarray]:
     with open_video(path) as reader:
-        previous = None
+        previous = orientation = None
         for frame in _on_screen(_shown(reader), frame_rate, seconds):
+            if previous is None:
+                orientation = _orientation(frame)  # once for all: to ask a frame ties it in a reference cycle (PyAV)
             if frame is not previous:
-                picture = _fitted(_upright(frame), size, fit)
+                picture = _fitted(_upright(frame, orientation), size, fit)
             previous = frame
             yield picture
 
@@ -218,20 +220,20 @@ def _orientation(frame: VideoFrame) -> Image.Transpose | None:
     }[a >= 0, d >= 0]
 
 
-def _upright(frame: VideoFrame) -> Image.Image:
-    image, orientation = Image.fromarray(frame.to_ndarray(format="rgb24")), _orientation(frame)
+def _upright(frame: VideoFrame, orientation: Image.Transpose | None) -> Image.Image:
+    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
     return image if orientation is None else image.transpose(orientation)
 
 
 def _fitted(image: Image.Image, size: int, fit: Fit) -> np.ndarray:
     """``[size, size, 3]`` uint8: resized by antialiased bicubic interpolation, the longer side cut unless squashed."""
     if fit == "squash":
-        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+        return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return np.array(image.crop((left, top, left + size, top + size)))
 
 
 def mux(video: StrPath, audio: Audio, out: StrPath) -> None:

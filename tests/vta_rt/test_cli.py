@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -287,6 +288,7 @@ def test_control_c_leaves_nothing_behind(bundle_short: Path, clip: Path, tmp_pat
 
 def test_a_terminal_gets_a_progress_bar(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
     leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 100))
     done = subprocess.run(
         [
             sys.executable,
@@ -304,8 +306,8 @@ def test_a_terminal_gets_a_progress_bar(bundle_short: Path, clip: Path, tmp_path
         stdout=subprocess.PIPE,
         check=True,
     )
-    os.close(follower)
     shown = os.read(leader, 1 << 16).decode(errors="replace")
+    os.close(follower)
     os.close(leader)
     assert "clip.mp4" in shown
     assert "denoise" in shown

@@ -1,0 +1,53 @@
+"""A checkpoint to open and to damage: the tiny model with a narrow first stage."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from transformers import SpeechT5HifiGan
+
+from tests.export.layouts import MODEL, SMALL_VAE, SMALL_VOCODER, StateDict, save_audioldm
+from train.vae import build_vae, compvis_name
+from train.vocoder import build_vocoder, published_name
+
+
+@pytest.fixture(scope="session")
+def model_tensors(tiny_checkpoint: Path) -> StateDict:
+    return torch.load(tiny_checkpoint / MODEL / "pytorch_model_2.bin", weights_only=True)
+
+
+@pytest.fixture(scope="session")
+def small_vae() -> AutoencoderKL:
+    torch.manual_seed(0)
+    return build_vae(SMALL_VAE)
+
+
+@pytest.fixture(scope="session")
+def small_vocoder() -> SpeechT5HifiGan:
+    torch.manual_seed(1)
+    return build_vocoder(SMALL_VOCODER)
+
+
+@pytest.fixture(scope="session")
+def first_stage_tensors(small_vae: AutoencoderKL, small_vocoder: SpeechT5HifiGan) -> StateDict:
+    """A narrow first stage under the names of AudioLDM, without their prefix."""
+    tensors = {compvis_name(name, levels=3): value for name, value in small_vae.state_dict().items()}
+    for name, value in tensors.items():
+        if "attn_1" in name and value.ndim == 2:
+            tensors[name] = value[:, :, None, None]  # there, attention is made of 1x1 convolutions
+    return tensors | {f"vocoder.{published_name(name)}": value for name, value in small_vocoder.state_dict().items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_checkpoint: Path, first_stage_tensors: StateDict) -> Path:
+    """A published layout with a narrow first stage. Files are links: replace them, never write into them."""
+    model = tmp_path / "ckpt" / MODEL
+    model.mkdir(parents=True)
+    for name in ("pytorch_model_2.bin", "summary.jsonl"):
+        os.link(tiny_checkpoint / MODEL / name, model / name)
+    save_audioldm(model.parent / "audioldm-s-full.ckpt", first_stage_tensors)
+    return model.parent
