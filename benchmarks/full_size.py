@@ -58,7 +58,7 @@ def _in_process(what: str, bundle: str, precision: str) -> dict[str, Any]:
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
-    from export.build import Options, build
+    from export.bundling import Options, build
     from vta_rt.bundle import Bundle
 
     start = time.perf_counter()

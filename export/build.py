@@ -1,315 +1,41 @@
-"""``python -m export.build``: a checkpoint in, a bundle out. Decides what to build and in which order; builds nothing itself.
-
-Graphs are made in ``OUT/.build`` and moved into place at the end, the manifest last, so that a build that is stopped
-leaves the old bundle or none; what was finished is found again by the key of everything it was made from.
-"""
+"""The command ``python -m export.build``: a checkpoint in, a bundle out. Knows arguments only; ``bundling`` does the work."""
 
 from __future__ import annotations
 
 import argparse
-import gc
-import hashlib
-import json
-import math
-import os
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
 
-import diffusers
-import msgspec
-import onnxscript
-import torch
-import transformers
-
-import vta_rt
-from export import stages
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch
-from export.report import Report
-from train.encoder import MAX_POSITIONS
-from vta_rt.backends.onnxruntime import OnnxRuntimeSession
-from vta_rt.bundle import (
-    FORMAT_VERSION,
-    MANIFEST,
-    Bundle,
-    FileRecord,
-    GraphRecord,
-    Manifest,
-    Precision,
-    Source,
-    read_manifest,
-    record_file,
-    sha256_of,
-    write_manifest,
-)
 from vta_rt.cli import run_command
-from vta_rt.config import FrameConfig, ModelConfig
-from vta_rt.errors import BundleError, OptionError, OutputError, VTAError
-from vta_rt.files import replacing, writing
-
-PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # relative error against the torch module at fp32
-STAGING = ".build"
-VERSIONS = {module.__name__: module.__version__ for module in (vta_rt, torch, diffusers, transformers, onnxscript)}
-LONGEST = 60.0  # seconds; attention over the latents grows with the square
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user chose, beside the checkpoint."""
-
-    precision: Precision = "fp32"
-    seconds: float = 10.24
-    dynamic_batch: bool = False
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Graphs built together because they share a weights file.
-
-    stages: makes them, at fp32. key: hash of everything they depend on.
-    """
-
-    name: str
-    stages: Callable[[], list[stages.Stage]]
-    key: str
-
-
-def build(
-    ckpt: str | os.PathLike[str],
-    first_stage: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str] | None = None,
-    options: Options | None = None,
-    report: Report | None = None,
-) -> Path:
-    """Export a checkpoint as a bundle.
-
-    Args:
-        ckpt: folder, weights file or model-hub id of the diffusion model.
-        first_stage: file, folder or model-hub id of the VAE and vocoder; None looks beside the checkpoint.
-        out: the bundle's folder; None for ``engines/NAME``.
-
-    Returns:
-        the bundle's folder.
-
-    Raises:
-        CheckpointError: the checkpoint is not what it should be.
-        OptionError: seconds or precision outside what is allowed.
-        OutputError: the folder cannot be written.
-    """
-    options, report = options or Options(), report or Report()
-    if options.precision not in PRECISIONS:
-        raise OptionError(f"precision {options.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
-    checkpoint = open_checkpoint(ckpt, first_stage)
-    model, frames = model_config(checkpoint, options.seconds), frame_config(checkpoint)
-    if not math.isclose(model.seconds, options.seconds):
-        report.note(f"{options.seconds:g} s rounded up to {model.seconds:g} s, the next length the UNet can halve")
-    out = Path(out) if out is not None else Path("engines") / checkpoint.name
-    staging = _staging_folder(out)
-    report.note(f"{checkpoint.name} -> {out}: {options.precision}, {model.seconds:g} s")
-    with report.step("hashing the weights"):
-        hashes = checkpoint.sha256
-
-    graphs: dict[str, GraphRecord] = {}
-    old = _old_graphs(out)
-    for unit in units(checkpoint, model, frames, options):
-        records = _finished(staging, unit) or _kept(out, old, unit)
-        if records is None:
-            with writing(out):
-                records = _build_unit(unit, staging, options.precision, report)
-        else:
-            report.kept(records)
-        graphs |= records
-    manifest = Manifest(
-        FORMAT_VERSION,
-        model,
-        frames,
-        checkpoint.config.noise,
-        graphs,
-        Source(checkpoint.name, hashes, f"vta_rt {vta_rt.__version__}, torch {torch.__version__}", checkpoint.licence),
-    )
-    with writing(out):
-        _put_in_place(out, staging, manifest)
-    return out
-
-
-def units(checkpoint: Checkpoint, model: ModelConfig, frames: FrameConfig, options: Options) -> Iterable[Unit]:
-    """The graphs in the order they are built. Only the denoiser depends on the length: the others' time axis is open."""
-    batch = options.dynamic_batch
-    config = checkpoint.config
-
-    def key(part: str, *depends_on: object) -> str:
-        made_from = [fingerprint(checkpoint.parts[part].state), options.precision, OPSET, VERSIONS, *depends_on]
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-
-    def denoisers() -> list[stages.Stage]:
-        unet = checkpoint.unet()
-        return [stages.denoiser(unet, model, frames, guided=guided, dynamic_batch=batch) for guided in (True, False)]
-
-    yield Unit(
-        "visual_encoder",
-        lambda: [stages.visual_encoder(checkpoint.encoder(), model, frames)],
-        key("encoder", asdict(config.encoder)),
-    )
-    yield Unit("denoiser", denoisers, key("unet", asdict(config.unet), batch, model.seconds))
-    yield Unit(
-        "vae_decoder",
-        lambda: [stages.vae_decoder(checkpoint.vae(), checkpoint.scale_factor, model, dynamic_batch=batch)],
-        key("vae", asdict(config.vae), batch),
-    )
-    yield Unit(
-        "vocoder",
-        lambda: [stages.vocoder(checkpoint.vocoder(), model, dynamic_batch=batch)],
-        key("vocoder", asdict(config.vocoder), batch),
-    )
-
-
-def model_config(checkpoint: Checkpoint, seconds: float) -> ModelConfig:
-    """The runtime's configuration for windows of ``seconds``, rounded up to a length the UNet can halve three times."""
-    if not (math.isfinite(seconds) and 0 < seconds <= LONGEST):
-        raise OptionError(f"seconds is {seconds:g}, more than 0 and at most {LONGEST:g} are allowed")
-    config = checkpoint.config
-    model = ModelConfig(
-        seconds=seconds,
-        sample_rate=config.mel.sample_rate,
-        hop_length=config.mel.hop,
-        mel_bins=config.mel.bins,
-        latent_channels=config.unet.latent_channels,
-        latent_stride=2 ** (len(config.vae.block_out_channels) - 1),
-        token_width=config.encoder.tokens_dim,
-        positions=config.encoder.positions,
-    )
-    shortest = 2 ** (len(config.unet.block_out_channels) - 1) / model.latents_per_second
-    model = replace(model, seconds=round(math.ceil(round(seconds / shortest, 6)) * shortest, 6))
-    if config.encoder.positions and (count := model.frame_count(frame_config(checkpoint))) > MAX_POSITIONS:
-        raise OptionError(
-            f"seconds is {seconds:g}, which takes {count} frames; this checkpoint has positions for {MAX_POSITIONS}, "
-            f"{MAX_POSITIONS / config.frame_rate:g} s"
-        )
-    return model
-
-
-def frame_config(checkpoint: Checkpoint) -> FrameConfig:
-    config = checkpoint.config
-    return FrameConfig(rate=config.frame_rate, size=config.picture_size, tokens_per_second=config.frame_rate)
-
-
-def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """Hex hash of named tensors, whatever file held them."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report) -> dict[str, GraphRecord]:
-    """Export and check the graphs of one unit in the staging folder, and leave a note of them there."""
-    made = unit.stages()
-    feeds = {stage.name: {name: value.numpy() for name, value in stage.inputs.items()} for stage in made}
-    references, signatures = {}, {}
-    for stage in made:
-        with report.step(f"{stage.name}: reference outputs of the torch module"):
-            references[stage.name] = run_torch(stage)
-    with WeightsFile(staging / f"{unit.name}.onnx.data") as weights:
-        for stage in made:
-            stage.module.to(PRECISIONS[precision])
-            with report.step(f"{stage.name}: export"):
-                signatures[stage.name] = export_stage(stage, staging / f"{stage.name}.onnx", weights)
-    del made, stage  # the check needs the memory
-    gc.collect()
-
-    records: dict[str, GraphRecord] = {}
-    shared = record_file(weights.path)
-    for name, (inputs, outputs) in signatures.items():
-        path = staging / f"{name}.onnx"
-        record = GraphRecord(record_file(path), (shared,), tuple(inputs), tuple(outputs), precision, key=unit.key)
-        with report.step(f"{name}: check"):
-            errors = relative_errors(OnnxRuntimeSession(name, record, path).run(feeds[name]), references[name])
-        _accept(name, errors, precision)
-        records[name] = replace(record, error=errors)
-        report.built(name, records[name])
-    with replacing(_note(staging, unit.name)) as temporary:
-        temporary.write_bytes(msgspec.json.encode({name: asdict(record) for name, record in records.items()}))
-    return records
-
-
-def _accept(name: str, errors: dict[str, float], precision: str) -> None:
-    if not all(error <= TOLERANCE[precision] for error in errors.values()):
-        found = ", ".join(f"{output} {error:.2g}" for output, error in errors.items())
-        raise VTAError(
-            f"{name}: the exported graph is not the torch module: relative error {found}; "
-            f"at most {TOLERANCE[precision]:g} is accepted at {precision}"
-        )
-
-
-def _note(staging: Path, unit: str) -> Path:
-    return staging / f"{unit}.json"
-
-
-def _finished(staging: Path, unit: Unit) -> dict[str, GraphRecord] | None:
-    """The graphs of a unit that an earlier, unfinished build left in the staging folder, if they are these very ones."""
-    try:
-        records = msgspec.json.decode(_note(staging, unit.name).read_bytes(), type=dict[str, GraphRecord])
-    except (OSError, msgspec.MsgspecError):
-        return None
-    return records if _usable(staging, records, unit.key) else None
-
-
-def _kept(out: Path, old: dict[str, GraphRecord], unit: Unit) -> dict[str, GraphRecord] | None:
-    """The graphs of a unit that the bundle in ``out`` already has, if they are these very ones."""
-    records = {name: record for name, record in old.items() if name == unit.name or name.startswith(f"{unit.name}_")}
-    return records if records and _usable(out, records, unit.key) else None
-
-
-def _usable(folder: Path, records: dict[str, GraphRecord], key: str) -> bool:
-    return all(
-        record.key == key and all(_is_intact(folder / file.file, file) for file in record.files)
-        for record in records.values()
-    )
-
-
-def _is_intact(path: Path, record: FileRecord) -> bool:
-    return path.is_file() and path.stat().st_size == record.size and sha256_of(path) == record.sha256
-
-
-def _old_graphs(out: Path) -> dict[str, GraphRecord]:
-    try:
-        return read_manifest(out / MANIFEST).graphs
-    except BundleError:
-        return {}
-
-
-def _staging_folder(out: Path) -> Path:
-    """``OUT/.build``. A folder that holds something else than a bundle is not ours to write into."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file, a folder is needed")
-    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / STAGING).exists()):
-        raise OutputError(f"{out}: is a folder with other things in it; name a new one or one with a bundle")
-    with writing(out):
-        (out / STAGING).mkdir(parents=True, exist_ok=True)
-    return out / STAGING
-
-
-def _put_in_place(out: Path, staging: Path, manifest: Manifest) -> None:
-    """Move what was built beside the manifest, then the manifest, then clear away what nothing names any more."""
-    files = {file.file for record in manifest.graphs.values() for file in record.files}
-    for name in sorted(files):
-        if (staging / name).exists():
-            os.replace(staging / name, out / name)
-    write_manifest(out / MANIFEST, manifest)
-    shutil.rmtree(staging)
-    for path in (*out.glob("*.onnx"), *out.glob("*.onnx.data")):
-        if path.name not in files:
-            path.unlink()
-    Bundle(out)  # what was written opens
+from vta_rt.errors import VTAError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Build a bundle as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    return run_command(_build, arguments)
+
+
+def _build(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    try:  # here, so that --help need not wait for torch
+        from export.bundling import Options, build
+        from export.report import Report
+    except ModuleNotFoundError as error:
+        raise VTAError(f'{error.name} is not installed; exporting needs: pip install "vta-rt[export]"') from error
+
+    with Report() as report:
+        out = build(
+            options.ckpt,
+            options.first_stage,
+            options.out,
+            Options(options.precision, options.seconds, options.dynamic_batch),
+            report,
+        )
+    report.table(out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export.build",
         description="Turn a VTA-LDM checkpoint into a bundle of ONNX graphs that vta_rt runs without torch.",
@@ -319,36 +45,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--ckpt",
         required=True,
         metavar="DIR",
-        help="the checkpoint: a folder with summary.jsonl and pytorch_model_2.bin or model_2.safetensors, or a model-hub id",
+        help="the checkpoint: a folder with pytorch_model_2.bin or model_2.safetensors and summary.jsonl, or a hub id",
     )
     parser.add_argument(
         "--first-stage",
         metavar="PATH",
-        help="VAE and vocoder: audioldm-s-full.ckpt, an AudioLDM pipeline folder, or a model-hub id; "
-        "looked for beside the checkpoint if not given",
+        help="VAE and vocoder: audioldm-s-full.ckpt, a diffusers AudioLDM folder, or a model-hub id such as "
+        "cvssp/audioldm-s-full; looked for beside the checkpoint if not given",
     )
     parser.add_argument("--out", metavar="DIR", help="the bundle's folder (default: engines/NAME of the checkpoint)")
     parser.add_argument(
         "--precision",
-        choices=list(PRECISIONS),
+        choices=["fp32", "fp16"],
         default="fp32",
-        help="of weights and arithmetic; fp16 is half the size (default: fp32)",
+        help="of weights and arithmetic; fp16 is half the size, and no faster on a CPU (default: fp32)",
     )
-    parser.add_argument(
-        "--seconds", type=float, default=10.24, help="length of sound made in one pass (default: 10.24)"
-    )
+    parser.add_argument("--seconds", type=float, default=10.24, help="of sound made in one pass (default: 10.24)")
     parser.add_argument(
         "--dynamic-batch",
         action="store_true",
-        help="leave the batch axis open; without it several clips run one by one",
+        help="leave the batch axis open, for several clips in one call (by default they run one after the other)",
     )
-    parsed = parser.parse_args(arguments)
-    options = Options(parsed.precision, parsed.seconds, parsed.dynamic_batch)
-    with Report() as report:
-        out = build(parsed.ckpt, parsed.first_stage, parsed.out, options, report)
-    report.table(out)
-    return 0
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -61,16 +61,6 @@ class Checkpoint:
     parts: Mapping[str, Part] = field(repr=False)
 
     @property
-    def config_dict(self) -> dict[str, Any]:
-        """The configuration as JSON values; beside the weights as config.json it stands for summary.jsonl."""
-        return to_dict(self.config)
-
-    @property
-    def noise_schedule(self) -> dict[str, Any]:
-        """Fields of ``vta_rt.schedule.NoiseSchedule``."""
-        return asdict(self.config.noise)
-
-    @property
     def scale_factor(self) -> float:
         """Diffusion latents are the autoencoder's times this."""
         return self.config.vae.scale_factor
@@ -80,20 +70,10 @@ class Checkpoint:
         """Under what terms code and weights come, as far as known; empty where not stated."""
         return self.config.licence
 
-    @property
+    @cached_property
     def sha256(self) -> dict[str, str]:
         """Hex hash of every file read, by its name. Takes seconds for large files, the first time."""
-        return self.diffusion_sha256 | self.first_stage_sha256
-
-    @cached_property
-    def diffusion_sha256(self) -> dict[str, str]:
-        """Hashes of the model's own files."""
-        return {name: sha256_of(path) for name, path in self.model_files.items()}
-
-    @cached_property
-    def first_stage_sha256(self) -> dict[str, str]:
-        """Hashes of the first stage's files."""
-        return {name: sha256_of(path) for name, path in self.first_stage_files.items()}
+        return {name: sha256_of(path) for name, path in (*self.model_files.items(), *self.first_stage_files.items())}
 
     def encoder(self) -> FrameEncoder:
         """Frames [T, H, W, 3] uint8 -> tokens [T, D]."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from vta_rt.bundle import GraphRecord
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 
 class Report:
@@ -74,5 +78,5 @@ class Report:
             worst = max(record.error.values(), default=float("nan"))
             table.add_row(name, record.precision, f"{worst:.1e}", f"{size:,.1f} MB", seconds)
         Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-        print(f"peak memory {peak:.1f} GB")
+        if resource is not None:
+            print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")

@@ -61,7 +61,7 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 @pytest.fixture(scope="session")
 def bundle_10s(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny checkpoint at fp32 with windows of 10.24 s, as published."""
-    from export.build import build
+    from export.bundling import build
 
     return build(tiny_checkpoint, out=tmp_path_factory.mktemp("engines") / "tiny")
 
@@ -69,7 +69,7 @@ def bundle_10s(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def bundle_short(tiny_checkpoint: Path, bundle_10s: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with windows of 0.64 s: quick to run. Starts from the other, so only the denoiser is built again."""
-    from export.build import Options, build
+    from export.bundling import Options, build
 
     out = tmp_path_factory.mktemp("engines") / "short"
     link_tree(bundle_10s, out)

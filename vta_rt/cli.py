@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,10 +19,11 @@ from vta_rt.errors import OptionError, OutputError, VTAError
 from vta_rt.files import writing
 from vta_rt.pipeline import Pipeline
 from vta_rt.schedule import SOLVERS
-from vta_rt.video import CONTAINERS
+from vta_rt.video import CONTAINERS, probe
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as the shell reports a reader that went away
 SOUND_FORMATS, VIDEO_FORMATS = tuple(WRITERS), tuple(CONTAINERS)
 FORMATS = (*SOUND_FORMATS, *VIDEO_FORMATS)
 
@@ -45,7 +45,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return BROKEN_PIPE
 
 
 def _dispatch(arguments: Sequence[str] | None) -> int:
@@ -142,6 +142,7 @@ def _generate(options: argparse.Namespace) -> int:
                     guidance=options.guidance,
                     progress=bar,
                 )
+                length = probe(video).duration
                 with writing(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
                 if target.suffix.lower() in SOUND_FORMATS:
@@ -154,7 +155,8 @@ def _generate(options: argparse.Namespace) -> int:
             failed += 1
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             continue
-        print(f"{target}  {audio.duration:.2f} s of sound in {time.perf_counter() - start:.1f} s", flush=True)
+        short = f"; the video is {length:.2f} s, longer than the model" if audio.duration < length - 0.01 else ""
+        print(f"{target}  {audio.duration:.2f} s of sound in {time.perf_counter() - start:.1f} s{short}", flush=True)
     return BAD_INPUT if failed else 0
 
 

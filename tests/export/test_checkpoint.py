@@ -168,7 +168,7 @@ def test_sha256(folder: Path) -> None:
         for path in (*(folder / MODEL).iterdir(), folder / "audioldm-s-full.ckpt")
     }
     assert checkpoint.sha256 == expected
-    assert set(checkpoint.first_stage_sha256) == {"audioldm-s-full.ckpt"}
+    assert set(checkpoint.first_stage_files) == {"audioldm-s-full.ckpt"}
 
 
 def test_files_of_one_name_keep_their_own_hash(folder: Path, tmp_path: Path, first_stage_tensors: StateDict) -> None:

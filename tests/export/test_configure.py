@@ -56,7 +56,6 @@ def test_config_json_replaces_the_summary(folder: Path) -> None:
     (folder / MODEL / "summary.jsonl").unlink()
     checkpoint = open_checkpoint(folder)
     assert checkpoint.config == replace(config, frame_rate=4.0, licence="CC0")
-    assert checkpoint.config_dict["frame_rate"] == 4.0
     assert set(checkpoint.model_files) == {"pytorch_model_2.bin", "config.json"}
 
 
@@ -72,7 +71,7 @@ def test_config_json_wins_value_by_value(folder: Path) -> None:
 
 def test_noise_schedule_fits_the_runtime(folder: Path) -> None:
     write_config(folder, {"noise": {"beta_end": 0.02}})
-    assert NoiseSchedule(**open_checkpoint(folder).noise_schedule) == NoiseSchedule(beta_end=0.02)
+    assert open_checkpoint(folder).config.noise == NoiseSchedule(beta_end=0.02)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.build import Options, build
+from export.bundling import Options, build
 from tests.conftest import link_tree, relative_error
 from vta_rt.audio import Audio
 from vta_rt.pipeline import Pipeline, pad_tokens
