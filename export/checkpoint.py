@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from export.first_stage import HUB_PATTERNS, FirstStage, find_beside, open_first
 from export.identify import VTA_LDM, kind_of, listing, looks_like
 from export.match import Part, Source, match
 from export.weights import read_tensors
-from train.config import SystemConfig, to_dict
+from train.config import SystemConfig
 from train.encoder import FrameEncoder, build_encoder, build_text_encoder
 from train.unet import build_unet
 from train.vae import build_vae
