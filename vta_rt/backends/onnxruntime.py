@@ -6,10 +6,16 @@ per session, so a session is made once and shared by all threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+# From 1.29 on, ONNX Runtime reports its use to its maker unless told not to before it is first imported. Nobody who makes
+# sound for a video has agreed to that; who wants it sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime as ort
 
 from vta_rt.backends.base import Arrays, Session

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +101,20 @@ def test_what_fails_while_running_is_one_line(graph: Path) -> None:
     with pytest.raises(VTAError, match="product: ONNX Runtime could not run it") as caught:
         session.run({"a": np.ones((1, 3), np.float32), "b": np.ones(2, np.float32)})
     assert "\n" not in str(caught.value)
+
+
+def test_onnx_runtime_does_not_report_its_use(tmp_path: Path) -> None:
+    script = "import vta_rt.backends.onnxruntime as backend; backend.ort.get_available_providers()"
+    script += "; backend.ort.InferenceSession(sys.argv[1])"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("ORT_") and key != "CI"}
+    graph_file = tmp_path / "identity.onnx"
+    node = helper.make_node("Identity", ["a"], ["b"])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "ab"]
+    body = helper.make_graph([node], "identity", ends[:1], ends[1:])
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), graph_file)
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; {script}", graph_file],
+        env=environment | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        check=True,
+    )
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["identity.onnx"]
