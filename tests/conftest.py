@@ -49,6 +49,18 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def checkpoint_with_positions(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights, by their summary trained with positions added to the frames' embeddings."""
+    out = tmp_path_factory.mktemp("ckpt") / "pe"
+    link_tree(tiny_checkpoint, out)
+    summary = out / "vta-ldm-clip4clip-v-large" / "summary.jsonl"
+    arguments = json.loads(summary.read_text().splitlines()[0]) | {"pe": True}
+    summary.unlink()  # it is a link
+    summary.write_text(json.dumps(arguments) + "\n")
+    return out
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the note of verified files out of the user's own cache."""

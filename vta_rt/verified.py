@@ -24,7 +24,7 @@ def remember(path: Path, sha256: str) -> None:
     """Note that ``path``, as it is now, has this hash."""
     known = {name: stamp for name, stamp in _load().items() if Path(name).exists()}
     known[str(path.resolve())] = _stamp(path, sha256)
-    with contextlib.suppress(OSError, OutputError):
+    with contextlib.suppress(OSError, RuntimeError, OutputError):  # RuntimeError: a user without a home folder
         _cache_file().parent.mkdir(parents=True, exist_ok=True)
         with replacing(_cache_file()) as temporary:
             temporary.write_text(json.dumps(known, indent=1))
@@ -38,7 +38,7 @@ def _stamp(path: Path, sha256: str) -> list[int | str]:
 def _load() -> dict[str, list[int | str]]:
     try:
         known = json.loads(_cache_file().read_text())
-    except (OSError, ValueError):
+    except (OSError, RuntimeError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
 

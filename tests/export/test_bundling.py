@@ -192,17 +192,9 @@ def test_lengths_outside_what_is_allowed(micro_checkpoint: Path, tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_frames_than_there_are_positions(
-    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint = tmp_path / "ckpt"
-    link_tree(tiny_checkpoint, checkpoint)
-    summary = checkpoint / "vta-ldm-clip4clip-v-large" / "summary.jsonl"
-    arguments = summary.read_text().replace('"pe": false', '"pe": true')
-    summary.unlink()
-    summary.write_text(arguments)
+def test_more_frames_than_there_are_positions(checkpoint_with_positions: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="positions for 30, 15 s"):
-        build(checkpoint, out=tmp_path / "bundle", options=Options(seconds=20))
+        build(checkpoint_with_positions, out=tmp_path / "bundle", options=Options(seconds=20))
 
 
 def test_folders_that_are_not_for_bundles(micro_checkpoint: Path, tmp_path: Path) -> None:

@@ -26,16 +26,10 @@ def test_tokens(pipeline: Pipeline, goldens: Goldens, golden_frames: np.ndarray)
 
 
 def test_tokens_with_positions(
-    tiny_checkpoint: Path, bundle_short: Path, goldens: Goldens, golden_frames: np.ndarray, tmp_path: Path
+    checkpoint_with_positions: Path, bundle_short: Path, goldens: Goldens, golden_frames: np.ndarray, tmp_path: Path
 ) -> None:
-    checkpoint, bundle = tmp_path / "ckpt", tmp_path / "bundle"
-    link_tree(tiny_checkpoint, checkpoint)
-    link_tree(bundle_short, bundle)  # so that only the encoder is built
-    summary = checkpoint / "vta-ldm-clip4clip-v-large" / "summary.jsonl"
-    arguments = summary.read_text().replace('"pe": false', '"pe": true')
-    summary.unlink()
-    summary.write_text(arguments)
-    pipeline = Pipeline(build(checkpoint, out=bundle, options=Options(seconds=0.64)))
+    link_tree(bundle_short, tmp_path / "bundle")  # so that only the encoder is built
+    pipeline = Pipeline(build(checkpoint_with_positions, out=tmp_path / "bundle", options=Options(seconds=0.64)))
 
     tokens = pipeline.encode(golden_frames)
     assert relative_error(tokens, goldens["cond_pe"]) < SINGLE_STAGE

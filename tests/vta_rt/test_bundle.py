@@ -154,6 +154,15 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     assert not verified.is_unchanged(bundle.graph_path("vocoder"), bundle.manifest.graphs["vocoder"].graph.sha256)
 
 
+def test_a_user_without_a_home_folder_can_open_bundles(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert Bundle(bundle_copy).path == bundle_copy
+
+
 def test_the_newest_bundle_here_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for age, name in enumerate(("newest", "older")):
