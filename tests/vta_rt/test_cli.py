@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pty
 import resource
+import select
 import signal
 import subprocess
 import sys
 import termios
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -273,45 +275,55 @@ def test_a_folder_that_cannot_be_made(
     expect_one_line(capfd, "clip.wav")
 
 
-def test_control_c_leaves_nothing_behind(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vta_rt.cli", "generate", str(clip), "-o", str(tmp_path / "clip.wav")]
-    process = subprocess.Popen(
-        [*command, "--bundle", str(bundle_short), "--steps", "900"], stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(4)  # in the middle of 900 steps
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "interrupted\n"
+def test_control_c_leaves_nothing_behind(bundle_10s: Path, clip: Path, tmp_path: Path) -> None:
+    with terminal() as (leader, follower):
+        process = start_vta(
+            "generate", clip, "-o", tmp_path / "clip.wav", "--bundle", bundle_10s, "--steps", 900, stderr=follower
+        )
+        shown = read_until(leader, b"denoise 2/900")
+        process.send_signal(signal.SIGINT)
+        shown += read_until(leader, b"interrupted")
+        assert process.wait(timeout=60) == 130
+    assert b"Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_terminal_gets_a_progress_bar(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
+    with terminal() as (leader, follower):
+        out = tmp_path / "clip.wav"
+        process = start_vta("generate", clip, "-o", out, "--bundle", bundle_short, *QUICK, stderr=follower)
+        for stage in (b"clip.mp4: frames", b"encode", b"denoise", b"decode", b"vocode"):
+            read_until(leader, stage)
+        assert process.wait(timeout=60) == 0
+        assert process.stdout is not None
+        assert b"clip.wav" in process.stdout.read()
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """A terminal of 100 columns: what a program writes to the second number can be read from the first."""
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 100))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "vta_rt.cli",
-            "generate",
-            clip,
-            "-o",
-            tmp_path / "clip.wav",
-            "--bundle",
-            bundle_short,
-            *QUICK,
-        ],
-        stderr=follower,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    shown = os.read(leader, 1 << 16).decode(errors="replace")
-    os.close(follower)
-    os.close(leader)
-    assert "clip.mp4" in shown
-    assert "denoise" in shown
-    assert b"clip.wav" in done.stdout
+    try:
+        yield leader, follower
+    finally:
+        os.close(follower)
+        os.close(leader)
+
+
+def read_until(leader: int, text: bytes) -> bytes:
+    """What a terminal shows up to and with ``text``; fails if it does not come within a minute."""
+    shown = b""
+    while text not in shown:
+        ready, _, _ = select.select([leader], [], [], 60)
+        assert ready, f"{text!r} did not show up in {shown!r}"
+        shown += os.read(leader, 1)
+    return shown
+
+
+def start_vta(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "vta_rt.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, **options)
 
 
 def test_info_and_check(bundle_short: Path, capsys: pytest.CaptureFixture) -> None:
