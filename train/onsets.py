@@ -23,6 +23,7 @@ LAG = 2  # frames between the two that are compared
 THRESHOLD = 0.04  # how far a peak stands out of its surroundings, in mean rise of log magnitude
 RADIUS = 4  # frames either side among which a peak is the highest
 SURROUNDINGS = 10  # frames either side of the mean that a peak must exceed
+EDGE = 4  # last frames left out: half an analysis window, in which the end of the wave itself sounds like an event
 REST = 0.06  # s between two onsets
 LEAD = 0.7  # frames by which the strength peaks before the onset: the analysis window is centred
 
@@ -81,6 +82,7 @@ def onset_strength(mel: np.ndarray) -> np.ndarray:
     earlier = maximum_filter1d(compressed, 3, axis=1)
     strength = np.zeros(len(compressed))
     strength[LAG:] = np.maximum(compressed[LAG:] - earlier[:-LAG], 0).mean(axis=1)
+    strength[-EDGE:] = 0
     return strength
 
 

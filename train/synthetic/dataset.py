@@ -147,7 +147,9 @@ def ground_truth(scene: Scene) -> Record:
 
 
 def write_video(path: Path, scene: Scene) -> None:
-    """Encode a scene's pictures as H.264 in mp4, on one thread so that the bytes are always the same.
+    """Encode a scene's pictures as H.264 in mp4, so that the bytes are always the same.
+
+    That takes one thread, and no macroblock tree: with it x264 was seen to write now these bytes, now those.
 
     Raises:
         OutputError: the file cannot be written.
@@ -157,7 +159,12 @@ def write_video(path: Path, scene: Scene) -> None:
     with replacing(path) as part:
         try:
             with av.open(os.fspath(part), "w", format="mp4") as sink:
-                options = {"crf": str(scene.look.crf), "preset": scene.look.preset, "threads": "1"}
+                options = {
+                    "crf": str(scene.look.crf),
+                    "preset": scene.look.preset,
+                    "threads": "1",
+                    "x264-params": "mbtree=0",
+                }
                 stream = sink.add_stream("libx264", rate=rate, options=options)
                 stream.width, stream.height = camera.size
                 stream.pix_fmt = "yuv420p"

@@ -49,7 +49,7 @@ def strike(hit: Hit, rng: np.random.Generator, offset: float = 0.0, sample_rate:
     gains /= gains.max()
     modes = gains[:, None] * np.exp(-np.outer(decays, times)) * np.sin(2 * np.pi * np.outer(frequencies, times))
     wave = modes.sum(axis=0)  # [N]
-    click = rng.standard_normal(len(times)) * np.exp(-times / max(contact, 4e-4) / 3)
+    click = rng.standard_normal(len(times)) * np.exp(-times / max(3 * material.contact, 1e-3))
     wave += material.noise * np.abs(wave).max() * click
     return wave / np.abs(wave).max() * 10 ** (hit.level / 20)
 
