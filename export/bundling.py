@@ -12,7 +12,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,10 +30,13 @@ from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, 
 from export.report import Report
 from train.encoder import MAX_POSITIONS
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
-from vta_rt.bundle import (
+from vta_rt.bundle import Bundle
+from vta_rt.config import FrameConfig, ModelConfig
+from vta_rt.errors import BundleError, OptionError, OutputError, VTAError
+from vta_rt.files import replacing, sha256_of, writing
+from vta_rt.manifest import (
     FORMAT_VERSION,
     MANIFEST,
-    Bundle,
     FileRecord,
     GraphRecord,
     Manifest,
@@ -40,15 +44,16 @@ from vta_rt.bundle import (
     Source,
     read_manifest,
     record_file,
-    sha256_of,
     write_manifest,
 )
-from vta_rt.config import FrameConfig, ModelConfig
-from vta_rt.errors import BundleError, OptionError, OutputError, VTAError
-from vta_rt.files import replacing, writing
 
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # relative error against the torch module at fp32
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 STAGING = ".build"
 VERSIONS = {module.__name__: module.__version__ for module in (vta_rt, torch, diffusers, transformers, onnxscript)}
 LONGEST = 60.0  # seconds; attention over the latents grows with the square
@@ -105,31 +110,33 @@ def build(
     if not math.isclose(model.seconds, options.seconds):
         report.note(f"{options.seconds:g} s rounded up to {model.seconds:g} s, the next length the UNet can halve")
     out = Path(out) if out is not None else Path("engines") / checkpoint.name
-    staging = _staging_folder(out)
-    report.note(f"{checkpoint.name} -> {out}: {options.precision}, {model.seconds:g} s")
-    with report.step("hashing the weights"):
-        hashes = checkpoint.sha256
+    with _staging_folder(out) as staging:
+        report.note(f"{checkpoint.name} -> {out}: {options.precision}, {model.seconds:g} s")
+        with report.step("hashing the weights"):
+            hashes = checkpoint.sha256
 
-    graphs: dict[str, GraphRecord] = {}
-    old = _old_graphs(out)
-    for unit in units(checkpoint, model, frames, options):
-        records = _finished(staging, unit) or _kept(out, old, unit)
-        if records is None:
-            with writing(out):
-                records = _build_unit(unit, staging, options.precision, report)
-        else:
-            report.kept(records)
-        graphs |= records
-    manifest = Manifest(
-        FORMAT_VERSION,
-        model,
-        frames,
-        checkpoint.config.noise,
-        graphs,
-        Source(checkpoint.name, hashes, f"vta_rt {vta_rt.__version__}, torch {torch.__version__}", checkpoint.licence),
-    )
-    with writing(out):
-        _put_in_place(out, staging, manifest)
+        graphs: dict[str, GraphRecord] = {}
+        old = _old_graphs(out)
+        for unit in units(checkpoint, model, frames, options):
+            records = _finished(staging, unit) or _kept(out, old, unit)
+            if records is None:
+                with writing(out):
+                    records = _build_unit(unit, staging, options.precision, report)
+            else:
+                report.kept(records)
+            graphs |= records
+        manifest = Manifest(
+            FORMAT_VERSION,
+            model,
+            frames,
+            checkpoint.config.noise,
+            graphs,
+            Source(
+                checkpoint.name, hashes, f"vta_rt {vta_rt.__version__}, torch {torch.__version__}", checkpoint.licence
+            ),
+        )
+        with writing(out):
+            _put_in_place(out, staging, manifest)
     return out
 
 
@@ -280,19 +287,31 @@ def _old_graphs(out: Path) -> dict[str, GraphRecord]:
         return {}
 
 
-def _staging_folder(out: Path) -> Path:
-    """``OUT/.build``. A folder that holds something else than a bundle is not ours to write into."""
+@contextmanager
+def _staging_folder(out: Path) -> Iterator[Path]:
+    """``OUT/.build``, kept from other builds meanwhile. A folder that holds something else than a bundle is not ours."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file, a folder is needed")
     if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / STAGING).exists()):
         raise OutputError(f"{out}: is a folder with other things in it; name a new one or one with a bundle")
     with writing(out):
         (out / STAGING).mkdir(parents=True, exist_ok=True)
-    return out / STAGING
+        lock = (out / STAGING / "lock").open("w")
+    with lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(f"{out}: another build is writing here") from None
+        yield out / STAGING
 
 
 def _put_in_place(out: Path, staging: Path, manifest: Manifest) -> None:
-    """Move what was built beside the manifest, then the manifest, then clear away what nothing names any more."""
+    """Move what was built beside the manifest, then the manifest, then clear away what nothing names any more.
+
+    A process that is killed in the milliseconds between leaves a bundle that is refused on opening, for its hashes; the
+    next build finds all it needs and completes it.
+    """
     files = {file.file for record in manifest.graphs.values() for file in record.files}
     for name in sorted(files):
         if (staging / name).exists():

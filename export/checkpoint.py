@@ -30,7 +30,7 @@ from train.encoder import FrameEncoder, build_encoder, build_text_encoder
 from train.unet import build_unet
 from train.vae import build_vae
 from train.vocoder import build_vocoder
-from vta_rt.bundle import sha256_of
+from vta_rt.files import sha256_of
 from vta_rt.hub import resolve
 
 WEIGHTS = ("model_2.safetensors", "pytorch_model_2.bin")

@@ -103,7 +103,6 @@ def _open_single(path: Path) -> FirstStage:
             raise CheckpointError(
                 f"{path}: is not a first stage (autoencoder and vocoder), it has no {prefix}{root}*; {looks_like(tensors)}"
             )
-    {name.removeprefix("vocoder."): shape for name, shape in shapes.items() if name.startswith("vocoder.")}
     levels = count_levels(shapes, r"decoder\.up\.(\d+)\..*")
     source = Source(
         file=path,

@@ -19,7 +19,7 @@ import onnx_ir as ir
 import torch
 
 from export.stages import Stage
-from vta_rt.bundle import TensorSpec
+from vta_rt.manifest import TensorSpec
 
 OPSET = 23  # the first with Attention: one operator that every runtime fuses
 INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference can see them
@@ -95,6 +95,7 @@ def export_stage(stage: Stage, path: Path, weights: WeightsFile) -> tuple[list[T
             value.const_value = weights.add(value.const_value)
     weights.flush()
     model.producer_name = "vta_rt"
+    model.graph.name = stage.name  # by which a session knows the two denoisers apart
     ir.save(model, path)
     inputs = [_spec(value) for value in model.graph.inputs]
     _check_open_axes(stage, inputs)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vta_rt.bundle import GraphRecord
+from vta_rt.manifest import GraphRecord
 
 try:
     import resource
@@ -79,4 +79,5 @@ class Report:
             table.add_row(name, record.precision, f"{worst:.1e}", f"{size:,.1f} MB", seconds)
         Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
         if resource is not None:
-            print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
+            unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes there, kilobytes elsewhere
+            print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GB")

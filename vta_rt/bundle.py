@@ -1,97 +1,17 @@
-"""A bundle: the folder that ``export.build`` writes and ``Pipeline`` opens. Knows files, hashes and the manifest's schema.
+"""A bundle: the folder that ``export.build`` writes and ``Pipeline`` opens. Knows its files and their hashes.
 
-It does not know what the graphs compute. ``bundle.json`` is plain JSON; the dataclasses below are its schema.
+It does not know what the graphs compute, nor what the manifest says beyond its files (``vta_rt.manifest``).
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
-import msgspec
-
-from vta_rt import verified
-from vta_rt.config import FrameConfig, ModelConfig
-from vta_rt.errors import BundleError, VTAError
-from vta_rt.files import replacing
+from vta_rt.errors import BundleError
 from vta_rt.hub import resolve
-from vta_rt.schedule import NoiseSchedule
-
-MANIFEST = "bundle.json"
-FORMAT_VERSION = 1
-GRAPHS = ("visual_encoder", "denoiser", "denoiser_unguided", "vae_decoder", "vocoder")
-
-
-Precision = Literal["fp32", "fp16"]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a graph: sizes are integers, or names where the size may vary."""
-
-    name: str
-    shape: tuple[int | str, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file of the bundle, as it was written. ``file`` is its name inside the folder, ``size`` in bytes."""
-
-    file: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class GraphRecord:
-    """One exported graph.
-
-    error: relative error against the torch module at fp32, by output, as measured when it was exported.
-    key: hash of everything the graph was made from; a build with the same key need not make it again.
-    """
-
-    graph: FileRecord
-    weights: tuple[FileRecord, ...]
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    precision: Precision
-    error: dict[str, float] = field(default_factory=dict)
-    key: str = ""
-
-    @property
-    def files(self) -> tuple[FileRecord, ...]:
-        return (self.graph, *self.weights)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a bundle came from. ``sha256`` maps each checkpoint file's name to its hash."""
-
-    checkpoint: str
-    sha256: dict[str, str]
-    exporter: str
-    licence: str = ""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """``bundle.json``."""
-
-    format_version: int
-    model: ModelConfig
-    frames: FrameConfig
-    schedule: NoiseSchedule
-    graphs: dict[str, GraphRecord]
-    source: Source
-    engines: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def precision(self) -> str:
-        return "+".join(sorted({record.precision for record in self.graphs.values()}))
+from vta_rt.manifest import MANIFEST, FileRecord, read_manifest
+from vta_rt.verified import file_stamp, has_hash
 
 
 class Bundle:
@@ -109,11 +29,21 @@ class Bundle:
         self.manifest = read_manifest(self.path / MANIFEST)
         for record in self._files():
             self._check_presence(record)
-        self._check_hashes(always=False)
+        self._check_hashes(anew=False)
+        self._stamps = {record.file: file_stamp(self.path / record.file) for record in self._files()}
 
     def graph_path(self, name: str) -> Path:
-        """Path of the ONNX file of graph ``name``."""
-        return self.path / self.manifest.graphs[name].graph.file
+        """Path of the ONNX file of graph ``name``.
+
+        Raises:
+            BundleError: the graph's files are no longer those that were there when the bundle was opened.
+        """
+        record = self.manifest.graphs[name]
+        for file in record.files:
+            path = self.path / file.file
+            if not path.is_file() or file_stamp(path) != self._stamps[file.file]:
+                raise BundleError(f"{path}: has changed since the bundle was opened; open it again")
+        return self.path / record.graph.file
 
     def check(self) -> list[FileRecord]:
         """Hash every file again whatever its time says, and return them all.
@@ -121,7 +51,7 @@ class Bundle:
         Raises:
             BundleError: a file is not the one the manifest lists.
         """
-        self._check_hashes(always=True)
+        self._check_hashes(anew=True)
         return self._files()
 
     def _files(self) -> list[FileRecord]:
@@ -137,70 +67,11 @@ class Bundle:
         if (size := path.stat().st_size) != record.size:
             raise BundleError(f"{path}: has {size} bytes where the manifest says {record.size}; the file is not whole")
 
-    def _check_hashes(self, *, always: bool) -> None:
+    def _check_hashes(self, *, anew: bool) -> None:
         for record in self._files():
             path = self.path / record.file
-            if not always and verified.is_unchanged(path, record.sha256):
-                continue
-            if sha256_of(path) != record.sha256:
+            if not has_hash(path, record.sha256, anew=anew):
                 raise BundleError(f"{path}: its sha256 is not the manifest's; the file was altered or damaged")
-            verified.remember(path, record.sha256)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read and check a ``bundle.json``.
-
-    Raises:
-        BundleError: missing, not JSON, another format version, or a field of the wrong type, which is named.
-    """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise BundleError(f"{path.parent}: is not a bundle, it has no {path.name}") from None
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        document = msgspec.json.decode(text)
-        _check_version(path, document)
-        manifest = msgspec.convert(document, Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path}: is not a valid manifest ({error})") from None
-    if missing := [name for name in GRAPHS if name not in manifest.graphs]:
-        raise BundleError(f"{path}: lists no graph {', '.join(missing)}")
-    return manifest
-
-
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write ``bundle.json`` whole or not at all."""
-    text = msgspec.json.format(msgspec.json.encode(asdict(manifest)), indent=2)
-    with replacing(path) as temporary:
-        temporary.write_bytes(text + b"\n")
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise VTAError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def record_file(path: Path) -> FileRecord:
-    """The manifest's record of a file that was just written."""
-    return FileRecord(path.name, path.stat().st_size, sha256_of(path))
-
-
-def _check_version(path: Path, document: Any) -> None:
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(f"{path}: is not a bundle's manifest, it has no format_version")
-    if version > FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: format version {version} was written by a newer vta_rt; this one reads up to {FORMAT_VERSION}: upgrade it"
-        )
-    if version < 1:
-        raise BundleError(f"{path}: format version {version} does not exist; this vta_rt reads 1 to {FORMAT_VERSION}")
 
 
 def find_bundle() -> Path:

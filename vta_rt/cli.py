@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -16,10 +17,10 @@ from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.errors import OptionError, OutputError, VTAError
-from vta_rt.files import writing
+from vta_rt.files import check_writable, writing
 from vta_rt.pipeline import Pipeline
 from vta_rt.schedule import SOLVERS
-from vta_rt.video import CONTAINERS, probe
+from vta_rt.video import CONTAINERS, check_mux, probe
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -35,17 +36,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_command(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
     """Run a command line's body; what the user got wrong becomes one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name must not fail for the terminal's encoding
     try:
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()
     except VTAError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(error)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE
+    except OSError as error:
+        _drop_output()
+        _say(error)
+        return BAD_INPUT
+    return code
+
+
+def _say(error: Exception) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    """Send what is still to be written nowhere, or the interpreter would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: Sequence[str] | None) -> int:
@@ -133,6 +152,8 @@ def _generate(options: argparse.Namespace) -> int:
     for video, target in targets:
         start = time.perf_counter()
         try:
+            length = probe(video).duration
+            _check_target(video, target)  # now, not after minutes of work
             with _Bar(video.name) as bar:
                 audio = pipeline.generate(
                     video,
@@ -142,9 +163,6 @@ def _generate(options: argparse.Namespace) -> int:
                     guidance=options.guidance,
                     progress=bar,
                 )
-                length = probe(video).duration
-                with writing(target):
-                    target.parent.mkdir(parents=True, exist_ok=True)
                 if target.suffix.lower() in SOUND_FORMATS:
                     audio.save(target)
                 else:
@@ -153,11 +171,19 @@ def _generate(options: argparse.Namespace) -> int:
             raise  # the same for every video
         except VTAError as error:
             failed += 1
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            _say(error)
             continue
         short = f"; the video is {length:.2f} s, longer than the model" if audio.duration < length - 0.01 else ""
         print(f"{target}  {audio.duration:.2f} s of sound in {time.perf_counter() - start:.1f} s{short}", flush=True)
     return BAD_INPUT if failed else 0
+
+
+def _check_target(video: Path, target: Path) -> None:
+    if target.suffix.lower() in VIDEO_FORMATS:
+        check_mux(video, target)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(target)
 
 
 def plan_outputs(videos: Sequence[Path], out: str | None, extension: str | None) -> list[tuple[Path, Path]]:
@@ -191,7 +217,7 @@ def plan_outputs(videos: Sequence[Path], out: str | None, extension: str | None)
 
 
 def _names_folder(out: str) -> bool:
-    return out.endswith(("/", os.sep)) or Path(out).is_dir() or not Path(out).suffix
+    return out.endswith(("/", os.sep)) or os.path.isdir(out) or not Path(out).suffix
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -237,7 +263,9 @@ class _Bar:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._bar = tqdm(disable=None, leave=False, bar_format="{desc} {n_fmt}/{total_fmt} {bar} {elapsed}")
+        self._bar = tqdm(
+            disable=None if sys.stderr else True, leave=False, bar_format="{desc} {n_fmt}/{total_fmt} {bar} {elapsed}"
+        )
 
     def __enter__(self) -> _Bar:
         return self

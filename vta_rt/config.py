@@ -11,6 +11,8 @@ from typing import Literal
 
 from vta_rt.errors import OptionError
 
+LONGEST = 3600.0  # seconds in one window
+
 
 @dataclass(frozen=True)
 class FrameConfig:
@@ -61,6 +63,8 @@ class ModelConfig:
             "token_width",
         ):
             _require_positive(name, getattr(self, name))
+        if self.seconds > LONGEST:
+            raise OptionError(f"seconds is {self.seconds:g}, at most {LONGEST:g} are allowed")
 
     @property
     def samples(self) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vta_rt.errors import OutputError
+from vta_rt.errors import OutputError, VTAError
 
 
 @contextmanager
@@ -21,18 +23,42 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the folder does not exist or the file cannot be written (no permission, no space).
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OutputError(f"{path}: is a folder, a file name is needed")
+    temporary = path.parent / f".{secrets.token_hex(8)}.part{path.suffix}"
     with writing(path):
-        handle, name = tempfile.mkstemp(prefix=".", suffix=f".part{path.suffix}", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield temporary
-            _give_default_mode(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """See that a file could be written at ``path``, before work is done whose result would be lost.
+
+    Raises:
+        OutputError: it could not.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        raise OutputError(f"{path}: is a folder, a file name is needed")
+    with writing(path):
+        tempfile.TemporaryFile(dir=path.parent).close()
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file.
+
+    Raises:
+        VTAError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VTAError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 @contextmanager
@@ -42,10 +68,3 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _give_default_mode(path: Path) -> None:
-    """mkstemp makes files private; give the mode an ordinary ``open`` would have given."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)

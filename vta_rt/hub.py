@@ -22,9 +22,9 @@ def resolve(name: str | os.PathLike[str], error: type[VTAError], patterns: list[
     Raises:
         error: neither a path that exists nor a hub id whose files can be had.
     """
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
+    path = os.path.expanduser(name)
+    if os.path.exists(path):  # unlike Path.exists, False for what may not be looked at
+        return Path(path)
     if not _HUB_ID.fullmatch(str(name)):
         raise error(f"{name}: no such file or folder")
     try:

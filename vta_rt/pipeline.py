@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any, overload
 
 import numpy as np
@@ -17,7 +18,8 @@ from vta_rt.backends import choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.denoise import denoise
-from vta_rt.errors import OptionError
+from vta_rt.errors import OptionError, VTAError
+from vta_rt.manifest import MANIFEST
 from vta_rt.schedule import solver_table
 
 Path = str | os.PathLike[str]
@@ -102,8 +104,10 @@ class Pipeline:
             OptionError: a value outside what is allowed.
         """
         paths = list(video) if isinstance(video, (list, tuple)) else [video]
+        if not paths:
+            raise OptionError("no video given, at least one is needed")
         report = progress or _no_progress
-        self._check_sampling(steps, solver, guidance)  # before the work that comes first
+        self._table(steps, solver, guidance)  # before the work that comes first
 
         durations, tokens = [], []
         for index, path in enumerate(paths):
@@ -128,6 +132,8 @@ class Pipeline:
             report("vocode", index, len(paths))
             wave = self.vocode(mel)
             report("vocode", index + 1, len(paths))
+            if not np.isfinite(wave).all():
+                raise VTAError(f"{paths[index]}: the model gave values that are not finite; a bundle at fp32 may help")
             audios.append(Audio(wave[0], self.model.sample_rate).trim(duration))
         return audios if isinstance(video, (list, tuple)) else audios[0]
 
@@ -184,7 +190,7 @@ class Pipeline:
         batch, shape = len(tokens), self.model.latent_shape()[1:]
         mask = np.ones(tokens.shape[:2], bool) if token_mask is None else np.atleast_2d(np.asarray(token_mask, bool))
         _expect_shape("token_mask", mask, tokens.shape[:2])
-        table = self._check_sampling(steps, solver, guidance)
+        table = self._table(steps, solver, guidance)
         if initial is not None:
             _expect_shape("initial", initial, (batch, *shape))
         if step_noise is not None:
@@ -245,8 +251,9 @@ class Pipeline:
         ]
         return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
-    def _check_sampling(self, steps: int, solver: str, guidance: float) -> np.ndarray:
-        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not (0 <= guidance < math.inf):
+    def _table(self, steps: int, solver: str, guidance: float) -> np.ndarray:
+        """The solver's rows, all options checked."""
+        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not (0 <= guidance < math.inf):
             raise OptionError(f"guidance is {guidance!r}, a number of 0 or more is needed")
         return solver_table(solver, self.schedule, steps)
 
@@ -256,11 +263,15 @@ def generate(video: Path, *, bundle: Path | None = None, **options: Any) -> Audi
 
     vta_rt.generate("clip.mp4", seed=1).mux("clip.mp4", "clip_with_sound.mp4")
     """
-    return _pipeline(os.fspath(find_bundle() if bundle is None else bundle)).generate(video, **options)
+    path = os.fspath(find_bundle() if bundle is None else bundle)
+    manifest = os.path.join(path, MANIFEST)
+    built = os.stat(manifest).st_mtime_ns if os.path.exists(manifest) else None
+    return _pipeline(os.path.abspath(path) if built else path, built).generate(video, **options)
 
 
 @lru_cache(maxsize=1)
-def _pipeline(bundle: str) -> Pipeline:
+def _pipeline(bundle: str, built: int | None) -> Pipeline:
+    """The bundle of that path or hub id; another one once it was built anew."""
     return Pipeline(bundle)
 
 

@@ -12,35 +12,47 @@ import os
 from pathlib import Path
 
 from vta_rt.errors import OutputError
-from vta_rt.files import replacing
+from vta_rt.files import replacing, sha256_of
+
+Stamp = list[int | str]
 
 
-def is_unchanged(path: Path, sha256: str) -> bool:
-    """True if ``path`` had this hash when it was last read and neither its size nor its time has changed."""
-    return _load().get(str(path.resolve())) == _stamp(path, sha256)
+def has_hash(path: Path, sha256: str, *, anew: bool = False) -> bool:
+    """Whether a file has this hash: by reading it, or from memory if it did and neither its size nor its time has changed.
+
+    Args:
+        anew: read the file whatever is remembered.
+    """
+    name = os.path.realpath(path)
+    stamp: Stamp = [*file_stamp(path), sha256]  # taken before reading: a change meanwhile must show
+    known = _load()
+    if not anew and known.get(name) == stamp:
+        return True
+    if sha256_of(path) != sha256:
+        return False
+    _save({other: value for other, value in known.items() if os.path.exists(other)} | {name: stamp})
+    return True
 
 
-def remember(path: Path, sha256: str) -> None:
-    """Note that ``path``, as it is now, has this hash."""
-    known = {name: stamp for name, stamp in _load().items() if Path(name).exists()}
-    known[str(path.resolve())] = _stamp(path, sha256)
-    with contextlib.suppress(OSError, RuntimeError, OutputError):  # RuntimeError: a user without a home folder
-        _cache_file().parent.mkdir(parents=True, exist_ok=True)
-        with replacing(_cache_file()) as temporary:
-            temporary.write_text(json.dumps(known, indent=1))
-
-
-def _stamp(path: Path, sha256: str) -> list[int | str]:
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Size in bytes and modification time in nanoseconds."""
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns, sha256]
+    return status.st_size, status.st_mtime_ns
 
 
-def _load() -> dict[str, list[int | str]]:
+def _load() -> dict[str, Stamp]:
     try:
         known = json.loads(_cache_file().read_text())
     except (OSError, RuntimeError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
+
+
+def _save(known: dict[str, Stamp]) -> None:
+    with contextlib.suppress(OSError, RuntimeError, OutputError):  # RuntimeError: a user without a home folder
+        _cache_file().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(_cache_file()) as temporary:
+            temporary.write_text(json.dumps(known, indent=1))
 
 
 def _cache_file() -> Path:

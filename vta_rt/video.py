@@ -253,15 +253,9 @@ def mux(video: StrPath, audio: Audio, out: StrPath) -> None:
         VideoError: the video cannot be read to its end.
         OutputError: ``out`` cannot be written, is the video itself, or cannot hold pictures of the video's codec.
     """
-    kind = CONTAINERS.get(Path(out).suffix.lower())
-    if kind is None:
-        raise OptionError(
-            f"{out}: a video is written as {', '.join(CONTAINERS)}, not {Path(out).suffix or 'a bare name'}"
-        )
+    kind = _container(out)
     with open_video(video) as reader:
-        if os.path.exists(out) and os.path.samefile(video, out):
-            raise OutputError(f"{out}: is the video itself, another name is needed")
-        _check_can_hold(out, kind, reader.stream)
+        _check_can_hold(video, out, kind, reader.stream)
         with (
             replacing(out) as part,
             _writing(out),
@@ -272,6 +266,32 @@ def mux(video: StrPath, audio: Audio, out: StrPath) -> None:
             packets = _copied(reader, pictures), _encoded(audio, sound, reader.start)
             for packet in heapq.merge(*packets, key=_decoding_time):
                 sink.mux(packet)
+
+
+def check_mux(video: StrPath, out: StrPath) -> None:
+    """See that ``mux`` could write this video's pictures to ``out``, before the sound is made.
+
+    Raises:
+        OptionError, VideoError, OutputError: as ``mux`` would, as far as the headers and the first picture tell.
+    """
+    kind = _container(out)
+    with open_video(video) as reader:
+        _check_can_hold(video, out, kind, reader.stream)
+        _check_is_timed(reader, next(reader.packets(), None))
+
+
+def _container(out: StrPath) -> Container:
+    kind = CONTAINERS.get(Path(out).suffix.lower())
+    if kind is None:
+        raise OptionError(
+            f"{out}: a video is written as {', '.join(CONTAINERS)}, not {Path(out).suffix or 'a bare name'}"
+        )
+    return kind
+
+
+def _check_is_timed(reader: VideoReader, packet: Packet[Any] | None) -> None:
+    if packet is not None and packet.pts is None:
+        raise VideoError(f"{reader.path}: its pictures carry no presentation times, so they cannot be copied")
 
 
 def _kept(metadata: dict[str, str]) -> dict[str, str]:
@@ -293,7 +313,9 @@ def _add_sound_stream(sink: OutputContainer, kind: Container, audio: Audio) -> A
     return sink.add_stream(kind.audio_codec, rate=rate, layout="mono", bit_rate=bit_rate)
 
 
-def _check_can_hold(out: StrPath, kind: Container, pictures: VideoStream) -> None:
+def _check_can_hold(video: StrPath, out: StrPath, kind: Container, pictures: VideoStream) -> None:
+    if os.path.exists(out) and os.path.samefile(video, out):
+        raise OutputError(f"{out}: is the video itself, another name is needed")
     if not _can_hold(kind, pictures):
         able = [suffix for suffix, other in CONTAINERS.items() if _can_hold(other, pictures)]
         codec = pictures.codec_context.codec.canonical_name
@@ -319,9 +341,8 @@ def _copied(reader: VideoReader, stream: VideoStream) -> Iterator[Packet[Any]]:
         for time, packet in reader.timeline(reader.packets()):
             if packet is None:
                 reader.check_whole(time)
-            elif packet.pts is None:
-                raise VideoError(f"{reader.path}: its pictures carry no presentation times, so they cannot be copied")
             else:
+                _check_is_timed(reader, packet)
                 packet.stream = stream
                 yield packet
 

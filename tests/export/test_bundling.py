@@ -13,11 +13,12 @@ import pytest
 from export import bundling
 from export.bundling import Options, build
 from tests.conftest import link_tree, relative_error
-from vta_rt.bundle import GRAPHS, Bundle
+from vta_rt.bundle import Bundle
 from vta_rt.errors import OptionError, OutputError, VTAError
 from vta_rt.pipeline import Pipeline
 
 SHORT = Options(seconds=0.32)
+GRAPHS = ("visual_encoder", "denoiser", "denoiser_unguided", "vae_decoder", "vocoder")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +144,11 @@ def test_a_new_bundle_is_not_there_before_it_is_whole(
     with pytest.raises(VTAError, match=r"visual_encoder: the exported graph is not the torch module: .* tokens 0.5"):
         build(micro_checkpoint, out=tmp_path / "bundle", options=SHORT)
     assert [path.name for path in (tmp_path / "bundle").iterdir()] == [".build"]
+
+
+def test_two_builds_do_not_write_into_one_folder(micro_checkpoint: Path, tmp_path: Path) -> None:
+    with bundling._staging_folder(tmp_path / "bundle"), pytest.raises(OutputError, match="another build is writing"):
+        build(micro_checkpoint, out=tmp_path / "bundle", options=SHORT)
 
 
 def test_fp16_is_half_the_size_and_close(bundle_short: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:

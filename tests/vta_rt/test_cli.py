@@ -12,6 +12,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,51 @@ def test_a_disk_that_is_full(bundle_short: Path, clip: Path, tmp_path: Path, nam
     assert list(out.parent.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["clip.webm", "file/clip.wav"])
+def test_what_cannot_be_written_is_said_before_the_work(
+    bundle_short: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    out: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("vta_rt.pipeline.Pipeline.generate", lambda *_, **__: pytest.fail("worked in vain"))
+    assert generate(bundle_short, clip, "-o", tmp_path / out) == 2
+    expect_one_line(capfd, out)
+
+
+def test_a_terminal_that_cannot_show_a_name(bundle_short: Path, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "Blätter \u96e8.mp4", seconds=0.2)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run_vta("generate", clip, "-o", tmp_path / "a.wav", "--bundle", bundle_short, *QUICK, env=environment)
+    assert done.returncode == 0, done.stderr
+    done = run_vta("generate", tmp_path / "fehlt \u96e8.mp4", "--bundle", bundle_short, env=environment)
+    assert done.returncode == 2
+    assert "\\u96e8" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_place_for_the_report_that_is_full(bundle_short: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "vta_rt.cli", "info", str(bundle_short)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/bundle", "b" * 300])
+def test_names_no_bundle_can_have(name: str, capfd: pytest.CaptureFixture) -> None:
+    assert main(["info", name]) == 2
+    expect_one_line(capfd, "no such")
+
+
+def test_a_name_too_long_to_write(bundle_short: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert generate(bundle_short, clip, "-o", tmp_path / f"{'a' * 300}.wav") == 2
+    expect_one_line(capfd, "cannot be written")
+
+
 def test_a_folder_that_cannot_be_made(
     bundle_short: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -323,7 +369,10 @@ def read_until(leader: int, text: bytes) -> bytes:
 
 def start_vta(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "vta_rt.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+    heed_interrupts = partial(
+        signal.signal, signal.SIGINT, signal.default_int_handler
+    )  # background jobs inherit the opposite
+    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=heed_interrupts, **options)
 
 
 def test_info_and_check(bundle_short: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from vta_rt.backends.base import Arrays, Session
-from vta_rt.bundle import FileRecord, GraphRecord, TensorSpec
 from vta_rt.denoise import denoise
 from vta_rt.errors import OptionError
+from vta_rt.manifest import FileRecord, GraphRecord, TensorSpec
 
 SHAPE = (2, 3, 4, 5)
 STATE = ("latents", "previous", "noise")

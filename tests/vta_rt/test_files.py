@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,20 @@ def test_plain_string_and_relative_name(tmp_path: Path, monkeypatch: pytest.Monk
     with replacing("file.txt") as part:
         part.write_text("new")
     assert (tmp_path / "file.txt").read_text() == "new"
+
+
+def test_writers_in_many_threads_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    """Files get the mode an ordinary ``open`` would have given."""
+    mask = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: _write(tmp_path / f"{n}.txt"), range(200)))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
+def _write(path: Path) -> None:
+    with replacing(path) as part:
+        part.write_text("x")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import vta_rt
 from tests.conftest import relative_error
 from tests.vta_rt.conftest import make_clip
-from vta_rt.errors import BundleError, OptionError, VideoError
+from vta_rt.errors import BundleError, OptionError, VideoError, VTAError
 from vta_rt.pipeline import Pipeline
 
 QUICK = {"steps": 2, "guidance": 2.0}
@@ -163,14 +164,39 @@ def test_backends_and_threads_that_do_not_exist(bundle_short: Path) -> None:
         Pipeline(bundle_short, threads=0)
 
 
-def test_a_graph_that_is_another_one(bundle_copy: Path) -> None:
-    """Hashes right, contents wrong: the manifest lists the vocoder under the decoder's name."""
-    import json
-
+@pytest.mark.parametrize("pair", [("denoiser", "denoiser_unguided"), ("vae_decoder", "vocoder")])
+def test_a_graph_that_is_another_one(bundle_copy: Path, pair: tuple[str, str]) -> None:
+    """Hashes and listed shapes right, files exchanged."""
     path = bundle_copy / "bundle.json"
     manifest = json.loads(path.read_text())
-    manifest["graphs"]["vae_decoder"]["graph"] = manifest["graphs"]["vocoder"]["graph"]
+    first, second = (manifest["graphs"][name] for name in pair)
+    for part in ("graph", "weights"):
+        first[part], second[part] = second[part], first[part]
     path.unlink()
     path.write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=r"vocoder\.onnx: is not the graph vae_decoder: its inputs are mel"):
-        Pipeline(bundle_copy).decode(np.zeros((1, 8, 16, 16), np.float32))
+    with pytest.raises(BundleError, match=rf"is not the graph {pair[0]}, but {pair[1]}"):
+        Pipeline(bundle_copy).session(pair[0])
+
+
+def test_a_bundle_that_changes_under_a_pipeline(bundle_copy: Path) -> None:
+    pipeline = Pipeline(bundle_copy)
+    weights = bundle_copy / "vocoder.onnx.data"
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content)
+    with pytest.raises(BundleError, match=r"vocoder\.onnx\.data: has changed since the bundle was opened"):
+        pipeline.session("vocoder")
+
+
+def test_no_videos(pipeline: Pipeline) -> None:
+    with pytest.raises(OptionError, match="no video given"):
+        pipeline.generate([])
+
+
+def test_values_that_are_not_finite_are_not_called_sound(
+    bundle_short: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline(bundle_short)
+    monkeypatch.setattr(pipeline, "vocode", lambda mel: np.full((1, 10240), np.nan, np.float32))
+    with pytest.raises(VTAError, match=r"0\.mp4: the model gave values that are not finite"):
+        pipeline.generate(clips[0], **QUICK)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from vta_rt.bundle import GraphRecord, TensorSpec
 from vta_rt.errors import BundleError, OptionError
+from vta_rt.manifest import GraphRecord, TensorSpec
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -19,8 +19,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from vta_rt.backends.base import Arrays, Session
-from vta_rt.bundle import GraphRecord, TensorSpec
 from vta_rt.errors import BundleError, VTAError
+from vta_rt.manifest import GraphRecord, TensorSpec
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -36,7 +36,7 @@ class OnnxRuntimeSession(Session):
     """A graph on ONNX Runtime's CPU provider.
 
     Args:
-        path: the ONNX file. threads: cores to use, None for all physical ones.
+        path: the ONNX file. threads: cores to use, at most all there are; None for all.
 
     Raises:
         BundleError: the file is not a graph ONNX Runtime can load, or not the graph the manifest describes.
@@ -47,11 +47,13 @@ class OnnxRuntimeSession(Session):
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         if threads is not None:
-            options.intra_op_num_threads = threads
+            options.intra_op_num_threads = min(threads, os.cpu_count() or 1)  # more would only wait for each other
         try:
             self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises a dozen kinds, none with a common base
             raise BundleError(f"{path}: ONNX Runtime cannot load it ({_one_line(error)})") from error
+        if (found := self._session.get_modelmeta().graph_name) != name:
+            raise BundleError(f"{path}: is not the graph {name}, but {found}")
         self._check_signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()), path)
 
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:

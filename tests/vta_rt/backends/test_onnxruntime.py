@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
-from vta_rt.bundle import GraphRecord, TensorSpec, record_file
 from vta_rt.errors import BundleError, OptionError, VTAError
+from vta_rt.manifest import GraphRecord, TensorSpec, record_file
 
 INPUTS = (TensorSpec("a", ("batch", 3), "float32"), TensorSpec("b", (3,), "float32"))
 OUTPUTS = (TensorSpec("product", ("batch", 3), "float32"),)
@@ -86,6 +86,17 @@ def test_a_file_that_is_no_graph(graph: Path) -> None:
     with pytest.raises(BundleError, match=r"product\.onnx: ONNX Runtime cannot load it") as caught:
         open_session(graph)
     assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_another_name(graph: Path) -> None:
+    record = GraphRecord(record_file(graph), (), INPUTS, OUTPUTS, "fp32")
+    with pytest.raises(BundleError, match=r"product\.onnx: is not the graph sum, but product"):
+        OnnxRuntimeSession("sum", record, graph)
+
+
+def test_more_threads_than_cores_are_no_harm(graph: Path) -> None:
+    session = OnnxRuntimeSession("product", GraphRecord(record_file(graph), (), INPUTS, OUTPUTS, "fp32"), graph, 10**12)
+    assert session.run({"a": np.ones((1, 3), np.float32), "b": np.ones(3, np.float32)})["product"].sum() == 3
 
 
 def test_a_graph_with_another_signature(graph: Path) -> None:

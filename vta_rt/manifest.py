@@ -1,0 +1,199 @@
+"""``bundle.json``: its schema as dataclasses, reading, checking and writing it. Knows no other file of a bundle.
+
+Plain JSON, so that a runtime in any language can read it. What the manifest says of the graphs must fit what it says of
+the model: that is checked here, once, so that nothing later need doubt it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from vta_rt.config import FrameConfig, ModelConfig
+from vta_rt.errors import BundleError
+from vta_rt.files import replacing, sha256_of
+from vta_rt.schedule import NoiseSchedule
+
+MANIFEST = "bundle.json"
+FORMAT_VERSION = 1
+
+
+Precision = Literal["fp32", "fp16"]
+Shape = tuple[int | None, ...]
+Signature = dict[str, tuple[Shape, str]]
+"""Shape and type of each tensor, by name."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph: sizes are integers, or names where the size may vary."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the bundle, as it was written. ``file`` is its name inside the folder, ``size`` in bytes."""
+
+    file: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class GraphRecord:
+    """One exported graph.
+
+    error: relative error against the torch module at fp32, by output, as measured when it was exported.
+    key: hash of everything the graph was made from; a build with the same key need not make it again.
+    """
+
+    graph: FileRecord
+    weights: tuple[FileRecord, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    precision: Precision
+    error: dict[str, float] = field(default_factory=dict)
+    key: str = ""
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        return (self.graph, *self.weights)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a bundle came from. ``sha256`` maps each checkpoint file's name to its hash."""
+
+    checkpoint: str
+    sha256: dict[str, str]
+    exporter: str
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``bundle.json``."""
+
+    format_version: int
+    model: ModelConfig
+    frames: FrameConfig
+    schedule: NoiseSchedule
+    graphs: dict[str, GraphRecord]
+    source: Source
+    engines: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def precision(self) -> str:
+        return "+".join(sorted({record.precision for record in self.graphs.values()}))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check a ``bundle.json``.
+
+    Raises:
+        BundleError: missing, not JSON, another format version, or a field of the wrong type, which is named.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path.parent}: is not a bundle, it has no {path.name}") from None
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        document = msgspec.json.decode(text)
+        _check_version(path, document)
+        manifest = msgspec.convert(document, Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: is not a valid manifest ({error})") from None
+    if problem := _misfit(manifest):
+        raise BundleError(f"{path}: {problem}")
+    return manifest
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write ``bundle.json`` whole or not at all."""
+    text = msgspec.json.format(msgspec.json.encode(asdict(manifest)), indent=2)
+    with replacing(path) as temporary:
+        temporary.write_bytes(text + b"\n")
+
+
+def record_file(path: Path) -> FileRecord:
+    """The manifest's record of a file that was just written."""
+    return FileRecord(path.name, path.stat().st_size, sha256_of(path))
+
+
+def _check_version(path: Path, document: Any) -> None:
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise BundleError(f"{path}: is not a bundle's manifest, it has no format_version")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: format version {version} was written by a newer vta_rt; this one reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    if version < 1:
+        raise BundleError(f"{path}: format version {version} does not exist; this vta_rt reads 1 to {FORMAT_VERSION}")
+
+
+def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signature, Signature]]:
+    """Inputs and outputs every graph must have; None stands for a size that the graph may fix or leave open."""
+    state: Shape = (None, *model.latent_shape()[1:])
+    mel: Shape = (None, 1, None, model.mel_bins)
+    step: tuple[Signature, Signature] = (
+        {
+            **dict.fromkeys(("latents", "previous", "noise"), (state, "float32")),
+            "tokens": ((None, None, model.token_width), "float32"),
+            "token_mask": ((None, None), "bool"),
+            "timestep": ((None,), "float32"),
+            "step": ((8,), "float32"),
+        },
+        dict.fromkeys(("latents_next", "denoised"), (state, "float32")),
+    )
+    pictures: Shape = (None, frames.size, frames.size, 3)
+    latents: Shape = (None, model.latent_channels, None, model.latent_bins)
+    return {
+        "visual_encoder": ({"frames": (pictures, "uint8")}, {"tokens": ((None, model.token_width), "float32")}),
+        "denoiser": step,
+        "denoiser_unguided": step,
+        "vae_decoder": ({"latents": (latents, "float32")}, {"mel": (mel, "float32")}),
+        "vocoder": ({"mel": (mel, "float32")}, {"wave": ((None, None), "float32")}),
+    }
+
+
+def _misfit(manifest: Manifest) -> str | None:
+    """What in a manifest contradicts itself or this version, in a few words; None for nothing."""
+    frames = manifest.frames
+    if (frames.clip_length, frames.clip_stride) != (1, 1) or frames.tokens_per_second != frames.rate:
+        return "its encoder looks at several pictures at once, which this vta_rt cannot do; a newer one may"
+    expected = signatures(manifest.model, frames)
+    if missing := expected.keys() - manifest.graphs.keys():
+        return f"lists no graph {', '.join(name for name in expected if name in missing)}"
+    for name, (inputs, outputs) in expected.items():
+        record = manifest.graphs[name]
+        for kind, specs, wanted in (("inputs", record.inputs, inputs), ("outputs", record.outputs, outputs)):
+            if {spec.name for spec in specs} != wanted.keys():
+                return f"the {kind} of graph {name} are {', '.join(s.name for s in specs)}, not {', '.join(wanted)}"
+            for spec in specs:
+                shape, dtype = wanted[spec.name]
+                if not _fits(spec, shape, dtype):
+                    sizes = ", ".join("any" if size is None else str(size) for size in shape)
+                    return (
+                        f"{spec.name} of graph {name} is {spec.dtype} [{', '.join(map(str, spec.shape))}], "
+                        f"which is not the model's {dtype} [{sizes}]"
+                    )
+    return None
+
+
+def _fits(spec: TensorSpec, shape: Shape, dtype: str) -> bool:
+    return (
+        spec.dtype == dtype
+        and len(spec.shape) == len(shape)
+        and all(
+            size is None or isinstance(own, str) or own == size for own, size in zip(spec.shape, shape, strict=True)
+        )
+    )
