@@ -103,6 +103,8 @@ def read_manifest(path: Path) -> Manifest:
         text = path.read_bytes()
     except FileNotFoundError:
         raise BundleError(f"{path.parent}: is not a bundle, it has no {path.name}") from None
+    except NotADirectoryError:
+        raise BundleError(f"{path.parent}: is a file, a bundle's folder is needed") from None
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
     try:

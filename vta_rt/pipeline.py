@@ -107,7 +107,8 @@ class Pipeline:
         if not paths:
             raise OptionError("no video given, at least one is needed")
         report = progress or _no_progress
-        self._table(steps, solver, guidance)  # before the work that comes first
+        self._table(steps, solver, guidance)  # these two before the work that comes first
+        _check_seed(seed)
 
         durations, tokens = [], []
         for index, path in enumerate(paths):

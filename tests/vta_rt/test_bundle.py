@@ -170,6 +170,12 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
         Bundle(tmp_path)
 
 
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(BundleError, match=r"notes\.txt: is a file, a bundle's folder is needed"):
+        Bundle(tmp_path / "notes.txt")
+
+
 def test_files_seen_before_are_not_read_again(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Bundle(bundle_copy)
     monkeypatch.setattr("vta_rt.verified.sha256_of", lambda path: pytest.fail(f"read {path} again"))

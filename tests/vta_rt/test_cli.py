@@ -60,6 +60,16 @@ def test_sound_and_video_files(bundle_short: Path, clip: Path, tmp_path: Path, c
     assert captured.err == ""  # no bar in a pipe
 
 
+def test_a_video_longer_than_the_model_is_said_to_be(
+    bundle_short: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    clip = make_clip(tmp_path / "long.mp4", seconds=1.2, frame_rate=25)
+    assert generate(bundle_short, clip, "-o", tmp_path / "a.wav") == 0
+    shown = capsys.readouterr().out
+    assert "0.64 s of sound" in shown
+    assert "the video is 1.20 s, longer than the model" in shown
+
+
 def test_several_videos_into_a_folder_made_for_them(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
     other = make_clip(tmp_path / "other.mp4", seconds=0.2, frame_rate=25)
     assert generate(bundle_short, clip, other, "-o", f"{tmp_path}/out/") == 0

@@ -121,7 +121,10 @@ def test_the_one_call(bundle_short: Path, clips: list[Path], pipeline: Pipeline)
         ({"seed": 1.5}, "seed is 1.5"),
     ],
 )
-def test_options_outside_what_is_allowed(pipeline: Pipeline, clips: list[Path], option: dict, message: str) -> None:
+def test_options_outside_what_is_allowed_are_refused_before_any_work(
+    pipeline: Pipeline, clips: list[Path], option: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "encode", lambda frames: pytest.fail("worked in vain"))
     with pytest.raises(OptionError, match=message):
         pipeline.generate(clips[0], **option)
 
