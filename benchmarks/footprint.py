@@ -39,13 +39,18 @@ def main() -> None:
             site = Path(python).parents[1] / "lib"
             row = {
                 "size_mb": round(sum(file.stat().st_size for file in site.rglob("*") if file.is_file()) / 1e6),
-                "packages": len(list(site.rglob("*.dist-info"))),
+                "packages": len(packages_in(site)),
                 "import_s": round(statistics.median(_time(python, statement) for _ in range(REPEATS)), 2),
                 "empty_interpreter_s": round(statistics.median(_time(python, "pass") for _ in range(REPEATS)), 2),
             }
-            result[name] = row
+            result[name] = row | {"versions": packages_in(site)}
             print(f"{name:<36}{row['size_mb']:>8,}{row['packages']:>10}{row['import_s']:>10}")
     print(machine.write("footprint", {"environments": result}))
+
+
+def packages_in(site: Path) -> list[str]:
+    """Names and versions of what an environment holds."""
+    return sorted(path.name.removesuffix(".dist-info") for path in site.rglob("*.dist-info"))
 
 
 def _make(folder: Path, packages: list[str]) -> str:
