@@ -28,7 +28,6 @@ from export import stages
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch
 from export.report import Report
-from train.encoder import MAX_POSITIONS
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.bundle import Bundle
 from vta_rt.config import FrameConfig, ModelConfig
@@ -188,10 +187,11 @@ def model_config(checkpoint: Checkpoint, seconds: float) -> ModelConfig:
     )
     shortest = 2 ** (len(config.unet.block_out_channels) - 1) / model.latents_per_second
     model = replace(model, seconds=round(math.ceil(round(seconds / shortest, 6)) * shortest, 6))
-    if config.encoder.positions and (count := model.frame_count(frame_config(checkpoint))) > MAX_POSITIONS:
+    rows = config.encoder.max_positions
+    if config.encoder.positions and (count := model.frame_count(frame_config(checkpoint))) > rows:
         raise OptionError(
-            f"seconds is {seconds:g}, which takes {count} frames; this checkpoint has positions for {MAX_POSITIONS}, "
-            f"{MAX_POSITIONS / config.frame_rate:g} s"
+            f"seconds is {seconds:g}, which takes {count} frames; this checkpoint has positions for {rows}, "
+            f"{rows / config.frame_rate:g} s"
         )
     return model
 

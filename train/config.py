@@ -7,7 +7,8 @@ plain JSON values.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, make_dataclass, replace
 from typing import Any
 
 import msgspec
@@ -16,20 +17,47 @@ from vta_rt.errors import OptionError
 from vta_rt.schedule import NoiseSchedule
 
 
+@dataclass(frozen=True, kw_only=True)
+class FrameEncoderConfig:
+    """What every frame encoder has, whatever tower looks at the pictures: one embedding per frame, then a linear layer."""
+
+    kind: str  # which tower; the names of ENCODERS
+    image_size: int = 224
+    projection: int = 768  # width of an embedding
+    tokens_dim: int = 2048
+    positions: bool = False  # add a sinusoid row per frame before the linear layer ("pe" of the published training)
+    max_positions: int = 30  # rows of that table
+
+
 @dataclass(frozen=True)
-class EncoderConfig:
-    """CLIP vision transformer with projection, then the linear layer that makes tokens of its embeddings."""
+class EncoderConfig(FrameEncoderConfig):
+    """CLIP vision transformer with projection."""
 
     width: int = 1024
     layers: int = 24
     heads: int = 16
     intermediate: int = 4096
     patch: int = 14
-    image_size: int = 224
-    projection: int = 768
-    tokens_dim: int = 2048
-    positions: bool = False  # add a sinusoid row per frame before the linear layer ("pe" of the published training)
     activation: str = "quick_gelu"
+    kind: str = field(default="clip", kw_only=True)
+
+
+@dataclass(frozen=True)
+class MotionConfig(FrameEncoderConfig):
+    """Small convolutional tower that sees each frame with its neighbours (``train.motion``).
+
+    One entry of ``channels`` per halving of the picture, one of ``dilations`` per temporal block.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 96, 128)
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
+    kind: str = field(default="motion", kw_only=True)
+    image_size: int = field(default=80, kw_only=True)
+    projection: int = field(default=256, kw_only=True)
+    tokens_dim: int = field(default=256, kw_only=True)
+
+
+ENCODERS: dict[str, type[FrameEncoderConfig]] = {"clip": EncoderConfig, "motion": MotionConfig}
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,9 @@ class TextConfig:
 class UNetConfig:
     """Denoiser: one entry of ``block_out_channels`` and ``attention_heads`` per resolution, outermost first.
 
-    Every block but the innermost cross-attends to the tokens; the middle block does too.
+    Every block but the innermost cross-attends to the tokens; the middle block does too. ``attention`` says otherwise,
+    level by level. ``aligned_channels`` is the width of the time-aligned path: each latent step also sees its own moment's
+    token, joined to the latents as that many channels (0: none, as published).
     """
 
     block_out_channels: tuple[int, ...] = (320, 640, 640, 1280)
@@ -60,6 +90,9 @@ class UNetConfig:
     norm_groups: int = 32
     latent_channels: int = 8
     upcast_attention: bool = True  # attention in float32 when the rest is half precision: its logits overflow float16
+    attention: tuple[bool, ...] | None = None
+    aligned_channels: int = 0
+    tokens_per_step: float = 0.08  # frame tokens a latent step (2 a second over 25), for the time-aligned path
 
 
 @dataclass(frozen=True)
@@ -103,7 +136,7 @@ class MelConfig:
 class SystemConfig:
     """Everything from pictures to samples. ``text`` is None where a checkpoint has no text encoder."""
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: FrameEncoderConfig = field(default_factory=EncoderConfig)
     text: TextConfig | None = None
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -130,13 +163,37 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> SystemCo
     Raises:
         OptionError: an unknown key, or a value of the wrong type; the message begins with ``source``.
     """
+    section = values.get("encoder", {})
+    kind = section.get("kind", "clip") if isinstance(section, dict) else "clip"
+    if kind not in ENCODERS:
+        raise OptionError(f"{source}: encoder.kind is {kind!r}, one of {', '.join(ENCODERS)} is needed")
+    rest = {name: value for name, value in values.items() if name != "encoder"}
     try:
-        config = msgspec.convert(values, SystemConfig)
+        # msgspec takes no union of dataclasses, so the encoder's section is converted by its kind.
+        encoder = msgspec.convert({"encoder": section}, _ENCODER_SECTIONS[kind]).encoder
+        config = replace(msgspec.convert(rest, SystemConfig), encoder=encoder)
     except msgspec.ValidationError as error:
         raise OptionError(f"{source}: {error}") from error
+    _check_steps(config, source)
     if unknown := _unknown_keys(values, asdict(config)):
         raise OptionError(f"{source}: unknown {', '.join(unknown)}; a section allows the fields of train/config.py")
     return config
+
+
+_ENCODER_SECTIONS: dict[str, Any] = {
+    kind: make_dataclass(kind, [("encoder", section)]) for kind, section in ENCODERS.items()
+}
+
+
+def _check_steps(config: SystemConfig, source: str) -> None:
+    """The time-aligned path must know how many tokens there are to a latent step."""
+    stride = 2 ** (len(config.vae.block_out_channels) - 1)
+    expected = config.frame_rate * config.mel.hop * stride / config.mel.sample_rate
+    if config.unet.aligned_channels and not math.isclose(config.unet.tokens_per_step, expected, rel_tol=1e-6):
+        raise OptionError(
+            f"{source}: unet.tokens_per_step is {config.unet.tokens_per_step:g}, but {config.frame_rate:g} frames a second "
+            f"are {expected:g} a latent step"
+        )
 
 
 def _unknown_keys(values: dict[str, Any], known: dict[str, Any], prefix: str = "") -> list[str]:

@@ -1,80 +1,109 @@
-"""Pictures to tokens: CLIP's image embedding of each frame, an optional position, a linear layer.
+"""Pictures to tokens: a tower's embedding of each frame, an optional position, a linear layer.
 
 Also the text half of CLIP, where a model was trained with prompts. Knows neither videos nor tokenisers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from train.config import EncoderConfig, TextConfig
+from train.config import EncoderConfig, FrameEncoderConfig, TextConfig
+from train.motion import MotionTower
 from vta_rt.errors import OptionError
-
-MAX_POSITIONS = 30  # rows of the published sinusoid table
 
 
 class FrameEncoder(nn.Module):
-    """One token per frame. Parameters are named as in a published checkpoint below ``vid_fea_extractor.``."""
+    """One token per frame. Parameters are named as in a published checkpoint below ``vid_fea_extractor.``.
+
+    ``embed`` is the tower, which training usually leaves frozen; ``project`` makes tokens of its embeddings.
+    """
 
     positions: Tensor
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: FrameEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.clip_vision = CLIPVisionModelWithProjection._from_config(
-            CLIPVisionConfig(
-                hidden_size=config.width,
-                intermediate_size=config.intermediate,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                image_size=config.image_size,
-                patch_size=config.patch,
-                projection_dim=config.projection,
-                hidden_act=config.activation,
-            ),
-            attn_implementation="sdpa",
-        )
+        self._tower, build = TOWERS[config.kind]
+        self.add_module(self._tower, build(config))
         self.linear_layer = nn.Linear(config.projection, config.tokens_dim)
-        self.register_buffer("positions", sinusoids(MAX_POSITIONS, config.projection), persistent=False)
+        self.register_buffer("positions", sinusoids(config.max_positions, config.projection), persistent=False)
+
+    @property
+    def tower(self) -> nn.Module:
+        """What looks at the pictures: [T, 3, H, W] in [0, 1] -> embeddings."""
+        return self.get_submodule(self._tower)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Args:
-            frames: [T, H, W, 3] uint8; H and W are the configured picture size, T at most 30 with positions.
+            frames: [T, H, W, 3] uint8; H and W are the configured picture size.
 
         Returns:
             tokens [T, D].
 
         Raises:
-            OptionError: more frames than positions.
+            OptionError: more frames than positions, where positions are on.
+        """
+        return self.project(self.embed(frames))
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """Frames [T, H, W, 3] uint8 -> embeddings [T, projection].
 
         Pictures are only divided by 255: the published weights were trained without CLIP's mean and deviation.
         """
         pictures = frames.permute(0, 3, 1, 2).to(self.linear_layer.weight.dtype) / 255  # [T, 3, H, W]
-        embeddings = self.clip_vision(pixel_values=pictures).image_embeds  # [T, projection]
+        out = self.tower(pictures)
+        return getattr(out, "image_embeds", out)
+
+    def project(self, embeddings: Tensor) -> Tensor:
+        """Embeddings [T, projection] of one clip from its beginning -> tokens [T, D]; raises as ``forward``."""
         if self.config.positions:
-            if frames.shape[0] > MAX_POSITIONS:
-                raise OptionError(
-                    f"{frames.shape[0]} frames, but this encoder's position table has {MAX_POSITIONS} rows"
-                )
-            embeddings = embeddings + self.positions[: frames.shape[0]]
+            count, rows = embeddings.shape[0], self.config.max_positions
+            if count > rows:
+                raise OptionError(f"{count} frames, but this encoder's position table has {rows} rows")
+            embeddings = embeddings + self.positions[:count]
         return self.linear_layer(embeddings)
 
     def reset_buffers(self) -> None:
         """Compute what no state dict holds, on the parameters' device: for a model built on the meta device."""
         weight = self.linear_layer.weight
-        embeddings = self.clip_vision.vision_model.embeddings
-        embeddings.position_ids = torch.arange(embeddings.num_positions, device=weight.device)[None]
-        self.positions = sinusoids(MAX_POSITIONS, self.config.projection).to(weight)
+        if isinstance(self.tower, CLIPVisionModelWithProjection):
+            embeddings = self.tower.vision_model.embeddings
+            embeddings.position_ids = torch.arange(embeddings.num_positions, device=weight.device)[None]
+        self.positions = sinusoids(self.config.max_positions, self.config.projection).to(weight)
 
 
-def build_encoder(config: EncoderConfig) -> FrameEncoder:
+def build_encoder(config: FrameEncoderConfig) -> FrameEncoder:
     """A frame encoder with fresh weights."""
     return FrameEncoder(config)
+
+
+def _build_clip(config: EncoderConfig) -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection._from_config(
+        CLIPVisionConfig(
+            hidden_size=config.width,
+            intermediate_size=config.intermediate,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            image_size=config.image_size,
+            patch_size=config.patch,
+            projection_dim=config.projection,
+            hidden_act=config.activation,
+        ),
+        attn_implementation="sdpa",
+    )
+
+
+# kind -> the tower's name in a checkpoint, and how it is built
+TOWERS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
+    "clip": ("clip_vision", _build_clip),
+    "motion": ("motion", MotionTower),
+}
 
 
 def build_text_encoder(config: TextConfig) -> CLIPTextModelWithProjection:

@@ -1,8 +1,14 @@
-"""The denoiser: diffusers' UNet with our attention. Knows no schedule, no guidance and no checkpoint."""
+"""The denoiser: diffusers' UNet with our attention, and its time-aligned form. Knows no schedule, no guidance, no files."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from train.attention import use_sdpa
 from train.config import UNetConfig
@@ -14,21 +20,77 @@ def build_unet(config: UNetConfig) -> UNet2DConditionModel:
     The token mask [B, N], true where a token is real, is its ``encoder_attention_mask``.
     """
     inner = len(config.block_out_channels) - 1
-    unet = UNet2DConditionModel(
-        in_channels=config.latent_channels,
-        out_channels=config.latent_channels,
-        down_block_types=("CrossAttnDownBlock2D",) * inner + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * inner,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        attention_head_dim=config.attention_heads,  # diffusers reads this as the number of heads, whatever its name
-        cross_attention_dim=config.cross_attention_dim,
-        norm_num_groups=config.norm_groups,
-        use_linear_projection=True,
-        upcast_attention=config.upcast_attention,
-        flip_sin_to_cos=True,
-        freq_shift=0,
-        act_fn="silu",
-    )
+    attends = config.attention or (True,) * inner + (False,)
+    settings: dict[str, Any] = {
+        "out_channels": config.latent_channels,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)),
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "attention_head_dim": config.attention_heads,  # diffusers reads this as the number of heads, whatever its name
+        "cross_attention_dim": config.cross_attention_dim,
+        "norm_num_groups": config.norm_groups,
+        "use_linear_projection": True,
+        "upcast_attention": config.upcast_attention,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "act_fn": "silu",
+    }
+    if config.aligned_channels:
+        unet: UNet2DConditionModel = AlignedUNet(config.aligned_channels, config.tokens_per_step, config, settings)
+    else:
+        unet = UNet2DConditionModel(in_channels=config.latent_channels, **settings)
     use_sdpa(unet)
     return unet
+
+
+class AlignedUNet(UNet2DConditionModel):
+    """A UNet whose every latent step also sees the token of its own moment.
+
+    Frame tokens otherwise reach the latents through cross-attention alone, and latents carry no position: what happens
+    is heard, but not when. Here a linear map of the tokens, resampled from the frames' times to the latent steps', joins the
+    latents as further channels, the same in every frequency row. The map has no bias, so that zero tokens, the
+    unconditional branch of guidance, say nothing.
+    """
+
+    def __init__(self, channels: int, tokens_per_step: float, config: UNetConfig, settings: dict[str, Any]) -> None:
+        super().__init__(in_channels=config.latent_channels + channels, **settings)
+        self.aligned = nn.Linear(config.cross_attention_dim, channels, bias=False)
+        self._tokens_per_step = tokens_per_step
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """As ``UNet2DConditionModel.forward``; tokens are those of frames evenly spaced from the first latent step on."""
+        mask = encoder_attention_mask
+        if mask is None:
+            mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.bool, device=sample.device)
+        features = self.aligned(encoder_hidden_states)  # [B, N, channels]
+        features = resample(features, mask, sample.shape[2], self._tokens_per_step)  # [B, T, channels]
+        rows = features.transpose(1, 2)[..., None].expand(-1, -1, -1, sample.shape[3])  # [B, channels, T, F]
+        return super().forward(
+            torch.cat([sample, rows], 1), timestep, encoder_hidden_states, encoder_attention_mask=mask, **options
+        )
+
+
+def resample(features: Tensor, mask: Tensor, steps: int, per_step: float) -> Tensor:
+    """Linear interpolation in time: [B, N, C], one every ``1 / per_step`` steps from step 0 -> [B, steps, C].
+
+    Between a real feature and a masked or missing one the real one holds; where there is none the result is zero.
+    """
+    place = torch.arange(steps, device=features.device, dtype=torch.float64) * per_step
+    before = (place + 1e-6).floor().long()
+    share = (place - before).clamp(0, 1).to(features.dtype)[:, None]  # [steps, 1] of the later of the two
+    beyond = math.ceil(steps * per_step) + 1
+    weights = pad(mask.to(features.dtype), (0, beyond))[..., None]  # [B, N + beyond, 1]
+    features = pad(features, (0, 0, 0, beyond)) * weights
+    if per_step == int(per_step):
+        return features[:, before]
+    total = features[:, before] * (1 - share) + features[:, before + 1] * share
+    weight = weights[:, before] * (1 - share) + weights[:, before + 1] * share
+    return total / weight.clamp(min=1e-3)

@@ -32,7 +32,7 @@ CLOSEST = 0.1  # s between two hits of a scene, and from either end
 KINDS = {"bounce": 0.34, "strike": 0.26, "spin": 0.12, "mixed": 0.18, "nothing": 0.10}  # and their shares
 ROUND_SHAPES = ("circle", "circle", "circle", "ring", "hexagon", "octagon")
 SHAPES = (*ROUND_SHAPES, "square", "square")
-ASPECTS = (1.0, 4 / 3, 4 / 3, 16 / 9, 9 / 16)
+ASPECTS = (1.0, 1.0, 4 / 3, 4 / 3, 16 / 9)  # all happens in the middle square, which a centre crop keeps
 FRAME_RATES = (16.0, 20.0, 24.0, 25.0, 25.0, 30000 / 1001, 30.0, 30.0, 50.0, 60.0)
 
 
@@ -104,15 +104,16 @@ def compose(rng: np.random.Generator, seconds: float, kind: str | None = None) -
     kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
     look = _look(rng)
     scene = Scene(kind, seconds, look)
+    left = (look.aspect - 1) / 2  # of the middle square
     if kind == "mixed":
         makers: list[Maker] = [_with_loose, _with_instrument, _with_rotor]
-        chosen = rng.permutation(3)[: 2 if look.aspect < 1.2 or rng.random() < 0.6 else 3]
-        width = look.aspect / len(chosen)
+        chosen = rng.permutation(3)[: 2 if rng.random() < 0.8 else 3]
+        width = 1 / len(chosen)
         for column, index in enumerate(chosen):
-            scene = makers[index](rng, scene, column * width, (column + 1) * width)
+            scene = makers[index](rng, scene, left + column * width, left + (column + 1) * width)
     elif kind != "nothing":
         maker = {"bounce": _with_loose, "strike": _with_instrument, "spin": _with_rotor}[kind]
-        scene = maker(rng, scene, 0.0, look.aspect)
+        scene = maker(rng, scene, left, left + 1)
     if kind == "nothing" and rng.random() < 0.5:
         scene = _with_resting(rng, scene)
     if kind == "nothing" or rng.random() < 0.2:
@@ -179,7 +180,7 @@ def _with_resting(rng: np.random.Generator, scene: Scene) -> Scene:
 def _throw(rng: np.random.Generator, room: Room, seconds: float) -> Loose:
     material = SOLIDS[rng.integers(len(SOLIDS))]
     width = room.right - room.left
-    size = min(float(np.exp(rng.uniform(math.log(0.08), math.log(0.26)))), 0.45 * width)
+    size = min(float(np.exp(rng.uniform(math.log(0.1), math.log(0.28)))), 0.45 * width)
     shape = str(rng.choice(SHAPES))
     x = rng.uniform(room.left + size / 2, room.right - size / 2)
     release = float(rng.choice([0.0, rng.uniform(0, 0.6 * seconds)]))
@@ -239,7 +240,7 @@ def _with_instrument(rng: np.random.Generator, scene: Scene, left: float, right:
         time += pace * rng.choice([1.0, 1.0, 0.5, 2.0]) * rng.uniform(0.9, 1.1)
     if not blows:
         return scene
-    instrument = Instrument(targets, tuple(blows), rng.uniform(0.022, 0.045), rng.uniform(0.12, 0.3))
+    instrument = Instrument(targets, tuple(blows), rng.uniform(0.03, 0.055), rng.uniform(0.12, 0.3))
     return replace(scene, instruments=(*scene.instruments, instrument))
 
 
@@ -250,10 +251,10 @@ def _row(rng: np.random.Generator, left: float, right: float, y: float) -> tuple
     room, gap = (right - left) * 0.96, rng.uniform(0.01, 0.04)
     sizes: list[float] = []
     for _ in range(rng.integers(1, 7)):
-        size = size_of(material, _note(rng, 0.1, 0.45, material.pitch))
+        size = size_of(material, _note(rng, 0.14, 0.5, material.pitch))
         if sum(sizes) + gap * len(sizes) + size <= room:
             sizes.append(size)
-    sizes = sizes or [size_of(material, _note(rng, 0.1, 0.2, material.pitch))]
+    sizes = sizes or [size_of(material, _note(rng, 0.14, 0.25, material.pitch))]
     sizes = sorted(sizes, reverse=True) if rng.random() < 0.6 else sizes
     x = left + (right - left - sum(sizes) - gap * (len(sizes) - 1)) * rng.uniform(0.2, 0.8)
     targets = []
@@ -271,7 +272,7 @@ def _note(rng: np.random.Generator, smallest: float, largest: float, pitch: floa
 
 def _with_rotor(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
     """A wheel whose spokes never pass quicker than half of the frame rate, so that its speed can be seen."""
-    radius = rng.uniform(0.14, 0.42) * min(1.0, right - left)
+    radius = max(rng.uniform(0.14, 0.42) * (right - left), 0.11)
     spokes = int(rng.integers(1, 7))
     fastest = min(2.4, 0.45 * min(scene.look.frame_rate, 25.0) / spokes)
     times = np.linspace(0, scene.seconds, rng.integers(3, 8))

@@ -1,0 +1,116 @@
+"""The motion tower and the time-aligned path: what they see, and when."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from train.config import MotionConfig, SystemConfig, UNetConfig, from_dict, to_dict
+from train.encoder import FrameEncoder, build_encoder
+from train.motion import with_differences
+from train.unet import AlignedUNet, build_unet, resample
+from vta_rt.errors import OptionError
+
+MOTION = MotionConfig(channels=(8, 8), dilations=(1, 2), image_size=16, projection=12, tokens_dim=10)
+ALIGNED = UNetConfig((16, 16), (2, 2), 10, layers_per_block=1, norm_groups=8, attention=(False, False))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> FrameEncoder:
+    torch.manual_seed(0)
+    return build_encoder(MOTION).eval()
+
+
+def frames(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), np.uint8))
+
+
+def test_a_token_per_frame(encoder: FrameEncoder) -> None:
+    assert encoder(frames(7)).shape == (7, 10)
+    assert encoder(frames(1)).shape == (1, 10)
+
+
+def test_a_batch_of_clips_is_each_clip_alone(encoder: FrameEncoder) -> None:
+    clips = torch.stack([frames(5, 1), frames(5, 2)]).permute(0, 1, 4, 2, 3) / 255
+    together = encoder.tower(clips)
+    for clip, alone in zip(clips, together, strict=True):
+        torch.testing.assert_close(encoder.tower(clip), alone)
+
+
+def test_differences_look_back_and_ahead() -> None:
+    pictures = torch.arange(3.0)[None, :, None, None, None].expand(1, 3, 3, 2, 2) ** 2  # 0, 1, 4
+    seen = with_differences(pictures)[0, :, ::3, 0, 0]
+    torch.testing.assert_close(seen, torch.tensor([[-0.5, 0.0, 1.0], [0.5, 1.0, 3.0], [3.5, 3.0, 0.0]]))
+
+
+def test_a_frame_changes_tokens_near_it_alone(encoder: FrameEncoder) -> None:
+    """One frame either side by differences, then as far as the dilations reach."""
+    before, after = frames(20), frames(20)
+    after[10] = 255 - after[10]
+    changed = (encoder(before) != encoder(after)).any(dim=1)
+    reach = 1 + sum(MOTION.dilations)
+    expected = torch.arange(20).sub(10).abs() <= reach
+    torch.testing.assert_close(changed, expected)
+
+
+def test_the_configuration_comes_back() -> None:
+    config = SystemConfig(encoder=MOTION, frame_rate=25.0)
+    assert from_dict(to_dict(config)) == config
+    with pytest.raises(OptionError, match=r"encoder\.kind is 'eye', one of clip, motion"):
+        from_dict({"encoder": {"kind": "eye"}})
+
+
+def test_steps_and_frame_rate_must_agree() -> None:
+    values = to_dict(SystemConfig(encoder=MOTION, unet=UNetConfig(aligned_channels=4), frame_rate=25.0))
+    with pytest.raises(OptionError, match=r"tokens_per_step is 0\.08, but 25 frames a second are 1 a latent step"):
+        from_dict(values)
+
+
+def test_resampling_is_exact_at_one_token_a_step() -> None:
+    features = torch.randn(2, 5, 3)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask[1, 3:] = False
+    out = resample(features, mask, 6, 1.0)
+    torch.testing.assert_close(out[0, :5], features[0])
+    torch.testing.assert_close(out[1, :3], features[1, :3])
+    assert not out[0, 5:].any()
+    assert not out[1, 3:].any()
+
+
+def test_resampling_interpolates_and_holds() -> None:
+    features = torch.tensor([0.0, 1.0, 5.0])[None, :, None]
+    mask = torch.tensor([[True, True, False]])
+    out = resample(features, mask, 8, 0.25)[0, :, 0]
+    torch.testing.assert_close(out, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]))
+
+
+def test_resampling_skips_tokens_where_there_are_more_than_steps() -> None:
+    features = torch.arange(8.0)[None, :, None]
+    out = resample(features, torch.ones(1, 8, dtype=torch.bool), 4, 2.0)
+    torch.testing.assert_close(out[0, :, 0], torch.tensor([0.0, 2.0, 4.0, 6.0]))
+
+
+@pytest.mark.parametrize("per_step", [1.0, 0.08])
+def test_aligned_unet_hears_each_token_at_its_own_moment(per_step: float) -> None:
+    torch.manual_seed(0)
+    unet = build_unet(UNetConfig(**{**vars(ALIGNED), "aligned_channels": 4, "tokens_per_step": per_step})).eval()
+    assert isinstance(unet, AlignedUNet)
+    count = int(32 * per_step)
+    latents, timestep, tokens = torch.randn(1, 8, 32, 4), torch.tensor([500]), torch.randn(1, max(count, 2), 10)
+    joined: list[torch.Tensor] = []
+    unet.conv_in.register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
+    with torch.no_grad():
+        unet(latents, timestep, tokens)
+        unet(latents, timestep, tokens * (torch.arange(tokens.shape[1]) > 0)[None, :, None])
+    changed = (joined[0] - joined[1]).abs().amax(dim=(0, 1, 3)) > 0  # [T]
+    assert changed[0]
+    assert not changed[math.ceil(1 / per_step) :].any()
+    torch.testing.assert_close(joined[0][:, :8], latents)
+
+
+def test_zero_tokens_say_nothing() -> None:
+    """The unconditional branch of guidance rests on it."""
+    unet = build_unet(UNetConfig(**{**vars(ALIGNED), "aligned_channels": 4, "tokens_per_step": 1.0}))
+    assert isinstance(unet, AlignedUNet)
+    assert not unet.aligned(torch.zeros(1, 3, 10)).any()
