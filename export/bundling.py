@@ -213,6 +213,7 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
 def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report) -> dict[str, GraphRecord]:
     """Export and check the graphs of one unit in the staging folder, and leave a note of them there."""
     made = unit.stages()
+    precisions: dict[str, Precision] = {stage.name: "fp32" if stage.keeps_fp32 else precision for stage in made}
     feeds = {stage.name: {name: value.numpy() for name, value in stage.inputs.items()} for stage in made}
     references, signatures = {}, {}
     for stage in made:
@@ -220,7 +221,7 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
             references[stage.name] = run_torch(stage)
     with WeightsFile(staging / f"{unit.name}.onnx.data") as weights:
         for stage in made:
-            stage.module.to(PRECISIONS[precision])
+            stage.module.to(PRECISIONS[precisions[stage.name]])
             with report.step(f"{stage.name}: export"):
                 signatures[stage.name] = export_stage(stage, staging / f"{stage.name}.onnx", weights)
     del made, stage  # the check needs the memory
@@ -230,10 +231,12 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
     shared = record_file(weights.path)
     for name, (inputs, outputs) in signatures.items():
         path = staging / f"{name}.onnx"
-        record = GraphRecord(record_file(path), (shared,), tuple(inputs), tuple(outputs), precision, key=unit.key)
+        record = GraphRecord(
+            record_file(path), (shared,), tuple(inputs), tuple(outputs), precisions[name], key=unit.key
+        )
         with report.step(f"{name}: check"):
             errors = relative_errors(OnnxRuntimeSession(name, record, path).run(feeds[name]), references[name])
-        _accept(name, errors, precision)
+        _accept(name, errors, precisions[name])
         records[name] = replace(record, error=errors)
         report.built(name, records[name])
     with replacing(_note(staging, unit.name)) as temporary:

@@ -103,10 +103,12 @@ class Checkpoint:
 
     def _load(self, name: str) -> Any:
         part = self.parts[name]
-        state = {key: tensor.to(torch.float32) for key, tensor in part.state.items()}
+        module = _on_meta(name, self.config)
+        # Float32, but for what counts something: batches seen by a norm, say.
+        types = {key: tensor.dtype for key, tensor in module.state_dict().items()}
+        state = {key: tensor.to(types[key]) for key, tensor in part.state.items()}
         if broken := [part.names[key] for key, tensor in state.items() if not _is_finite(tensor)]:
             raise CheckpointError(f"{part.file}: holds weights that are not finite numbers: {listing(broken)}")
-        module = _on_meta(name, self.config)
         module.load_state_dict(state, strict=True, assign=True)
         return module.eval().requires_grad_(False)
 

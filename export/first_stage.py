@@ -165,7 +165,10 @@ def _vae_section(path: Path) -> Section:
 
 def _vocoder_sections(path: Path) -> dict[str, Any]:
     """``VocoderConfig`` and ``MelConfig`` fields out of transformers' config.json, which leaves its defaults out."""
-    values = SpeechT5HifiGanConfig.from_dict(read_json(path))
+    own = read_json(path)
+    if own.get("kind") == "sinusoidal":  # written by train.first_stage, field by field
+        return {"vocoder": own}
+    values = SpeechT5HifiGanConfig.from_dict(own)
     if values.normalize_before:
         raise CheckpointError(f"{path}: normalize_before is true; only vocoders of unnormalised mels are supported")
     vocoder = {

@@ -62,7 +62,8 @@ def match(source: Source, modules: Mapping[str, nn.Module]) -> dict[str, Part]:
         misshapen += [
             f"{names[name]} is {_form(tensor)}, not {_form(wanted[name])}"
             for name, tensor in state.items()
-            if tensor.shape != wanted[name].shape or not tensor.is_floating_point()
+            if tensor.shape != wanted[name].shape
+            or (wanted[name].is_floating_point() and not tensor.is_floating_point())
         ]
         unexpected -= set(names.values())
         parts[part] = Part(source.file, state, names)

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from train.sinusoidal import SinusoidalVocoder
 from vta_rt.config import FrameConfig, ModelConfig
 
 Axes = dict[int, str]
@@ -21,7 +22,7 @@ class Stage:
     """One graph to be exported.
 
     inputs: example arrays by name, in the order ``module`` takes them; they fix every size not in ``varying``.
-    varying: axes that stay open, by input name: axis -> name of the size.
+    varying: axes that stay open, by input name: axis -> name of the size. keeps_fp32: not to be built in less.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Stage:
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
     varying: dict[str, Axes]
+    keeps_fp32: bool = False
 
 
 class VisualEncoder(nn.Module):
@@ -151,7 +153,9 @@ def vocoder(module: nn.Module, model: ModelConfig, *, dynamic_batch: bool) -> St
     shape = (2 if dynamic_batch else 1, 1, model.mel_frames, model.mel_bins)
     mel = torch.randn(shape, generator=_generator()) * 2 - 4  # about the range of log-mels
     varying = {2: "mel_frames"} | ({0: "batch"} if dynamic_batch else {})
-    return Stage("vocoder", Vocoder(module), {"mel": mel}, ("wave",), {"mel": varying})
+    # Running sums of frequencies are phases: in half precision they would be noise.
+    keeps_fp32 = isinstance(module, SinusoidalVocoder)
+    return Stage("vocoder", Vocoder(module), {"mel": mel}, ("wave",), {"mel": varying}, keeps_fp32)
 
 
 def _generator() -> torch.Generator:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, make_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,10 +46,11 @@ class EncoderConfig(FrameEncoderConfig):
 class MotionConfig(FrameEncoderConfig):
     """Small convolutional tower that sees each frame with its neighbours (``train.motion``).
 
-    One entry of ``channels`` per halving of the picture, one of ``dilations`` per temporal block.
+    The first of ``channels`` sees the picture at a quarter of its size, each further one at half of the one before; one of
+    ``dilations`` per temporal block.
     """
 
-    channels: tuple[int, ...] = (32, 64, 96, 128)
+    channels: tuple[int, ...] = (64, 96, 128)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
     kind: str = field(default="motion", kw_only=True)
     image_size: int = field(default=80, kw_only=True)
@@ -108,8 +109,15 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """HiFi-GAN generator (arXiv 2010.05646); one entry of ``upsample_rates`` and ``upsample_kernels`` per stage."""
+    """HiFi-GAN generator (arXiv 2010.05646); one entry of ``upsample_rates`` and ``upsample_kernels`` per stage.
 
+    Or ``sinusoidal``: oscillators and filtered noise (``train.sinusoidal``), of which only ``mel_bins``, the product of
+    ``upsample_rates``, ``width`` and ``layers`` speak.
+    """
+
+    kind: Literal["hifigan", "sinusoidal"] = field(default="hifigan", kw_only=True)
+    width: int = field(default=24, kw_only=True)
+    layers: int = field(default=4, kw_only=True)
     mel_bins: int = 64
     initial_channels: int = 1024
     upsample_rates: tuple[int, ...] = (5, 4, 2, 2, 2)

@@ -1,20 +1,28 @@
-"""The HiFi-GAN vocoder (arXiv 2010.05646): transformers' SpeechT5HifiGan, and its tensors' original names.
+"""Vocoders: HiFi-GAN (arXiv 2010.05646) as transformers' SpeechT5HifiGan with its tensors' original names, or oscillators.
 
 Knows neither the mel analysis nor files.
 """
 
 from __future__ import annotations
 
+import math
+
+from torch import nn
 from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from train.config import VocoderConfig
+from train.sinusoidal import SinusoidalVocoder
 
 
-def build_vocoder(config: VocoderConfig) -> SpeechT5HifiGan:
-    """A vocoder with fresh weights and no weight norm: log-mel [B, T, bins] -> wave [B, samples] in [-1, 1].
+def build_vocoder(config: VocoderConfig) -> nn.Module:
+    """A vocoder with fresh weights: log-mel [B, T, bins] -> wave [B, samples]."""
+    if config.kind == "sinusoidal":
+        return SinusoidalVocoder(config.mel_bins, math.prod(config.upsample_rates), config.width, config.layers)
+    return _build_hifigan(config)
 
-    Without the class's buffers ``mean`` and ``scale``: they are for normalised mels, which this system does not use.
-    """
+
+def _build_hifigan(config: VocoderConfig) -> SpeechT5HifiGan:
+    """Without weight norm, and without the class's buffers ``mean`` and ``scale``: they are for normalised mels."""
     vocoder = SpeechT5HifiGan(
         SpeechT5HifiGanConfig(
             model_in_dim=config.mel_bins,

@@ -1,9 +1,10 @@
-"""The tiny checkpoint's torch modules, opened once."""
+"""The tiny checkpoint's torch modules, opened once; clips and settings for a training that takes seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,3 +21,74 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 def without_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(scope="session")
+def prepared_clips(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared clips of 0.64 s with random values: 20 in train.jsonl, 6 in valid.jsonl; some have a description.
+
+    As if the micro checkpoint's tower and autoencoder had made them.
+    """
+    import numpy as np
+
+    from train.data.networks import fingerprint, open_encoder
+    from train.data.prepared import Recipe, Row, claim, write_clip, write_index
+    from train.data.sample import Window
+    from train.first_stage.publish import open_vae
+    from train.settings import read_model
+
+    folder = tmp_path_factory.mktemp("clips")
+    encoder = read_model(micro_checkpoint / "config.json").encoder
+    tower = fingerprint(open_encoder(micro_checkpoint / "model_2.safetensors", encoder).tower)
+    vae = fingerprint(open_vae(micro_checkpoint))
+    claim(folder, Recipe(Window(0.64, 12.5, 224, 16000), tower=tower, vae=vae, mel={}))
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 20), ("valid", 6)):
+        rows = []
+        for index in range(count):
+            file, frames = f"clips/{split}{index}.safetensors", 8 if index % 3 else 5  # some clips are short
+            moments = generator.standard_normal((16, 16, 16), dtype=np.float32)
+            embeddings = generator.standard_normal((frames, 16), dtype=np.float32)
+            write_clip(folder, file, {"embeddings": embeddings, "moments": moments})
+            rows.append(Row(f"{split} {index}", file, "a bell" if index % 2 else "", frames))
+        write_index(folder / f"{split}.jsonl", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def micro_settings(prepared_clips: Path) -> dict[str, Any]:
+    """Settings of a training that takes seconds, on ``prepared_clips``; ``out`` is missing."""
+    return {
+        "data": {
+            "train": str(prepared_clips / "train.jsonl"),
+            "valid": str(prepared_clips / "valid.jsonl"),
+            "seconds": 0.64,
+            "workers": 0,
+        },
+        "model": {
+            "frame_rate": 12.5,
+            "encoder": {
+                "kind": "clip",
+                "width": 32,
+                "layers": 1,
+                "heads": 2,
+                "intermediate": 64,
+                "patch": 112,
+                "projection": 16,
+                "tokens_dim": 24,
+            },
+            "unet": {
+                "block_out_channels": [16, 32],
+                "attention_heads": [2, 2],
+                "cross_attention_dim": 24,
+                "layers_per_block": 1,
+                "norm_groups": 8,
+            },
+            "vae": {"block_out_channels": [8, 16, 16], "layers_per_block": 1, "norm_groups": 8},
+            "vocoder": {"initial_channels": 32},
+        },
+        "optimizer": {"learning_rate": 1e-3, "warmup": 2, "ema": 0.9},
+        "length": {"steps": 12, "batch": 8, "micro_batch": 2},
+        "checkpoints": {"every": 4, "validate_every": 4},
+        "machine": {"device": "cpu"},
+    }

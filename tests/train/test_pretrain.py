@@ -10,7 +10,7 @@ import torch
 from train.config import MelConfig, MotionConfig, SystemConfig
 from train.encoder import build_encoder
 from train.mel import log_mel
-from train.pretrain import PretrainSettings, Regressor, _batch, pretrain
+from train.pretrain.loop import PretrainSettings, Regressor, _batch, pretrain
 
 SYSTEM = SystemConfig(
     encoder=MotionConfig(channels=(8, 8), dilations=(1,), image_size=16, projection=16, tokens_dim=8),

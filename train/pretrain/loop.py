@@ -1,8 +1,7 @@
-"""Teaches a frame encoder's tower what sound belongs to what it sees, before any diffusion: ``python -m train.pretrain``.
+"""Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
-A linear head on the embeddings regresses the log-mel of the same moment. No labels of events are used: films with their
-sound are enough. The head is thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no
-latents and no diffusion.
+No labels of events are used: films with their sound are enough. The head is thrown away; the tower goes on, frozen, into
+``train.prepare`` and ``train.run``. Knows no files, no latents and no diffusion.
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, pad
+from torch.nn.functional import l1_loss, mse_loss, pad
 
 from train.config import MelConfig, SystemConfig
 from train.encoder import FrameEncoder
 from train.mel import log_mel
 from train.onsets import OnsetScore, onsets_of_mel, pooled, score_onsets
+
+CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
+BANDS = (1, 8, 64)  # bins averaged before changes are compared
 
 
 class Films(Protocol):
@@ -28,13 +30,14 @@ class Films(Protocol):
     def __len__(self) -> int: ...
 
     def frames(self, index: int, start: int, count: int) -> np.ndarray:
-        """[count, S, S, 3] uint8 from frame ``start`` on."""
+        """[count, S, S, 3] uint8 from frame ``start`` on; fewer where the film ends."""
 
     def wave(self, index: int) -> np.ndarray:
         """[samples] float32 of the whole clip."""
 
     @property
-    def frame_count(self) -> int: ...
+    def frame_count(self) -> int:
+        """Frames of a film that fills its window."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,9 @@ class PretrainSettings:
     """window: frames of a training example. Pictures are flipped, shifted and tinted at random, never scaled."""
 
     steps: int = 1500
-    batch: int = 16
-    window: int = 64
-    learning_rate: float = 2e-3
+    batch: int = 22
+    window: int = 48
+    learning_rate: float = 8e-4
     weight_decay: float = 1e-2
     warmup: int = 60
     seed: int = 0
@@ -77,14 +80,15 @@ def pretrain(
 ) -> Iterator[dict[str, float]]:
     """Train ``encoder.tower`` in place; gives the figures of every step, and of a validation where one is due."""
     torch.manual_seed(settings.seed)
-    model = Regressor(encoder, system.mel, system.frame_rate).train()
+    device = encoder.linear_layer.weight.device
+    model = Regressor(encoder, system.mel, system.frame_rate).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
     for step in range(settings.steps):
         rng = np.random.default_rng([settings.seed, step])
-        pictures, target = _batch(train, system, settings, rng, model.per_frame)
-        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=mixed_precision):
-            loss = l1_loss(model(pictures), target)
+        pictures, target = (tensor.to(device) for tensor in _batch(train, system, settings, rng, model.per_frame))
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
+            loss = regression_loss(model(pictures), target, model.per_frame)
         optimiser.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -96,15 +100,30 @@ def pretrain(
         yield figures
 
 
+def regression_loss(found: Tensor, true: Tensor, per_frame: int) -> Tensor:
+    """Mean squared error of log-mels [B, T * n, bins], and of their change from one picture to the next.
+
+    Sounds ring on, so that most of a spectrogram says little about the moment; its changes say when something happened.
+    They are compared bin by bin and in bands up to the widest, where it does not matter what was heard.
+    """
+    loss = mse_loss(found, true)
+    for bins in BANDS:
+        change = [
+            mel.unflatten(1, (-1, per_frame)).unflatten(3, (-1, bins)).mean((2, 4)).diff(dim=1) for mel in (found, true)
+        ]  # [B, T - 1, bands]
+        loss = loss + CHANGE * mse_loss(*change)
+    return loss
+
+
 @torch.no_grad()
 def validate(model: Regressor, system: SystemConfig, films: Films, clips: int) -> dict[str, float]:
     """Mean absolute error, and onset F1 of the regressed mel against the true one's, on whole clips."""
     model.eval()
     losses, scores = [], {0.05: OnsetScore(), 0.1: OnsetScore()}
     for index in range(min(clips, len(films))):
-        pictures = _pictures(films.frames(index, 0, films.frame_count))[None]
+        pictures = _pictures(films, index, 0, films.frame_count)[None].to(model.head.weight.device)
         true = log_mel(torch.from_numpy(films.wave(index))[None], system.mel)
-        found = model(pictures)[:, : true.shape[1]]
+        found = model(pictures)[:, : true.shape[1]].cpu()
         losses.append(l1_loss(found, true[:, : found.shape[1]]).item())
         onsets = [onsets_of_mel(mel[0].numpy(), system.mel).tolist() for mel in (found, true)]
         for tolerance in scores:
@@ -133,7 +152,7 @@ def _batch(
     hop = system.mel.hop * per_frame  # samples a frame
     for index in rng.integers(len(films), size=settings.batch):
         start = int(rng.integers(films.frame_count - window + 1))
-        pictures.append(_altered(_pictures(films.frames(int(index), start, window)), rng))
+        pictures.append(_altered(_pictures(films, int(index), start, window), rng))
         wave = films.wave(int(index))
         # A mel frame sees half an analysis window either side; what lies there is cut off again below.
         margin = per_frame * (system.mel.window // (2 * hop) + 1)
@@ -144,8 +163,13 @@ def _batch(
     return torch.stack(pictures), mel[:, margin : margin + window * per_frame]
 
 
-def _pictures(frames: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255  # [T, 3, S, S]
+def _pictures(films: Films, index: int, start: int, count: int) -> Tensor:
+    """[count, 3, S, S] in [0, 1]; where a film ends early, its last picture stands still."""
+    frames = films.frames(index, start, count)
+    if len(frames) == 0:
+        frames = films.frames(index, 0, films.frame_count)[-1:]
+    frames = np.concatenate([frames, frames[-1:].repeat(count - len(frames), axis=0)])
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
 
 
 def _altered(pictures: Tensor, rng: np.random.Generator, reach: int = 4) -> Tensor:

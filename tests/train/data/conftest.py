@@ -1,0 +1,126 @@
+"""Small clips in the published layout, and sources that cost nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from train.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig
+from train.data.sample import Sample, SampleError, Window
+from vta_rt.audio import Audio
+
+CLIPS, SECONDS, RATE, SIZE = 5, 0.64, 12.5, 16
+
+WriteVideo = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def window() -> Window:
+    """8 pictures and 10,240 samples."""
+    return Window(SECONDS, RATE, SIZE, 16000)
+
+
+@pytest.fixture(scope="session")
+def system() -> SystemConfig:
+    """The smallest system that fits that window."""
+    return SystemConfig(
+        encoder=MotionConfig((4, 8), (1,), image_size=SIZE, projection=6, tokens_dim=8),
+        unet=UNetConfig((8, 8), (1, 1), 8, layers_per_block=1, norm_groups=4),
+        vae=VAEConfig((8, 8, 8), layers_per_block=1, norm_groups=4),
+        frame_rate=RATE,
+    )
+
+
+@pytest.fixture(scope="session")
+def write_video() -> WriteVideo:
+    """Writes a video of grey pictures whose n-th has the level 16 + 8 n, at 25 a second, with sound if given."""
+
+    def write(path: Path, seconds: float = SECONDS, size: int = 32, sound: np.ndarray | None = None) -> Path:
+        with av.open(str(path), "w") as sink:
+            pictures = sink.add_stream("libx264", rate=25, options={"preset": "ultrafast", "qp": "0"})
+            pictures.width, pictures.height, pictures.pix_fmt = size, size, "yuv420p"
+            track = None if sound is None else sink.add_stream("aac", rate=16000, layout="mono")
+            for index in range(round(seconds * 25)):
+                pixels = np.full((size, size, 3), 16 + 8 * index % 224, np.uint8)
+                sink.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            sink.mux(pictures.encode(None))
+            if track is not None and sound is not None:
+                frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+                sink.mux(track.encode(frame))
+                sink.mux(track.encode(None))
+        return path
+
+    return write
+
+
+def tone(pitch: float, seconds: float = SECONDS, rate: int = 16000) -> np.ndarray:
+    return (0.3 * np.sin(2 * np.pi * pitch * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory, write_video: WriteVideo) -> Path:
+    """A list of five clips; number n has a tone of 200 (n + 1) Hz. Not to be written to."""
+    folder = tmp_path_factory.mktemp("clips")
+    lines = []
+    for index in range(CLIPS):
+        write_video(folder / f"{index}.mp4")
+        Audio(tone(200.0 * (index + 1)), 16000).save(folder / f"{index}.wav")
+        lines.append(
+            {"video_path": f"{index}.mp4", "audio_file": f"{index}.wav", "description": f"a tone, number {index}"}
+        )
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "train.jsonl"
+
+
+class Numbers:
+    """Clips that are their own number; those in ``broken`` cannot be read. Counts loads, in its own process."""
+
+    problems: Mapping[str, str] = {}
+
+    def __init__(self, count: int, broken: Mapping[int, str] | None = None, problems: Mapping[str, str] | None = None):
+        self.count, self.broken, self.problems = count, broken or {}, problems or {}
+        self.loads: list[int] = []
+
+    @property
+    def window(self) -> Window:
+        return Window(0.64, 12.5, 2, 1000)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def name(self, index: int) -> str:
+        return f"clip {index}"
+
+    def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
+        self.loads.append(index)
+        if rng is not None:
+            rng.random(index % 3)  # what a clip takes from its generator must not reach another
+        if index in self.broken:
+            raise SampleError(self.broken[index])
+        extra = 0.0 if rng is None else float(rng.random())
+        wave = torch.full((640,), float(index))
+        wave[0] = extra
+        return Sample(
+            name=self.name(index),
+            text=f"text {index}",
+            frames=torch.full((8, 2, 2, 3), index, dtype=torch.uint8),
+            wave=wave,
+        )
+
+
+@pytest.fixture(scope="session")
+def numbers() -> type[Numbers]:
+    return Numbers
+
+
+@pytest.fixture(scope="session")
+def make_tone() -> Callable[..., np.ndarray]:
+    return tone

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from train.conditioning import Condition
+from train.config import EncoderConfig, MelConfig, SystemConfig, TextConfig, UNetConfig
+from train.first_stage.publish import open_vae
+from train.mel import log_mel
+from train.model import TEXT, LatentDiffusion, encode_audio, latents_of
+from train.settings import LossSettings, OptimizerSettings
+
+END = 49407  # where CLIP reads a prompt's vector
+
+
+def build(optimizer: OptimizerSettings | None = None) -> LatentDiffusion:
+    torch.manual_seed(0)
+    config = SystemConfig(
+        encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
+        text=TextConfig(width=16, layers=1, heads=2, intermediate=32, projection=16),
+        unet=UNetConfig((16, 32), (2, 2), 24, layers_per_block=1, norm_groups=8),
+    )
+    return LatentDiffusion(config, optimizer or OptimizerSettings(), LossSettings()).train()
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusion:
+    return build()
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> Tensor:
+    return torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+
+
+def condition(visual: Tensor | None = None, prompt: list[int] | None = None, *, is_dropped: bool = False) -> Condition:
+    return Condition(visual, None if prompt is None else torch.tensor(prompt), 3, is_dropped)
+
+
+def test_frames_give_the_tokens_of_their_embeddings(model: LatentDiffusion) -> None:
+    frames = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8)
+    tokens, mask = model.tokens([condition(frames), condition(model.vid_fea_extractor.embed(frames))])
+    torch.testing.assert_close(tokens[0], tokens[1])
+    torch.testing.assert_close(tokens[0], model.vid_fea_extractor(frames))
+    assert mask.all()
+
+
+def test_a_prompt_is_repeated_and_comes_before_the_frames(model: LatentDiffusion, embeddings: Tensor) -> None:
+    """Prompts of several lengths in one batch, each as if it were alone."""
+    prompts = [[5, 6, END], [5, 7, 8, 9, END]]
+    tokens, mask = model.tokens([condition(None, prompts[0]), condition(embeddings, prompts[1])])
+    text, linear = model.vid_fea_extractor.get_submodule(TEXT), model.vid_fea_extractor.linear_layer
+    vectors = [linear(text(torch.tensor([prompt])).text_embeds[0]) for prompt in prompts]
+    torch.testing.assert_close(tokens[0, :3], vectors[0].expand(3, -1))
+    torch.testing.assert_close(tokens[1], torch.cat([vectors[1].expand(3, -1), linear(embeddings)]))
+    assert not vectors[0].allclose(vectors[1])
+    assert mask.tolist() == [[True] * 3 + [False] * 3, [True] * 6]
+
+
+def test_a_dropped_condition_is_the_unconditional_branch_of_sampling(
+    model: LatentDiffusion, embeddings: Tensor
+) -> None:
+    """Zeros that all count as real; also where nothing was given at all."""
+    tokens, mask = model.tokens(
+        [condition(embeddings), condition(embeddings[:1], is_dropped=True), condition(is_dropped=True)]
+    )
+    assert tokens[0].abs().min() > 0
+    assert not tokens[1:].any()
+    assert mask.all()
+
+
+@pytest.mark.parametrize("is_dropped", [False, True])
+def test_every_trained_parameter_takes_part(model: LatentDiffusion, embeddings: Tensor, is_dropped: bool) -> None:
+    """Or several processes would wait for each other for ever."""
+    with torch.enable_grad():
+        tokens, _ = model.tokens([condition(embeddings, is_dropped=is_dropped)])
+        weight = model.vid_fea_extractor.linear_layer.weight
+        (gradient,) = torch.autograd.grad(tokens.sum(), weight)
+    assert bool(gradient.any()) is not is_dropped
+
+
+def test_what_needs_gradients(model: LatentDiffusion) -> None:
+    def trained(model: LatentDiffusion) -> set[str]:
+        return {".".join(name.split(".")[:2]) for name, value in model.named_parameters() if value.requires_grad}
+
+    unet = {f"unet.{name}" for name, child in model.unet.named_children() if list(child.parameters())}
+    linear, tower = "vid_fea_extractor.linear_layer", "vid_fea_extractor.clip_vision"
+    assert trained(model) == unet | {linear}
+    assert trained(build(OptimizerSettings(train_projection=False))) == unet
+    assert trained(build(OptimizerSettings(train_tower=True))) == unet | {linear, tower}
+    assert model.unet.training
+    assert not model.vid_fea_extractor.training
+
+
+def test_latents_are_posterior_samples_times_the_scale_factor() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moments = 20 * torch.randn(2, 16, 4, 4, generator=generator)  # some log-variances are out of the allowed range
+    noise = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(1))
+    expected = DiagonalGaussianDistribution(moments).sample(torch.Generator().manual_seed(1)) * 0.9
+    torch.testing.assert_close(latents_of(moments, noise, 0.9), expected)
+
+
+def test_audio_is_encoded_as_its_log_mel(micro_checkpoint: Path) -> None:
+    vae, waves = open_vae(micro_checkpoint), torch.randn(2, 10240).clamp(-1, 1)
+    posterior = vae.encode(log_mel(waves, MelConfig())[:, None]).latent_dist
+    moments = encode_audio(vae, waves, MelConfig())
+    assert moments.shape == (2, 16, 16, 16)
+    torch.testing.assert_close(moments[:, :8], posterior.mean)
+    torch.testing.assert_close(moments[:, 8:].clamp(-30, 20), posterior.logvar)

@@ -1,0 +1,180 @@
+"""Opens what the settings name and puts a run's parts together: model and its first weights, clips, first stage.
+
+Knows paths and what belongs together; does not train.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+
+from train.checkpoints import FIRST_STAGE, CheckpointError, read_weights
+from train.config import SystemConfig
+from train.data.lists import read_list
+from train.data.networks import fingerprint, open_encoder
+from train.data.prepared import PreparedSource, is_prepared
+from train.data.raw import RawSource
+from train.data.sample import Source, Window
+from train.first_stage.publish import SECTIONS, open_vae
+from train.model import TEXT, LatentDiffusion
+from train.settings import StartSettings, TrainSettings, model_config
+from vta_rt.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is put together from. valid: None for a run without validation. vae: for clips with raw sound.
+
+    first_stage: the folder to lay beside checkpoints. notes: what the user should know before hours are spent.
+    """
+
+    config: SystemConfig
+    model: LatentDiffusion
+    train: Source
+    valid: Source | None = None
+    vae: AutoencoderKL | None = None
+    first_stage: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def assemble(settings: TrainSettings) -> Parts:
+    """Open everything; nothing is written.
+
+    Raises:
+        VTAError: a path that is missing or holds something else, or things that do not belong together.
+    """
+    first_stage = _first_stage(settings.start)
+    weights, base = read_weights(Path(settings.start.checkpoint)) if settings.start.checkpoint else (None, {})
+    config = model_config(settings, base=base | _sections(first_stage))
+    if not settings.data.train:
+        raise OptionError("data.train: name a folder of prepared clips, or a .jsonl list")
+    train = _source(settings.data.train, settings, config)
+    valid = _source(settings.data.valid, settings, config, train.window) if settings.data.valid else None
+
+    torch.manual_seed(settings.seed)
+    model = LatentDiffusion(config, settings.optimizer, settings.loss)
+    if weights is not None:
+        _load(model, weights, Path(settings.start.checkpoint))
+    if settings.start.tower:
+        tower = open_encoder(Path(settings.start.tower), config.encoder).tower
+        model.vid_fea_extractor.tower.load_state_dict(tower.state_dict())
+    if settings.start.text_tower:
+        _load_text(model, Path(settings.start.text_tower))
+    vae = _open_vae(first_stage, config) if first_stage else None
+    for source in (train, valid):
+        _check(source, model, vae, settings)
+    return Parts(config, model, train, valid, vae, first_stage, _notes(settings, config, first_stage))
+
+
+def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> Source:
+    wanted = window or Window.of(config, settings.data.seconds)
+    limit = settings.data.limit or None
+    if not is_prepared(path):
+        raw = RawSource(read_list(path), wanted)
+        raw.entries = raw.entries[:limit]
+        return raw
+    source = PreparedSource(path)
+    source.rows = source.rows[:limit]
+    if source.window != wanted:
+        raise OptionError(f"{path}: was prepared with {source.window}, but the settings ask for {wanted}")
+    return source
+
+
+def _first_stage(start: StartSettings) -> Path | None:
+    if not start.first_stage:
+        return None
+    folder = Path(start.first_stage)
+    if not (folder / "vae").is_dir():
+        raise OptionError(f"{folder}: has no vae/; start.first_stage is a folder with vae/ and vocoder/")
+    return folder
+
+
+def _sections(first_stage: Path | None) -> dict[str, Any]:
+    """What a first stage's own config.json tells of the system."""
+    path = (first_stage or Path()) / "config.json"
+    if first_stage is None or not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path}: cannot be read ({error})") from error
+    return {name: section for name, section in values.items() if name in SECTIONS}
+
+
+def _open_vae(first_stage: Path, config: SystemConfig) -> AutoencoderKL:
+    vae = open_vae(first_stage)
+    for name, theirs, ours in (
+        ("scale_factor", vae.config.scaling_factor, config.vae.scale_factor),
+        ("latent_channels", vae.config.latent_channels, config.vae.latent_channels),
+    ):
+        if not math.isclose(theirs, ours, rel_tol=1e-6):
+            raise OptionError(f"{first_stage}: its autoencoder has {name} {theirs:g}, but model.vae.{name} is {ours:g}")
+    return vae
+
+
+def _check(source: Source | None, model: LatentDiffusion, vae: AutoencoderKL | None, settings: TrainSettings) -> None:
+    """Clips prepared with other networks, or in a way that leaves nothing to train, are refused."""
+    if source is None:
+        return
+    if not isinstance(source, PreparedSource):
+        if vae is None:
+            raise OptionError(
+                "start.first_stage: a folder with vae/ is needed to train on raw sound, or prepare the clips"
+            )
+        return
+    tensors = source.recipe.tensors
+    if "wave" in tensors and vae is None:
+        raise OptionError(f"{source.folder}: holds sound as it is; start.first_stage, a folder with vae/, is needed")
+    if "embeddings" in tensors and settings.optimizer.train_tower:
+        raise OptionError(f"{source.folder}: holds embeddings of a frozen tower; optimizer.train_tower needs frames")
+    has_tower = bool(settings.start.tower or settings.start.checkpoint)
+    tower = fingerprint(model.vid_fea_extractor.tower) if "embeddings" in tensors and has_tower else None
+    source.check_networks(tower=tower, vae=fingerprint(vae) if vae and "moments" in tensors else None)
+
+
+def _notes(settings: TrainSettings, config: SystemConfig, first_stage: Path | None) -> tuple[str, ...]:
+    notes = []
+    start = settings.start
+    if first_stage and not all((first_stage / name).is_dir() for name in FIRST_STAGE):
+        notes.append(f"{first_stage} has no vocoder/ yet: export.build will need --first-stage")
+    if not (start.tower or start.checkpoint or settings.optimizer.train_tower):
+        notes.append("the frame encoder's tower is random and stays so: give start.tower or start.checkpoint")
+    if config.text is not None and not (start.text_tower or start.checkpoint):
+        notes.append("the text encoder is random and stays so: give start.text_tower or start.checkpoint")
+    return tuple(notes)
+
+
+def _load(model: LatentDiffusion, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    wanted = model.state_dict()
+    wrong = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
+    wrong += [name for name in weights if name not in wanted]
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: does not fit the model that is configured; {len(wrong)} tensors differ, {wrong[0]} first"
+        )
+    model.load_state_dict(weights)
+
+
+def _load_text(model: LatentDiffusion, path: Path) -> None:
+    text = model.vid_fea_extractor.get_submodule(TEXT) if model.config.text else None
+    if text is None:
+        raise OptionError(f"{path}: start.text_tower is given, but the model has no section [model.text]")
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise OptionError(f"{path}: cannot be read ({error})") from error
+    wanted = text.state_dict()
+    wrong = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
+    if wrong:
+        raise OptionError(
+            f"{path}: is not the text encoder that is configured; {len(wrong)} tensors differ, {wrong[0]} first"
+        )
+    text.load_state_dict({name: tensors[name] for name in wanted})

@@ -1,0 +1,142 @@
+"""What a sample is trained with: its condition by mode, and everything about it that is drawn at random.
+
+All that is random about a sample follows from the run's seed and the sample's number in the run, so that it is the same
+on any number of devices and after any number of restarts. Knows no model, no files but the tokeniser's, and no batches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from train.config import SystemConfig
+from train.data.sample import Sample
+from train.settings import ConditioningSettings
+from vta_rt.errors import OptionError
+
+# What a generator is for: the same number of a sample gives other values for another purpose.
+TRAINING, VALIDATION, STEP = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What is drawn for one sample. noise, posterior: [C, T, F] normal; drop, text: uniform in [0, 1)."""
+
+    timestep: int
+    noise: Tensor
+    posterior: Tensor
+    drop: float
+    text: float
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one sample is conditioned on: its pictures, a prompt, both, or (``is_dropped``) nothing.
+
+    visual: frames [T, S, S, 3] uint8 or embeddings [T, E] of the tower. prompt: token ids [L].
+    length: how many frames there are, and how often the prompt's vector stands.
+    """
+
+    visual: Tensor | None
+    prompt: Tensor | None
+    length: int
+    is_dropped: bool
+
+
+class Draws:
+    """Draws a sample's ``Chance`` from its number.
+
+    purpose: ``TRAINING`` or ``VALIDATION``. batch: samples a step; given where ``text`` is to be the same for all of them.
+    """
+
+    def __init__(self, seed: int, timesteps: int, purpose: int = TRAINING, batch: int | None = None) -> None:
+        self._seed, self._timesteps, self._purpose, self._batch = seed, timesteps, purpose, batch
+
+    def __call__(self, number: int, shape: tuple[int, ...]) -> Chance:
+        """The chance of sample ``number`` of the run; ``shape`` is its latents' [C, T, F]."""
+        generator = self._generator(self._purpose, number)
+        timestep = int(generator.integers(self._timesteps))
+        drop, text = generator.random(2)
+        if self._batch is not None:
+            text = self._generator(STEP, number // self._batch).random()
+        noise, posterior = torch.from_numpy(generator.standard_normal((2, *shape), dtype=np.float32))
+        return Chance(timestep, noise, posterior, float(drop), float(text))
+
+    def _generator(self, purpose: int, number: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(purpose, number)))
+
+
+class Conditioner:
+    """Chooses what a sample is conditioned on. A sample without description has its frames alone in every mode but text.
+
+    frames: how often the vector of a prompt stands where the sample has no pictures (20 in the published system).
+
+    Raises:
+        OptionError: a mode that needs a tokeniser without one, or one that this model cannot have.
+    """
+
+    def __init__(self, settings: ConditioningSettings, config: SystemConfig, frames: int) -> None:
+        self._settings, self._frames = settings, frames
+        self._tokenizer = None if settings.mode == "video" else _open_tokenizer(settings, config)
+
+    def __call__(self, sample: Sample, chance: Chance, dropout: float | None = None) -> Condition:
+        """``dropout`` replaces the settings' probability."""
+        visual = sample.embeddings if sample.frames is None else sample.frames
+        has_text, has_visual = self._parts(sample, visual, chance)
+        length = self._frames if visual is None else len(visual)
+        dropped = chance.drop < (self._settings.dropout if dropout is None else dropout)
+        return Condition(
+            visual=visual if has_visual else None,
+            prompt=self._encode(sample.text) if has_text else None,
+            length=length,
+            is_dropped=dropped or not (has_text or has_visual),
+        )
+
+    def _parts(self, sample: Sample, visual: Tensor | None, chance: Chance) -> tuple[bool, bool]:
+        mode, has_text, has_visual = self._settings.mode, bool(sample.text), visual is not None
+        if mode == "video":
+            return False, has_visual
+        if mode == "text":
+            return has_text, False
+        if mode == "joint" and has_text and has_visual:
+            return chance.text < 0.5, chance.text >= 0.5
+        return has_text, has_visual
+
+    def _encode(self, text: str) -> Tensor:
+        assert self._tokenizer is not None
+        return torch.tensor(self._tokenizer.encode(text).ids)
+
+
+def _open_tokenizer(settings: ConditioningSettings, config: SystemConfig) -> Tokenizer:
+    mode, path = settings.mode, Path(settings.tokenizer)
+    if config.unet.aligned_channels:
+        raise OptionError(
+            f"conditioning.mode {mode!r}: the time-aligned path (model.unet.aligned_channels) takes frames alone; "
+            "set the mode to 'video' or aligned_channels to 0"
+        )
+    if config.text is None:
+        raise OptionError(f"conditioning.mode {mode!r}: the model has no text encoder; add a section [model.text]")
+    if config.text.projection != config.encoder.projection:
+        raise OptionError(
+            f"model.text.projection is {config.text.projection} and model.encoder.projection {config.encoder.projection}: "
+            "prompts and frames go through the same linear layer, so they must be equally wide"
+        )
+    if not settings.tokenizer:
+        raise OptionError(f"conditioning.mode {mode!r}: give conditioning.tokenizer, the tokenizer.json of CLIP")
+    if not path.is_file():
+        raise OptionError(f"{path}: conditioning.tokenizer is not there; it is the tokenizer.json of CLIP")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise OptionError(f"{path}: is no tokenizer.json ({error})") from error
+    tokenizer.enable_truncation(config.text.context)
+    tokenizer.no_padding()
+    end = config.text.vocabulary - 1  # CLIP's end of a prompt, where its vector is read
+    if max(tokenizer.get_vocab().values()) > end or tokenizer.encode("").ids[-1:] != [end]:
+        raise OptionError(f"{path}: is not CLIP's tokenizer.json: prompts must end with token {end}, the last of them")
+    return tokenizer

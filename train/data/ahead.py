@@ -1,0 +1,45 @@
+"""Reads items of a data set ahead in other processes, with torch's DataLoader. Knows nothing of what is read."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+Item = TypeVar("Item", covariant=True)
+
+
+def read_ahead(
+    dataset: Dataset[Item],
+    indices: Iterable[int],
+    *,
+    workers: int,
+    ahead: int = 2,
+    pin_memory: bool = False,
+) -> Iterator[Item]:
+    """Items one by one, in the order of ``indices``.
+
+    Args:
+        workers: processes that read; 0 reads in this one, when asked.
+        ahead: items that each of them may be ahead.
+        pin_memory: put tensors into page-locked memory, from where they reach a GPU faster.
+    """
+    loader: DataLoader[Item] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=indices,
+        num_workers=workers,
+        prefetch_factor=ahead if workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # or the workers' seeds would be drawn from the global one
+    )
+    # A picture that FFmpeg has converted comes with threads, which a forked process does not inherit; were the picture
+    # garbage here and collected there, that process would wait for them for ever. What is frozen is not collected.
+    gc.freeze()
+    try:
+        return iter(loader)
+    finally:
+        gc.unfreeze()

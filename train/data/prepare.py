@@ -1,0 +1,243 @@
+"""Prepares clips ahead of training: read in several processes, put through the networks, written one file each.
+
+Files that are there and whole are kept, so a run that was stopped goes on where it was. Knows lists, networks and the
+folder of ``train.data.prepared``; does not know where weights come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch.utils.data import Dataset
+
+from train.config import SystemConfig
+from train.data.ahead import read_ahead
+from train.data.lists import Entry, Listing
+from train.data.networks import fingerprint
+from train.data.prepared import (
+    CLIPS,
+    FULL_SCALE,
+    SKIPPED,
+    Recipe,
+    Row,
+    claim,
+    frames_in,
+    write_clip,
+    write_index,
+    write_json,
+)
+from train.data.raw import RawSource
+from train.data.sample import Sample, SampleError, Window
+from train.encoder import FrameEncoder
+from train.model import encode_audio
+from vta_rt.errors import OptionError
+from vta_rt.video import Fit
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What clips are put through. Without an encoder pictures are kept, without an autoencoder sound.
+
+    Modules are frozen and on ``device``.
+
+    Raises:
+        OptionError: the autoencoder is not of the form that ``config`` describes.
+    """
+
+    config: SystemConfig
+    encoder: FrameEncoder | None = None
+    vae: AutoencoderKL | None = None
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.vae is not None:
+            found = (len(self.vae.config.block_out_channels), self.vae.config.latent_channels)
+            wanted = (len(self.config.vae.block_out_channels), self.config.vae.latent_channels)
+            if found != wanted:
+                raise OptionError(
+                    "the autoencoder has {} levels and {} latent channels, the configuration says {} and {}".format(
+                        *found, *wanted
+                    )
+                )
+
+    def recipe(self, seconds: float, fit: Fit = "crop") -> Recipe:
+        """What a folder notes about clips made with these."""
+        return Recipe(
+            Window.of(self.config, seconds),
+            fit,
+            "" if self.encoder is None else fingerprint(self.encoder.tower),
+            "" if self.vae is None else fingerprint(self.vae),
+            None if self.vae is None else asdict(self.config.mel),
+        )
+
+    @torch.no_grad()
+    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
+        """The tensors of each clip's file, from frames and waves."""
+        if not samples:
+            return []
+        pictures = [self._pictures(sample) for sample in samples]
+        return [visual | sound for visual, sound in zip(pictures, self._sounds(samples), strict=True)]
+
+    def _pictures(self, sample: Sample) -> dict[str, np.ndarray]:
+        assert sample.frames is not None
+        if self.encoder is None:
+            return {"frames": sample.frames.numpy()}
+        return {"embeddings": self.encoder.embed(sample.frames.to(self.device)).float().cpu().numpy()}
+
+    def _sounds(self, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
+        waves = torch.stack([sample.wave for sample in samples if sample.wave is not None])  # [B, samples]
+        if self.vae is None:
+            as_int16 = (waves * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16)
+            return [{"wave": wave} for wave in as_int16.numpy()]
+        moments = encode_audio(self.vae, waves.to(self.device), self.config.mel)  # [B, 2C, T', F]
+        return [{"moments": clip} for clip in moments.float().cpu().numpy()]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one clip. reason: why it was skipped, "" where it was not. is_new: made now, not found there."""
+
+    name: str
+    reason: str = ""
+    is_new: bool = False
+
+
+def prepare(
+    listings: Sequence[Listing],
+    out: Path,
+    networks: Networks,
+    seconds: float,
+    *,
+    fit: Fit = "crop",
+    batch: int = 8,
+    workers: int = 0,
+) -> Iterator[Outcome]:
+    """Prepare all clips of some lists into the folder ``out``; gives what became of each, and writes the indexes last.
+
+    Args:
+        seconds: length of the window that clips are cut to.
+        batch: sounds that go through the autoencoder at once.
+        workers: processes that read clips; 0 reads in this one.
+
+    Raises:
+        OptionError: ``out`` holds clips that were made otherwise; two lists of one name; options outside what is allowed.
+        OutputError: something cannot be written.
+    """
+    for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
+        if value < least:
+            raise OptionError(f"{name} is {value}, a whole number of {least} or more is needed")
+    _check_names(listings)
+    recipe = networks.recipe(seconds, fit)
+    claim(out, recipe)
+    clips = _by_file(listings)
+    frames: dict[str, int] = {}  # pictures in each file that is done
+    reasons: dict[str, str] = {}  # why there is no file
+    for file, entries in clips.items():
+        if (count := frames_in(out, file, recipe)) is not None:
+            frames[file] = count
+            yield from (Outcome(entry.name) for entry in entries)
+    todo = [file for file in clips if file not in frames]
+    source = RawSource([clips[file][0] for file in todo], recipe.window, fit=fit)
+    for group in _batches(zip(todo, _read(source, workers), strict=True), batch):
+        samples = {file: sample for file, sample in group if isinstance(sample, Sample)}
+        for (file, sample), tensors in zip(samples.items(), networks(list(samples.values())), strict=True):
+            write_clip(out, file, tensors)
+            frames[file] = 0 if sample.frames is None else len(sample.frames)
+        reasons |= {file: str(error) for file, error in group if isinstance(error, SampleError)}
+        for file, _ in group:
+            yield from (Outcome(entry.name, reasons.get(file, ""), file in frames) for entry in clips[file])
+    for listing in listings:
+        rows = [_row(entry, file, frames[file]) for entry in listing.entries if (file := _file(entry)) in frames]
+        write_index(out / f"{listing.path.stem}.jsonl", rows)
+    _note_skipped(out, listings, reasons)
+
+
+class _Clips(Dataset[Sample | SampleError]):
+    """A source whose errors are values, so that they pass from one process to another."""
+
+    def __init__(self, source: RawSource) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample | SampleError:
+        try:
+            return self.source.load(index)
+        except SampleError as error:
+            return error
+
+
+def _read(source: RawSource, workers: int) -> Iterator[Sample | SampleError]:
+    """All clips in order, read ahead in ``workers`` processes."""
+    return read_ahead(_Clips(source), range(len(source)), workers=workers)
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while group := list(itertools.islice(rest, size)):
+        yield group
+
+
+def _by_file(listings: Sequence[Listing]) -> dict[str, list[Entry]]:
+    """Entries by the file they are kept in; what is listed twice is kept once."""
+    clips: dict[str, list[Entry]] = {}
+    for listing in listings:
+        for entry in listing.entries:
+            clips.setdefault(_file(entry), []).append(entry)
+    return clips
+
+
+def _file(entry: Entry) -> str:
+    """A name that follows from what a clip is made of: where its files lie, how long they are and when they were written."""
+    made_of = [_state(path) for path in (entry.video if entry.features is None else entry.features, entry.audio)]
+    return f"{CLIPS}/{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]}.safetensors"
+
+
+def _state(path: Path | None) -> list[str | int]:
+    if path is None:
+        return []
+    try:
+        found = path.stat()
+        return [str(path.resolve()), found.st_size, found.st_mtime_ns]
+    except (OSError, ValueError):
+        return [str(path)]
+
+
+def _row(entry: Entry, file: str, frames: int) -> Row:
+    video, features, audio = (
+        str(path.resolve()) if path else None for path in (entry.video, entry.features, entry.audio)
+    )
+    return Row(entry.name, file, entry.text, frames, video, features, audio)
+
+
+def _check_names(listings: Sequence[Listing]) -> None:
+    """Each list has an index of its own name."""
+    stems = [listing.path.stem for listing in listings]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise OptionError(f"two lists are called {twice}; rename one, or prepare them into different folders")
+
+
+def _note_skipped(out: Path, listings: Sequence[Listing], reasons: Mapping[str, str]) -> None:
+    """Renew what the folder's note says of these lists."""
+    path = out / SKIPPED
+    noted: dict[str, dict[str, str]] = {}
+    with suppress(OSError, ValueError):
+        noted = json.loads(path.read_text(encoding="utf-8"))
+    for listing in listings:
+        files = ((entry.name, _file(entry)) for entry in listing.entries)
+        unreadable = {name: reasons[file] for name, file in files if file in reasons}
+        noted[listing.path.stem] = dict(listing.problems) | unreadable
+    write_json(path, noted)

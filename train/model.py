@@ -1,0 +1,135 @@
+"""The module that is trained: denoiser and frame encoder together, from a batch to its loss.
+
+Its tensors are named as in a published checkpoint. Knows no optimiser, no devices and no data files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from train.conditioning import Condition
+from train.config import MelConfig, SystemConfig
+from train.encoder import build_encoder, build_text_encoder, pad_tokens
+from train.loss import build_scheduler, diffusion_loss
+from train.mel import log_mel
+from train.settings import LossSettings, OptimizerSettings
+from train.unet import build_unet
+
+TEXT = "clip_text"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """latents (with the scale factor), noise: [B, C, T, F]. timesteps: [B] int64. conditions: one a sample."""
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    conditions: Sequence[Condition]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        conditions = [
+            replace(condition, visual=_move(condition.visual, device), prompt=_move(condition.prompt, device))
+            for condition in self.conditions
+        ]
+        return Batch(self.latents.to(device), self.noise.to(device), self.timesteps.to(device), conditions)
+
+
+class LatentDiffusion(nn.Module):
+    """Batch -> mean loss, a scalar. What is not trained needs no gradient, and stays in evaluation mode."""
+
+    def __init__(self, config: SystemConfig, optimizer: OptimizerSettings, loss: LossSettings) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = build_unet(config.unet)
+        self.vid_fea_extractor = build_encoder(config.encoder)
+        if config.text is not None:
+            self.vid_fea_extractor.add_module(TEXT, build_text_encoder(config.text))
+        self._loss: dict[str, Any] = {"snr_gamma": loss.snr_gamma or None, "weighting": loss.weighting}
+        self._scheduler = build_scheduler(config.noise)
+        self._trains_tower = optimizer.train_tower
+        self.requires_grad_(False)
+        self.unet.requires_grad_(True)
+        self.vid_fea_extractor.linear_layer.requires_grad_(optimizer.train_projection)
+        self.vid_fea_extractor.tower.requires_grad_(optimizer.train_tower)
+
+    def train(self, mode: bool = True) -> LatentDiffusion:
+        """Encoders stay in evaluation mode: batch statistics would differ with the number of devices."""
+        super().train(mode)
+        self.vid_fea_extractor.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        tokens, mask = self.tokens(batch.conditions)
+        return diffusion_loss(
+            self.unet, self._scheduler, batch.latents, batch.noise, batch.timesteps, tokens, mask, **self._loss
+        )
+
+    def tokens(self, conditions: Sequence[Condition]) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, D] and mask [B, N] of conditions; a dropped one is zeros, all of them taken for real.
+
+        That is the unconditional branch of guidance in sampling.
+        """
+        prompts = self._prompts(conditions)
+        clips = [self._clip(condition, prompt) for condition, prompt in zip(conditions, prompts, strict=True)]
+        tokens, mask = pad_tokens(clips)
+        dropped = torch.tensor([condition.is_dropped for condition in conditions], device=mask.device)[:, None]
+        # Computed all the same: a parameter that some device does not use would stall the others.
+        return tokens.masked_fill(dropped[..., None], 0), mask | dropped
+
+    def _clip(self, condition: Condition, prompt: Tensor | None) -> Tensor:
+        """[N, D]: the prompt's vector as often as there are frames, then the frames."""
+        encoder = self.vid_fea_extractor
+        parts = []
+        if prompt is not None:
+            parts.append(encoder.linear_layer(prompt).expand(condition.length, -1))
+        if condition.visual is not None:
+            parts.append(encoder.project(self._embed(condition.visual)))
+        if not parts:
+            nothing = encoder.linear_layer.weight.new_zeros(condition.length, self.config.encoder.projection)
+            parts.append(encoder.linear_layer(nothing))
+        return torch.cat(parts)
+
+    def _embed(self, visual: Tensor) -> Tensor:
+        if visual.ndim == 2:  # made by the tower ahead of time
+            return visual
+        with torch.set_grad_enabled(self._trains_tower and torch.is_grad_enabled()):
+            return self.vid_fea_extractor.embed(visual)
+
+    def _prompts(self, conditions: Sequence[Condition]) -> list[Tensor | None]:
+        """CLIP's ``text_embeds`` [1, E] for each condition that has a prompt."""
+        ids = [condition.prompt for condition in conditions if condition.prompt is not None]
+        if not ids:
+            return [None] * len(conditions)
+        # Attention is causal and the vector is read at the prompt's end, so what fills up behind it does not matter.
+        end = int(ids[0][-1])
+        with torch.no_grad():
+            text = self.vid_fea_extractor.get_submodule(TEXT)
+            vectors = iter(text(pad_sequence(ids, batch_first=True, padding_value=end)).text_embeds.split(1))
+        return [None if condition.prompt is None else next(vectors) for condition in conditions]
+
+
+def encode_audio(vae: AutoencoderKL, waves: Tensor, mel: MelConfig) -> Tensor:
+    """Waves [B, samples] -> the posterior's mean and log-variance [B, 2C, T, F], before the scale factor."""
+    with torch.no_grad():
+        moments: Tensor = vae.encode(log_mel(waves, mel)[:, None]).latent_dist.parameters
+    return moments
+
+
+def latents_of(moments: Tensor, posterior: Tensor, scale_factor: float) -> Tensor:
+    """A posterior sample [B, C, T, F] times the scale factor, out of moments [B, 2C, T, F] and normal numbers."""
+    mean, log_variance = moments.chunk(2, dim=1)
+    deviation = (0.5 * log_variance.clamp(-30, 20)).exp()  # the range diffusers' own posterior allows
+    return (mean + deviation * posterior) * scale_factor
+
+
+def _move(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device, non_blocking=True)

@@ -1,0 +1,134 @@
+"""The command ``python -m train.prepare``: clips read and put through frozen networks once, ahead of training.
+
+Knows arguments; ``train.data.prepare`` does the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from vta_rt.cli import run_command
+from vta_rt.errors import OptionError, VTAError
+
+if TYPE_CHECKING:
+    from train.data.prepare import Networks
+
+WEIGHTS, CONFIG = "model_2.safetensors", "config.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare clips as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    return run_command(_prepare, arguments)
+
+
+def _prepare(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        from train.data.lists import read_list
+        from train.data.prepare import prepare
+        from train.data.prepared import SKIPPED
+    except ModuleNotFoundError as error:
+        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
+
+    start = time.perf_counter()
+    listings = [read_list(path) for path in options.lists]
+    count = sum(len(listing.entries) for listing in listings)
+    wrong = sum(len(listing.problems) for listing in listings)
+    out = Path(options.out)
+    outcomes = prepare(
+        listings,
+        out,
+        _networks(options),
+        options.seconds,
+        fit=options.fit,
+        batch=options.batch,
+        workers=options.workers,
+    )
+    kinds: Counter[str] = Counter()
+    for outcome in tqdm(outcomes, total=count, unit="clip", disable=None, leave=False):
+        kinds["skipped" if outcome.reason else "prepared" if outcome.is_new else "there already"] += 1
+    kinds["skipped"] += wrong
+    said = ", ".join(f"{kinds[kind]} {kind}" for kind in ("prepared", "there already", "skipped"))
+    where = f" (why: {out / SKIPPED})" if kinds["skipped"] else ""
+    print(f"{out}: {said}{where}, {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def _networks(options: argparse.Namespace) -> Networks:
+    """What the options name, opened."""
+    import torch
+
+    from train.data.networks import open_encoder
+    from train.data.prepare import Networks
+    from train.first_stage.publish import open_vae
+    from train.settings import read_model
+
+    if bool(options.checkpoint) == bool(options.config):
+        raise OptionError("give either --checkpoint or --config")
+    checkpoint = Path(options.checkpoint) if options.checkpoint else None
+    if checkpoint and not checkpoint.is_dir():
+        raise OptionError(f"{checkpoint}: is no folder; one with {CONFIG} and {WEIGHTS} is needed")
+    config = read_model(checkpoint / CONFIG if checkpoint else options.config)
+    encoder_file = Path(options.encoder) if options.encoder else checkpoint and checkpoint / WEIGHTS
+    first_stage = Path(options.first_stage) if options.first_stage else checkpoint and _first_stage(checkpoint)
+    keeps_sound = options.frames_only
+    keeps_frames = options.frames_only or options.keep_frames
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    encoder = None if keeps_frames or encoder_file is None else open_encoder(encoder_file, config.encoder)
+    vae = None if keeps_sound or first_stage is None else open_vae(first_stage)
+    if encoder is None and vae is None and not options.frames_only:
+        raise OptionError("give --encoder, --first-stage or both, or --frames-only to use no network")
+    return Networks(config, encoder and encoder.to(device), vae and vae.to(device), device)
+
+
+def _first_stage(checkpoint: Path) -> Path:
+    """The folder of the autoencoder beside a checkpoint: in it or the one above."""
+    for folder in (checkpoint, checkpoint.absolute().parent):
+        if (folder / "vae").is_dir():
+            return folder
+    raise OptionError(f"{checkpoint}: has no autoencoder (folder vae/) in it or beside it; give --first-stage DIR")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.prepare",
+        description="Read clips and put them through the frozen networks once, ahead of training.",
+        epilog="A run that was stopped goes on where it was. Clips that cannot be read are named in OUT/skipped.json.",
+    )
+    parser.add_argument("lists", nargs="+", metavar="LIST", help="lists of clips (.jsonl) in the published form")
+    parser.add_argument("--out", required=True, metavar="OUT", help="folder of the prepared clips, made if needed")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", help=f"a trained model: {CONFIG}, {WEIGHTS}, and vae/ in it or beside it"
+    )
+    parser.add_argument(
+        "--config",
+        metavar="RECIPE",
+        help="without --checkpoint: a recipe, or a model's config.json, that describes the model",
+    )
+    parser.add_argument("--encoder", metavar="FILE", help="weights of the frame encoder (safetensors)")
+    parser.add_argument("--first-stage", metavar="DIR", help="folder with vae/, as train.first_stage writes it")
+    parser.add_argument(
+        "--keep-frames", action="store_true", help="keep pictures, not embeddings: for training the encoder's tower"
+    )
+    parser.add_argument("--frames-only", action="store_true", help="keep pictures and sound; no network is used")
+    parser.add_argument("--seconds", type=float, default=10.24, metavar="S", help="of each clip (default: 10.24)")
+    parser.add_argument("--fit", choices=("crop", "squash"), default="crop", help="how pictures are made square")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="clips at once (default: 8)")
+    parser.add_argument("--device", metavar="NAME", help="where networks run (default: a GPU if there is one)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# From nothing to engines/demo: a world, a first stage, a tower, a denoiser, a bundle, its figures. Every step goes on where
+# it was when it is run again.
+#   train/recipes/demo.sh [FOLDER] [SEED]
+set -euo pipefail
+work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
+world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
+
+python -m train.synthetic "$world" --clips 3600 --seed $((seed + 1))
+
+python -m train.first_stage vae --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" --out "$first" \
+    --steps 1726 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16
+python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" \
+    --out "$first" --vae "$first" --steps 2400 --batch 8 --frames 52 --seed "$seed" --mixed-precision bf16
+
+python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
+python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
+    --steps 1300 --seed "$seed" --bf16
+
+python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
+    --first-stage "$first" --seconds 5.12
+python -m train.run --config demo out="$work/run" seed="$seed" data.train="$clips/train.jsonl" \
+    data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first"
+
+python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
+python -m train.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \
+    --out "$work/report"
