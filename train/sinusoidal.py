@@ -3,9 +3,10 @@
 One oscillator a mel band sounds the partial that lies there. Where it lies follows from how the band's neighbours
 compare, which a table inverts exactly for a lone partial; its phase is the running sum of its frequency, so a tone keeps
 its pitch however long it lasts. (A network of convolutions alone, such as HiFi-GAN, repeats itself every hop while the
-mel stands still, and can sound only multiples of the frame rate.) A small network over the mel picture says how loud
-each band's partial and each band's noise is, four times a frame. Sinusoids plus noise: Serra and Smith, "Spectral
-modeling synthesis", 1990; learned levels: DDSP, arXiv 2001.04643.
+mel stands still, and can sound only multiples of the frame rate.) A small network over the mel picture corrects places
+where partials crowd, and says how loud each band's partial and noise are, four times a frame.
+
+Sinusoids plus noise: Serra and Smith, "Spectral modeling synthesis", 1990; learned controls: DDSP, arXiv 2001.04643.
 
 Knows neither files nor how it is trained.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,19 @@ LOUDEST = 1.0  # logarithm of the highest amplitude of a partial
 RIVAL = 4.0  # how much a band next to a louder one is turned down, before anything is learned
 STEEPEST = 5.0  # logarithm of how much louder than a band its neighbour counts
 FRESH_NOISE = -2.0  # level of noise before anything is learned, to what the mel would be if all were noise
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a mel says is to sound.
+
+    place: [B, T, bins], of each band's partial from the band's centre, in distances of bands. partials, noise: logarithms
+    of amplitude and of deviation, [B, T, bins, PARTS].
+    """
+
+    place: Tensor
+    partials: Tensor
+    noise: Tensor
 
 
 class SinusoidalVocoder(nn.Module):
@@ -74,20 +89,32 @@ class SinusoidalVocoder(nn.Module):
         self.levels = _Levels(width, layers)
 
     def forward(self, mel: Tensor) -> Tensor:
+        return self.sound(self.read(mel))
+
+    def read(self, mel: Tensor) -> Reading:
+        """What is to sound at every frame of a log-mel [B, T, bins]."""
         mel = mel.float()
-        place = self.place(mel)  # [B, T, bins]
-        frequency = self.centre + self.spacing * place
+        alone = self.place(mel)
+        shift, partials, noise = self.levels(mel, alone)
+        place = (alone + shift).clamp(-REACH, REACH)
+        return Reading(place, self._amplitude(mel, place.detach()) + partials, self._breath_level(mel) + noise)
+
+    def sound(self, reading: Reading) -> Tensor:
+        """The wave [B, T * hop] of a reading. Gradients pass levels only: through phases they would tell nothing."""
+        frequency = self.centre + self.spacing * reading.place.detach()
+        return self.tones(frequency, reading.partials.clamp(max=LOUDEST).exp()) + self.breath(reading.noise)
+
+    def _amplitude(self, mel: Tensor, place: Tensor) -> Tensor:
+        """Logarithm of what would give each band its magnitude; less where a neighbour is louder. [B, T, bins, 1]"""
         constant, slope, bend = self.gain.unbind(-1)
-        amplitude = (
-            mel + constant + place * (slope + place * bend) - RIVAL * functional.relu(_louder_neighbour(mel) - mel)
-        )
-        partials, noise = self.levels(mel, place)  # [B, T, bins, PARTS] each
-        partials = (amplitude[..., None] + partials).clamp(max=LOUDEST).exp()
-        noise = (mel + self.noise_gain + FRESH_NOISE)[..., None] + noise
-        return self.tones(frequency, partials) + self.breath(noise)
+        amplitude = mel + constant + place * (slope + place * bend)
+        return (amplitude - RIVAL * functional.relu(_louder_neighbour(mel) - mel))[..., None]
+
+    def _breath_level(self, mel: Tensor) -> Tensor:
+        return (mel + self.noise_gain + FRESH_NOISE)[..., None]
 
     def place(self, mel: Tensor) -> Tensor:
-        """Where each band's partial lies between its neighbours, -REACH to REACH: [B, T, bins] from the log-mel."""
+        """Where each band's partial lies between its neighbours if it is alone, -REACH to REACH: [B, T, bins]."""
         widths = self.knots.diff(dim=-1)
         steps = torch.minimum((_lean(mel)[..., None] - self.knots[:, :-1]).clamp(min=0), widths)
         return (steps / widths).sum(-1) * (2 * REACH / (KNOTS - 1)) - REACH
@@ -175,25 +202,30 @@ class SinusoidalVocoder(nn.Module):
 
 
 class _Levels(nn.Module):
-    """Corrections to the levels of partials and noise, [B, T, bins, PARTS] each; none before it has learned."""
+    """Corrections to the places of partials [B, T, bins] and to the levels of partials and noise [B, T, bins, PARTS].
+
+    None before it has learned. Two partials that share a band, or a neighbour, are what places need it for.
+    """
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, width, (3, 5), padding=(1, 2))
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(layers))
         self.last = nn.Conv2d(width, 2 * PARTS, 1)
-        nn.init.zeros_(self.last.weight)
-        if self.last.bias is not None:
-            nn.init.zeros_(self.last.bias)
+        self.shift = nn.Conv2d(width, 1, 1)
+        for module in (self.last, self.shift):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
 
-    def forward(self, mel: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, mel: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         dtype = self.last.weight.dtype
         band = torch.linspace(-1, 1, mel.shape[2], device=mel.device).expand_as(mel)
         value = self.first(torch.stack([(mel + 5) / 2, place, band], dim=1).to(dtype))  # [B, width, T, bins]
         for block in self.blocks:
             value = value + block(functional.gelu(value))
-        partials, noise = self.last(functional.gelu(value)).float().permute(0, 2, 3, 1).chunk(2, dim=-1)
-        return partials, noise
+        value = functional.gelu(value)
+        partials, noise = self.last(value).float().permute(0, 2, 3, 1).chunk(2, dim=-1)
+        return self.shift(value).float().squeeze(1), partials, noise
 
 
 def _bands(mel: MelConfig) -> tuple[Tensor, Tensor]:

@@ -7,12 +7,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from vta_rt.cli import run_command
 from vta_rt.errors import OptionError, VTAError
 from vta_rt.files import check_writable, replacing
+
+if TYPE_CHECKING:
+    from train.config import SystemConfig
+    from train.pretrain.films import Reel
+    from train.pretrain.labels import Labels
+    from train.pretrain.loop import Pretraining
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,54 +31,113 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         import torch
-        from safetensors.torch import save
 
-        from train.data.prepared import PreparedSource
         from train.encoder import build_encoder
-        from train.pretrain.loop import PretrainSettings, pretrain
+        from train.pretrain.labels import read_labels
+        from train.pretrain.loop import Pretraining, PretrainSettings
         from train.settings import read_model
     except ModuleNotFoundError as error:
         raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    for name in ("steps", "batch", "window"):
+        if getattr(options, name) < 1:
+            raise OptionError(f"{name} is {getattr(options, name)}, at least 1 is needed")
     system = read_model(options.config)
-    train, valid = PreparedSource(options.data), PreparedSource(options.valid)
-    for path, source in ((options.data, train), (options.valid, valid)):
-        if source.recipe.tensors != {"frames", "wave"}:
-            raise OptionError(f"{path}: holds no pictures with their sound; prepare clips with --frames-only")
-        if len(source) == 0:
-            raise OptionError(f"{path}: lists no clips")
-    settings = PretrainSettings(steps=options.steps, batch=options.batch, window=options.window, seed=options.seed)
+    known: dict[str, Labels] | None = None
+    materials: list[str] = []
+    if options.events:
+        # As long as any film here may be; what is too long is cut where it is used.
+        known, materials = read_labels(Path(options.events), system.frame_rate, round(60 * system.frame_rate))
+    reels = [_reel(path, system, known) for path in (options.data, options.valid)]
+    settings = PretrainSettings(options.steps, options.batch, options.window, options.learning_rate, seed=options.seed)
     out = Path(options.out)
     check_writable(out)
     torch.manual_seed(settings.seed)
     encoder = build_encoder(system.encoder).to(options.device)
-    rows = pretrain(encoder, system, train, valid, settings, mixed_precision=options.bf16)
-    for row in (bar := tqdm(rows, total=settings.steps, unit="step", disable=None, leave=False)):
-        bar.set_postfix(loss=f"{row['loss']:.3f}")
-        if "valid_loss" in row:
-            tower = {name: tensor.cpu().contiguous() for name, tensor in encoder.tower.state_dict().items()}
-            with replacing(out) as part:
-                part.write_bytes(save(tower))
-            with out.with_suffix(".jsonl").open("w" if row["step"] <= settings.validate_every else "a") as log:
-                log.write(json.dumps(row) + "\n")
-    print(f"{out}: {settings.steps} steps, valid loss {row['valid_loss']:.3f}, onset F1 {row['onset_f1_50ms']:.3f}")
+    run = Pretraining(encoder, system, settings, materials=len(materials), mixed_precision=options.bf16)
+    last = _train(run, reels[0], reels[1], out)
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name.startswith(("valid", "onset")))
+    print(f"{out}: {settings.steps} steps{', ' if figures else ''}{figures}")
     return 0
+
+
+def _train(run: Pretraining, train: Reel, valid: Reel, out: Path) -> dict[str, float]:
+    """Run to the end, or on from where a run into the same file was stopped; writes the tower at every validation."""
+    import torch
+    from safetensors.torch import save
+
+    state, log = out.with_suffix(".state"), out.with_suffix(".jsonl")
+    if state.exists():
+        run.load(_read_state(state))
+    rows: dict[str, float] = {}
+    steps = run.run(train, valid)
+    bar = tqdm(steps, total=run.settings.steps, initial=run.done, unit="step", disable=None, leave=False)
+    for rows in bar:
+        bar.set_postfix(loss=f"{rows['loss']:.3f}", refresh=False)
+        if "valid_loss" not in rows:
+            continue
+        tower = {name: tensor.cpu().contiguous() for name, tensor in run.model.tower.state_dict().items()}
+        with replacing(out) as part:
+            part.write_bytes(save(tower))
+        with replacing(state) as part:
+            torch.save(run.state(), part)
+        with log.open("a") as file:
+            file.write(json.dumps(rows) + "\n")
+    return rows
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    import pickle
+
+    import torch
+
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise OptionError(f"{path}: cannot be read ({type(error).__name__}); delete it to begin anew") from error
+    return state
+
+
+def _reel(path: str, system: SystemConfig, known: dict[str, Labels] | None) -> Reel:
+    from train.data.prepared import PreparedSource
+    from train.pretrain.films import Reel
+    from train.pretrain.loop import mel_frames
+
+    films = PreparedSource(path)
+    if films.recipe.tensors != {"frames", "wave"}:
+        raise OptionError(f"{path}: holds no pictures with their sound; prepare clips with --frames-only")
+    if (films.window.frame_rate, films.window.size) != (system.frame_rate, system.picture_size):
+        raise OptionError(
+            f"{path}: was prepared with {films.window.frame_rate:g} pictures a second of {films.window.size} pixels, the "
+            f"model takes {system.frame_rate:g} of {system.picture_size}; prepare the clips again"
+        )
+    if len(films) == 0:
+        raise OptionError(f"{path}: lists no clips")
+    labels = None
+    if known is not None:
+        if unknown := [row.name for row in films.rows if row.video_path not in known]:
+            raise OptionError(f"{path}: {len(unknown)} clips are not in the list of events, such as {unknown[0]}")
+        labels = [known[str(row.video_path)].part(0, films.frame_count) for row in films.rows]
+    return Reel(films, system.mel, mel_frames(system), labels)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.pretrain",
         description="Teach a frame encoder's tower what sound belongs to what it sees: regression of the log-mel.",
+        epilog="A run that was stopped goes on where it last validated; OUT.jsonl holds the figures.",
     )
     parser.add_argument("--config", default="demo", metavar="RECIPE", help="recipe with the model (default: demo)")
     parser.add_argument("--data", required=True, metavar="INDEX", help="clips of train.prepare --frames-only")
     parser.add_argument("--valid", required=True, metavar="INDEX", help="others, to measure with")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the tower's weights (safetensors)")
-    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="(default: 1000)")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="films a step (default: 16)")
-    parser.add_argument("--window", type=int, default=64, metavar="N", help="frames of each (default: 64)")
+    parser.add_argument("--events", metavar="FILE", help="events.jsonl of generated clips: tell what happens, too")
+    parser.add_argument("--out", required=True, metavar="OUT", help="the tower's weights (safetensors)")
+    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="(default: 1500)")
+    parser.add_argument("--batch", type=int, default=22, metavar="N", help="windows a step (default: 22)")
+    parser.add_argument("--window", type=int, default=48, metavar="N", help="frames of each (default: 48)")
+    parser.add_argument("--learning-rate", type=float, default=8e-4, metavar="R", help="highest (default: 8e-4)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where to train (default: cpu)")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")

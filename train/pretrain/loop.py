@@ -1,48 +1,36 @@
 """Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
-No labels of events are used: films with their sound are enough. The head is thrown away; the tower goes on, frozen, into
-``train.prepare`` and ``train.run``. Knows no files, no latents and no diffusion.
+Films with their sound are enough. Where the films' events are known, a second head tells them (``labels``). Heads are
+thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no files, no latents and no diffusion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss, pad
+from torch.nn.functional import l1_loss, mse_loss
 
-from train.config import MelConfig, SystemConfig
+from train.config import SystemConfig
 from train.encoder import FrameEncoder
-from train.mel import log_mel
-from train.onsets import OnsetScore, onsets_of_mel, pooled, score_onsets
+from train.onsets import OnsetScore, onsets_of_mel, score_onsets
+from train.pretrain.films import Reel
+from train.pretrain.labels import EventHead, Labels
+from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
-
-
-class Films(Protocol):
-    """Clips of one length, pictures and sound."""
-
-    def __len__(self) -> int: ...
-
-    def frames(self, index: int, start: int, count: int) -> np.ndarray:
-        """[count, S, S, 3] uint8 from frame ``start`` on; fewer where the film ends."""
-
-    def wave(self, index: int) -> np.ndarray:
-        """[samples] float32 of the whole clip."""
-
-    @property
-    def frame_count(self) -> int:
-        """Frames of a film that fills its window."""
+MEL = 0.15  # weight of the log-mel beside the labels
+CLIP = 2.0  # largest norm of the gradient
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """window: frames of a training example. Pictures are flipped, shifted and tinted at random, never scaled."""
+    """batch: windows a step. window: frames of each. validate_every: steps."""
 
     steps: int = 1500
     batch: int = 22
@@ -56,48 +44,145 @@ class PretrainSettings:
 
 
 class Regressor(nn.Module):
-    """A tower and the head that makes mel frames of its embeddings: pictures [B, T, 3, S, S] -> [B, T * n, bins]."""
+    """A tower and its heads: pictures [B, T, 3, S, S] -> log-mel [B, T * n, bins] and embeddings [B, T, E]."""
 
-    def __init__(self, encoder: FrameEncoder, mel: MelConfig, frame_rate: float) -> None:
+    def __init__(self, encoder: FrameEncoder, bins: int, per_frame: int, materials: int) -> None:
         super().__init__()
-        self.tower, self.bins = encoder.tower, mel.bins
-        self.per_frame = round(mel.sample_rate / mel.hop / frame_rate)
-        self.head = nn.Linear(encoder.config.projection, self.per_frame * mel.bins)
+        width = encoder.config.projection
+        self.tower, self.bins, self.per_frame = encoder.tower, bins, per_frame
+        self.head = nn.Linear(width, per_frame * bins)
+        self.events = EventHead(width, materials) if materials else None
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        mel = self.head(self.tower(pictures)).float()
-        return mel.unflatten(2, (self.per_frame, self.bins)).flatten(1, 2) * 2 - 5  # about the range of log-mels
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        embeddings = self.tower(pictures).float()
+        mel = self.head(embeddings).float().unflatten(2, (self.per_frame, self.bins)).flatten(1, 2)
+        return mel * 2 - 5, embeddings  # about the range of log-mels
+
+    def loss(self, pictures: Tensor, mel: Tensor, labels: Labels | None) -> Tensor:
+        found, embeddings = self(pictures)
+        loss = regression_loss(found, mel, self.per_frame)
+        if self.events is None or labels is None:
+            return loss
+        return MEL * loss + self.events.loss(embeddings, labels)
 
 
-def pretrain(
-    encoder: FrameEncoder,
-    system: SystemConfig,
-    train: Films,
-    valid: Films,
-    settings: PretrainSettings,
-    *,
-    mixed_precision: bool = False,
-) -> Iterator[dict[str, float]]:
-    """Train ``encoder.tower`` in place; gives the figures of every step, and of a validation where one is due."""
-    torch.manual_seed(settings.seed)
-    device = encoder.linear_layer.weight.device
-    model = Regressor(encoder, system.mel, system.frame_rate).to(device).train()
-    optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
-    for step in range(settings.steps):
-        rng = np.random.default_rng([settings.seed, step])
-        pictures, target = (tensor.to(device) for tensor in _batch(train, system, settings, rng, model.per_frame))
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
-            loss = regression_loss(model(pictures), target, model.per_frame)
-        optimiser.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        figures = {"step": step + 1, "loss": loss.item(), "norm": norm.item()}
-        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            figures |= validate(model, system, valid, settings.validation_clips)
-        yield figures
+class Pretraining:
+    """One run, step after step; ``state`` and ``load`` let it go on exactly where it was.
+
+    Args:
+        encoder: its tower is trained in place.
+        materials: how many the labels tell apart; 0 without labels.
+    """
+
+    def __init__(
+        self,
+        encoder: FrameEncoder,
+        system: SystemConfig,
+        settings: PretrainSettings,
+        *,
+        materials: int = 0,
+        mixed_precision: bool = False,
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.system, self.done = settings, system, 0
+        self.device = encoder.linear_layer.weight.device
+        per_frame = mel_frames(system)
+        self.model = Regressor(encoder, system.mel.bins, per_frame, materials).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        self._mixed = mixed_precision
+
+    def run(self, train: Reel, valid: Reel) -> Iterator[dict[str, float]]:
+        """Train to the end; gives the figures of every step, and of a validation where one is due.
+
+        Raises:
+            VTAError: the loss is not a finite number.
+        """
+        settings = self.settings
+        self.model.train()
+        while self.done < settings.steps:
+            rng = np.random.default_rng([settings.seed, self.done])
+            pictures, mel, labels = train.batch(settings.batch, settings.window, rng)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
+                loss = self.model.loss(pictures.to(self.device), mel.to(self.device), labels)
+            if not loss.isfinite():
+                raise VTAError(f"step {self.done + 1}: the loss is {loss.item()}; try a lower learning rate")
+            self.optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+            self.optimizer.step()
+            self.schedule.step()
+            self.done += 1
+            figures = {"step": self.done, "loss": loss.item(), "gradient_norm": norm.item()}
+            if self.done % settings.validate_every == 0 or self.done == settings.steps:
+                figures |= self.validate(valid)
+            yield figures
+
+    @torch.no_grad()
+    def validate(self, reel: Reel) -> dict[str, float]:
+        """Of whole films: error of the mel, onset F1 of the regressed mel against the true one's, what labels say."""
+        self.model.eval()
+        errors, onsets = [], OnsetScore()
+        right: dict[str, list[bool]] = {}
+        for index in range(min(self.settings.validation_clips, len(reel.films))):
+            pictures, mel, labels = reel.whole(index)
+            found, embeddings = self.model(pictures.to(self.device))
+            found = found.cpu()[:, : mel.shape[1]]
+            errors.append(l1_loss(found, mel).item())
+            heard, true = (onsets_of_mel(picture[0].numpy(), self.system.mel).tolist() for picture in (found, mel))
+            onsets += score_onsets(heard, true, 0.05)
+            if self.model.events is not None and labels is not None:
+                for name, values in self.model.events.right(embeddings, labels).items():
+                    right.setdefault(name, []).extend(values)
+        self.model.train()
+        shares = {f"valid_{name}": float(np.mean(values)) for name, values in right.items() if values}
+        return {"valid_loss": float(np.mean(errors)) if errors else 0.0, "onset_f1": onsets.f1, **shares}
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on, plain values and tensors."""
+        return {
+            "settings": asdict(self.settings),
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            OptionError: it is of a run with other settings.
+        """
+        if state["settings"] != asdict(self.settings):
+            raise OptionError("the run that was stopped had other settings; give the same ones, or another file")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.done = state["done"]
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine."""
+        warmup, steps = self.settings.warmup, self.settings.steps
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + float(np.cos(np.pi * (step - warmup) / max(steps - warmup, 1))))
+
+
+def mel_frames(system: SystemConfig) -> int:
+    """Mel frames to a picture.
+
+    Raises:
+        OptionError: it is not a whole number.
+    """
+    exact = system.mel.sample_rate / system.mel.hop / system.frame_rate
+    if round(exact) < 1 or abs(exact - round(exact)) > 1e-6:
+        raise OptionError(
+            f"frame_rate is {system.frame_rate:g}, {exact:g} mel frames to a picture; a whole number is needed"
+        )
+    return round(exact)
 
 
 def regression_loss(found: Tensor, true: Tensor, per_frame: int) -> Tensor:
@@ -113,71 +198,3 @@ def regression_loss(found: Tensor, true: Tensor, per_frame: int) -> Tensor:
         ]  # [B, T - 1, bands]
         loss = loss + CHANGE * mse_loss(*change)
     return loss
-
-
-@torch.no_grad()
-def validate(model: Regressor, system: SystemConfig, films: Films, clips: int) -> dict[str, float]:
-    """Mean absolute error, and onset F1 of the regressed mel against the true one's, on whole clips."""
-    model.eval()
-    losses, scores = [], {0.05: OnsetScore(), 0.1: OnsetScore()}
-    for index in range(min(clips, len(films))):
-        pictures = _pictures(films, index, 0, films.frame_count)[None].to(model.head.weight.device)
-        true = log_mel(torch.from_numpy(films.wave(index))[None], system.mel)
-        found = model(pictures)[:, : true.shape[1]].cpu()
-        losses.append(l1_loss(found, true[:, : found.shape[1]]).item())
-        onsets = [onsets_of_mel(mel[0].numpy(), system.mel).tolist() for mel in (found, true)]
-        for tolerance in scores:
-            scores[tolerance] = pooled((scores[tolerance], score_onsets(onsets[0], onsets[1], tolerance)))
-    model.train()
-    return {
-        "valid_loss": float(np.mean(losses)),
-        "onset_f1_50ms": scores[0.05].f1,
-        "onset_f1_100ms": scores[0.1].f1,
-    }
-
-
-def _rate(step: int, settings: PretrainSettings) -> float:
-    """Linear warm-up, then half a cosine."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    return 0.5 * (1 + float(np.cos(np.pi * (step - settings.warmup) / max(settings.steps - settings.warmup, 1))))
-
-
-def _batch(
-    films: Films, system: SystemConfig, settings: PretrainSettings, rng: np.random.Generator, per_frame: int
-) -> tuple[Tensor, Tensor]:
-    """Pictures [B, T, 3, S, S] and log-mel [B, T * n, bins] of random windows."""
-    pictures, waves = [], []
-    window = min(settings.window, films.frame_count)
-    hop = system.mel.hop * per_frame  # samples a frame
-    for index in rng.integers(len(films), size=settings.batch):
-        start = int(rng.integers(films.frame_count - window + 1))
-        pictures.append(_altered(_pictures(films, int(index), start, window), rng))
-        wave = films.wave(int(index))
-        # A mel frame sees half an analysis window either side; what lies there is cut off again below.
-        margin = per_frame * (system.mel.window // (2 * hop) + 1)
-        padded = np.pad(wave, margin * system.mel.hop)
-        first = start * hop
-        waves.append(padded[first : first + window * hop + 2 * margin * system.mel.hop])
-    mel = log_mel(torch.from_numpy(np.stack(waves)), system.mel)
-    return torch.stack(pictures), mel[:, margin : margin + window * per_frame]
-
-
-def _pictures(films: Films, index: int, start: int, count: int) -> Tensor:
-    """[count, 3, S, S] in [0, 1]; where a film ends early, its last picture stands still."""
-    frames = films.frames(index, start, count)
-    if len(frames) == 0:
-        frames = films.frames(index, 0, films.frame_count)[-1:]
-    frames = np.concatenate([frames, frames[-1:].repeat(count - len(frames), axis=0)])
-    return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
-
-
-def _altered(pictures: Tensor, rng: np.random.Generator, reach: int = 4) -> Tensor:
-    """One clip seen a little otherwise: mirrored, shifted, tinted, darkened. The same for all its frames."""
-    if rng.random() < 0.5:
-        pictures = pictures.flip(3)
-    down, across = rng.integers(0, 2 * reach + 1, 2)
-    side = pictures.shape[-1]
-    pictures = pad(pictures, (reach,) * 4, mode="replicate")[:, :, down : down + side, across : across + side]
-    gain = torch.from_numpy(rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)).float()[:, None, None]
-    return ((pictures - 0.5) * gain + 0.5 + float(rng.uniform(-0.1, 0.1))).clamp(0, 1)

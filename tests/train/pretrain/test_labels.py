@@ -1,0 +1,45 @@
+"""Events as labels of frames."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.pretrain.labels import LOWEST, read_labels, stack
+from vta_rt.errors import OptionError
+
+RECORD = {
+    "video_path": "video/0.mp4",
+    "events": [
+        {"time": 0.10, "material": "wood", "pitch": 440.0, "level": -8.0},
+        {"time": 0.21, "material": "bell", "pitch": 880.0 * 1.01, "level": -24.0},
+        {"time": 9.0, "material": "bell", "pitch": 880.0, "level": -24.0},  # after the last frame
+    ],
+    "continuous": [{"step": 0.08, "speed": [1.0, 2.0]}, {"step": 0.04, "speed": [0.5] * 10}],
+}
+
+
+def test_events_fall_on_their_frames(tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text(json.dumps(RECORD) + "\n")
+    labels, materials = read_labels(tmp_path / "events.jsonl", 25.0, 8)
+    assert materials == ["bell", "wood"]
+    film = labels[str((tmp_path / "video/0.mp4").resolve())]
+    assert np.flatnonzero(film.onset).tolist() == [2, 5]
+    assert film.material[[2, 5, 6]].tolist() == [1, 0, -1]
+    assert (film.note[[2, 5]] + LOWEST).tolist() == [69, 81]
+    np.testing.assert_allclose(film.level[[2, 5, 0]], [1.0, -1.0, 0.0])
+    np.testing.assert_allclose(film.speed[:4], [1.5, 2.0, 2.5, 2.5])
+    assert film.part(2, 3).onset.tolist() == [1, 0, 0]
+    assert stack([film, film]).note.shape == (2, 8)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]\n", '{"events": []}\n', '{"video_path": 3, "events": [], "continuous": []}\n']
+)
+def test_what_is_no_list_of_events_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "events.jsonl").write_text(text)
+    with pytest.raises(OptionError, match=r"events\.jsonl: is no list of events"):
+        read_labels(tmp_path / "events.jsonl", 25.0, 8)
+    with pytest.raises(OptionError, match=r"none\.jsonl: cannot be read"):
+        read_labels(tmp_path / "none.jsonl", 25.0, 8)

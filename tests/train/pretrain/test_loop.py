@@ -1,0 +1,83 @@
+"""The tower learns from films, with labels and without, and goes on where it was stopped."""
+
+import copy
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from train.config import SystemConfig
+from train.encoder import build_encoder
+from train.pretrain.films import Reel
+from train.pretrain.loop import Pretraining, PretrainSettings, mel_frames, regression_loss
+from vta_rt.errors import OptionError, VTAError
+
+SETTINGS = PretrainSettings(steps=60, batch=4, window=16, warmup=5, learning_rate=5e-3, validate_every=60)
+
+
+def start(system: SystemConfig, settings: PretrainSettings = SETTINGS, materials: int = 0) -> Pretraining:
+    torch.manual_seed(0)
+    return Pretraining(build_encoder(system.encoder), system, settings, materials=materials)
+
+
+def test_learns_when_it_sounds(system: SystemConfig, reels: list[Reel]) -> None:
+    rows = list(start(system).run(*(replace(reel, labels=None) for reel in reels)))
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
+    assert rows[-1]["onset_f1"] > 0.8
+    assert "valid_loss" not in rows[0]
+    assert "valid_material" not in rows[-1]
+
+
+def test_learns_what_sounds_from_labels(system: SystemConfig, reels: list[Reel]) -> None:
+    run = start(system, materials=2)
+    before = run.validate(reels[1])
+    rows = list(run.run(*reels))
+    assert rows[-1]["valid_material"] > 0.95 > before["valid_material"]
+    assert rows[-1]["valid_pitch"] > 0.95 > before["valid_pitch"]
+
+
+def test_the_same_seed_trains_the_same_and_another_does_not(system: SystemConfig, reels: list[Reel]) -> None:
+    def losses(settings: PretrainSettings) -> list[float]:
+        return [row["loss"] for row in itertools.islice(start(system, settings).run(*reels), 2)]
+
+    assert losses(SETTINGS) == losses(SETTINGS)
+    assert losses(SETTINGS) != losses(replace(SETTINGS, seed=1))
+
+
+def test_goes_on_exactly(system: SystemConfig, reels: list[Reel]) -> None:
+    settings = replace(SETTINGS, steps=6, validate_every=3)
+    whole = [row["loss"] for row in start(system, settings, 2).run(*reels)]
+    stopped = start(system, settings, 2)
+    list(itertools.islice(stopped.run(*reels), 3))
+    state = copy.deepcopy(stopped.state())
+    again = start(system, settings, 2)
+    again.load(state)
+    assert [row["loss"] for row in again.run(*reels)] == whole[3:]
+    with pytest.raises(OptionError, match="other settings"):
+        start(system, replace(settings, batch=2), 2).load(state)
+
+
+def test_stops_when_the_loss_is_not_finite(system: SystemConfig, reels: list[Reel]) -> None:
+    run = start(system)
+    torch.nn.init.constant_(run.model.head.bias, float("inf"))
+    with pytest.raises(VTAError, match=r"^step 1: the loss is (inf|nan)"):
+        next(run.run(*reels))
+
+
+def test_changes_count_in_every_band() -> None:
+    """A click in one bin and the same energy spread over all differ by bin, not over the widest band."""
+    true = torch.zeros(1, 8, 64)
+    one_bin, spread = torch.zeros(1, 8, 64), torch.zeros(1, 8, 64)
+    one_bin[:, 4:, 0], spread[:, 4:] = 1.0, 1 / 64
+    assert regression_loss(true, true, 4) == 0
+    expected = 0.5 / 64 + 4 * (1 / 64 + 1 / 64 / 8 + 1 / 64**2)
+    assert regression_loss(one_bin, true, 4).item() == pytest.approx(expected, rel=1e-5)
+    assert regression_loss(spread, true, 4) < regression_loss(one_bin, true, 4)
+
+
+def test_pictures_and_mel_frames_must_come_out_even(system: SystemConfig) -> None:
+    assert mel_frames(system) == 4
+    with pytest.raises(OptionError, match=r"frame_rate is 30, 3\.33333 mel frames to a picture"):
+        mel_frames(replace(system, frame_rate=30.0))

@@ -1,0 +1,91 @@
+"""The command, on generated clips."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from train.data.lists import read_list
+from train.data.networks import open_encoder
+from train.data.prepare import Networks, prepare
+from train.pretrain.__main__ import main
+from train.settings import read_model
+from train.synthetic.dataset import Recipe, write_dataset
+
+RECIPE = """
+[model]
+frame_rate = 25.0
+[model.encoder]
+kind = "motion"
+channels = [8, 8]
+dilations = [1]
+image_size = 16
+projection = 16
+tokens_dim = 8
+"""
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe, a world of ten clips of a second, and its films prepared."""
+    folder = tmp_path_factory.mktemp("films")
+    (folder / "small.toml").write_text(RECIPE)
+    list(write_dataset(folder / "world", Recipe(3, 1.0), 10))
+    listings = [read_list(folder / "world" / f"{split}.jsonl") for split in ("train", "valid")]
+    list(prepare(listings, folder / "films", Networks(read_model(folder / "small.toml")), 0.96))
+    return folder
+
+
+def options(films: Path, out: Path, **changes: str) -> list[str]:
+    values = {
+        "config": films / "small.toml",
+        "data": films / "films" / "train.jsonl",
+        "valid": films / "films" / "valid.jsonl",
+        "events": films / "world" / "events.jsonl",
+        "out": out,
+        "steps": "3",
+        "batch": "2",
+        "window": "12",
+        "threads": "1",
+    } | changes
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def test_writes_a_tower_that_opens(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "tower.safetensors"
+    assert main(options(films, out)) == 0
+    assert "3 steps" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "tower.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3
+    encoder = open_encoder(out, read_model(films / "small.toml").encoder)
+    assert set(load_file(out)) == set(encoder.tower.state_dict())
+    before = out.read_bytes()
+    assert main(options(films, out)) == 0  # done already
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": "0"}, "steps is 0, at least 1 is needed"),
+        ({"config": "nothing.toml"}, "nothing.toml: cannot be read"),
+        ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),
+        ({"events": "nothing.jsonl"}, "nothing.jsonl: cannot be read"),
+        ({"data": "nothing.jsonl"}, "cannot be read"),
+    ],
+)
+def test_bad_options_are_one_line_and_leave_nothing(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str], said: str
+) -> None:
+    assert main(options(films, tmp_path / "tower.safetensors", **changes)) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_state_is_named(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tower.state").write_bytes(b"nothing of the kind")
+    assert main(options(films, tmp_path / "tower.safetensors")) == 2
+    assert "tower.state: cannot be read" in capsys.readouterr().err
