@@ -80,11 +80,11 @@ BARS = (
     Material(
         "metal bar", 840.0, BAR_MODES, 1.0, 2.5, 0.0006, 3e-4, 0.04, (0.0, 0.0), ((178, 186, 198), (205, 174, 96))
     ),
-    Material("bell", 840.0, BELL_MODES, 0.9, 3.0, 0.0008, 4e-4, 0.04, (0.0, 0.0), ((190, 148, 62), (150, 110, 50))),
+    Material("bell", 1400.0, BELL_MODES, 0.9, 3.0, 0.0008, 4e-4, 0.04, (0.0, 0.0), ((190, 148, 62), (150, 110, 50))),
 )
 DRUM = Material(
     "drum",
-    400.0,
+    900.0,  # a small one: below some 150 Hz a mel of 64 bands no longer tells semitones
     DRUM_MODES,
     1.0,
     13.0,
