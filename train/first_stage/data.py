@@ -1,0 +1,142 @@
+"""Sound files as training data: found by a jsonl or in a folder, decoded once, drawn from at random times.
+
+Waves are [samples] int16 mono at one rate until they are used. Knows files and numpy; no models, no spectrograms.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from tqdm import tqdm
+
+from vta_rt.errors import VTAError
+
+FULL_SCALE = 32768
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus")
+CACHE_BYTES = 4_000_000_000  # waves beyond this are decoded again each time one is drawn
+
+
+class SoundError(VTAError):
+    """A sound file that cannot be opened, has no sound or cannot be decoded, or a list of files that holds none."""
+
+
+def find_sounds(source: Path) -> list[Path]:
+    """The sound files of a data set: a jsonl with ``audio_file`` a line (paths from its folder), or a folder of files.
+
+    Raises:
+        SoundError: no such file, a line that is not of that form, or nothing in it.
+    """
+    if source.is_dir():
+        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise SoundError(f"{source}: holds no sound files ({', '.join(SUFFIXES)})")
+        return files
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SoundError(f"{source}: cannot be read as a jsonl of sounds ({error})") from error
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise SoundError(f"{source}: has no lines; one JSON object with audio_file a line is needed")
+    return [source.parent / _audio_file(line, f"{source}, line {number}") for number, line in lines]
+
+
+def _audio_file(line: str, where: str) -> str:
+    try:
+        name = json.loads(line)["audio_file"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SoundError(f"{where}: is no JSON object with audio_file ({type(error).__name__}: {error})") from error
+    if not isinstance(name, str):
+        raise SoundError(f"{where}: audio_file is {name!r}, a path is needed")
+    return name
+
+
+def read_wave(path: Path, sample_rate: int) -> np.ndarray:
+    """Decode any sound (or a video's) to mono: [samples] int16 at ``sample_rate``.
+
+    Raises:
+        SoundError: it cannot be opened, has no sound, or cannot be decoded to its end.
+    """
+    try:
+        with av.open(path) as container:
+            if not container.streams.audio:
+                raise SoundError(f"{path}: has no sound")
+            resampler = AudioResampler(format="s16", layout="mono", rate=sample_rate)
+            frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+            frames += resampler.resample(None)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise SoundError(f"{path}: cannot be decoded ({getattr(error, 'strerror', None) or error})") from error
+    chunks = [frame.to_ndarray()[0] for frame in frames]
+    if not sum(map(len, chunks)):
+        raise SoundError(f"{path}: has no samples")
+    return np.concatenate(chunks)
+
+
+class Sounds:
+    """The readable waves of a list of files, in memory as far as they fit.
+
+    Attributes:
+        files: those that could be read.
+        broken: one line for each that could not, naming it.
+    """
+
+    def __init__(self, files: Sequence[Path], sample_rate: int, cache_bytes: int = CACHE_BYTES) -> None:
+        self.sample_rate = sample_rate
+        self.files: list[Path] = []
+        self.broken: list[str] = []
+        self._lengths: list[int] = []
+        self._waves: dict[int, np.ndarray] = {}
+        for file in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
+            try:
+                wave = read_wave(file, sample_rate)
+            except SoundError as error:
+                self.broken.append(str(error))
+                continue
+            if wave.nbytes <= cache_bytes:
+                self._waves[len(self.files)] = wave
+                cache_bytes -= wave.nbytes
+            self.files.append(file)
+            self._lengths.append(len(wave))
+        if not self.files:
+            first = f", the first: {self.broken[0]}" if self.broken else ""
+            raise SoundError(f"none of {len(files)} sound files can be read{first}")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def seconds(self) -> float:
+        """Length of all together."""
+        return sum(self._lengths) / self.sample_rate
+
+    def wave(self, index: int) -> np.ndarray:
+        """[samples] float32, full scale [-1, 1]."""
+        return _as_float(self._wave(index))
+
+    def crops(self, seed: Any, count: int, length: int) -> np.ndarray:
+        """Parts of waves drawn at random, [count, length] float32; the same for the same seed (anything numpy takes).
+
+        Every moment of the data is as likely as any other; a wave shorter than ``length`` is followed by silence.
+        """
+        generator = np.random.default_rng(seed)
+        share = np.asarray(self._lengths, np.float64)
+        result = np.zeros((count, length), np.float32)
+        for row, index in enumerate(generator.choice(len(self), count, p=share / share.sum())):
+            start = generator.integers(max(0, self._lengths[index] - length) + 1)
+            part = _as_float(self._wave(int(index))[start : start + length])
+            result[row, : len(part)] = part
+        return result
+
+    def _wave(self, index: int) -> np.ndarray:
+        wave = self._waves.get(index)
+        return read_wave(self.files[index], self.sample_rate) if wave is None else wave
+
+
+def _as_float(wave: np.ndarray) -> np.ndarray:
+    return wave.astype(np.float32) / FULL_SCALE

@@ -1,0 +1,114 @@
+"""The first stage as a diffusers-style folder: ``vae/`` and ``vocoder/``, and the configuration both were trained with.
+
+``export.build --first-stage`` opens it. Knows the layout; does not train.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import SpeechT5HifiGan
+
+from train.config import SystemConfig, to_dict
+from train.vocoder import build_vocoder
+from vta_rt.errors import OptionError, VTAError
+from vta_rt.files import replacing, writing
+
+SECTIONS = ("vae", "vocoder", "mel")
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+
+
+def publish_vae(vae: AutoencoderKL, config: SystemConfig, folder: Path) -> None:
+    """Write ``folder/vae``; latents have unit deviation, so its scale factor is 1."""
+    vae.register_to_config(scaling_factor=1.0)
+    _replace_folder(folder / "vae", lambda part: vae.save_pretrained(part))
+    _write_config(config, folder)
+
+
+def publish_vocoder(state: dict[str, Tensor], config: SystemConfig, folder: Path) -> None:
+    """Write ``folder/vocoder``: HiFi-GAN as transformers reads it, oscillators with ``VocoderConfig`` as config.json."""
+
+    def write(part: Path) -> None:
+        vocoder = build_vocoder(config.vocoder)
+        vocoder.load_state_dict(state)
+        if isinstance(vocoder, SpeechT5HifiGan):
+            vocoder.config.sampling_rate = config.mel.sample_rate
+            vocoder.save_pretrained(part)
+        else:
+            part.mkdir()
+            save_file(state, part / "model.safetensors", {"format": "pt"})
+            (part / "config.json").write_text(json.dumps(to_dict(config)["vocoder"], indent=2) + "\n")
+
+    _replace_folder(folder / "vocoder", write)
+    _write_config(config, folder)
+
+
+def _write_config(config: SystemConfig, folder: Path) -> None:
+    """``folder/config.json``: what neither half's own file tells, above all the mel analysis."""
+    values = {name: section for name, section in to_dict(config).items() if name in SECTIONS}
+    values["vae"]["scale_factor"] = 1.0
+    with replacing(folder / "config.json") as part:
+        part.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Write beside, then change places, so that a folder is never seen half-written."""
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    with writing(folder):
+        for leftover in (part, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        write(part)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def open_vae(folder: Path) -> AutoencoderKL:
+    """The autoencoder of a first stage's folder, or of its ``vae`` folder, frozen.
+
+    Raises:
+        VTAError: there is none.
+    """
+    place = folder / "vae" if (folder / "vae").is_dir() else folder
+    try:
+        vae = AutoencoderKL.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise VTAError(f"{folder}: holds no autoencoder ({str(error).splitlines()[0]})") from error
+    return vae.eval().requires_grad_(False)
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of one half's folder, as ``publish_vae`` and ``publish_vocoder`` write them.
+
+    Raises:
+        VTAError: there are none, or they cannot be read.
+    """
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            try:
+                return load_file(folder / name)
+            except (OSError, SafetensorError) as error:
+                raise VTAError(f"{folder / name}: cannot be read as weights ({error})") from error
+    raise VTAError(f"{folder}: holds no weights to begin with ({' or '.join(WEIGHTS)})")
+
+
+def load_start(module: nn.Module, start: dict[str, Tensor]) -> None:
+    """Put weights into a module.
+
+    Raises:
+        OptionError: they are of other sizes.
+    """
+    try:
+        module.load_state_dict(start)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise OptionError(f"the weights to begin with are not of the sizes configured: {reason}") from error
