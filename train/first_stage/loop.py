@@ -102,7 +102,7 @@ class Progress:
 
 
 class Trainer:
-    """Trains one task; all that must survive a stop is in ``state``.
+    """Trains one task, and goes on exactly where a stopped run was validated last.
 
     Args:
         identity: what a checkpoint must have been made with to go on from it, as plain JSON values.

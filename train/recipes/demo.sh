@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to engines/demo: a world, a first stage, a tower, a denoiser, a bundle, its figures. Every step goes on where
-# it was when it is run again.
+# From nothing to engines/demo: a world, a first stage, a tower, a denoiser, a bundle, its figures. Run it again after it was
+# stopped: every step goes on where it was.
 #   train/recipes/demo.sh [FOLDER] [SEED]
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
@@ -9,18 +9,23 @@ world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$w
 python -m train.synthetic "$world" --clips 3600 --seed $((seed + 1))
 
 python -m train.first_stage vae --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" --out "$first" \
-    --steps 1726 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16
+    --steps 2400 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16 --resume
 python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" \
-    --out "$first" --vae "$first" --steps 2400 --batch 8 --frames 52 --seed "$seed" --mixed-precision bf16
+    --out "$first" --vae "$first" --steps 2400 --batch 8 --frames 52 --seed "$seed" --resume
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
-    --steps 1300 --seed "$seed" --bf16
+    --events "$world/events.jsonl" --steps 3000 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --seconds 5.12
-python -m train.run --config demo out="$work/run" seed="$seed" data.train="$clips/train.jsonl" \
-    data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first"
+if [ -d "$work/run/last" ]; then
+    python -m train.run --resume "$work/run"
+else
+    rm -rf "$work/run"
+    python -m train.run --config demo out="$work/run" seed="$seed" data.train="$clips/train.jsonl" \
+        data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first"
+fi
 
 python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
 python -m train.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \
