@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,11 @@ def _check(source: Source | None, model: LatentDiffusion, vae: AutoencoderKL | N
             )
         return
     tensors = source.recipe.tensors
+    if source.recipe.mel and source.recipe.mel != asdict(model.config.mel):
+        raise OptionError(
+            f"{source.folder}: was prepared with the mel analysis {source.recipe.mel}, the model has "
+            f"{asdict(model.config.mel)}; prepare the clips again"
+        )
     if "wave" in tensors and vae is None:
         raise OptionError(f"{source.folder}: holds sound as it is; start.first_stage, a folder with vae/, is needed")
     if "embeddings" in tensors and settings.optimizer.train_tower:

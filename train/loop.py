@@ -78,6 +78,10 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Report:
         for note in parts.notes:
             print(f"note: {note}", file=sys.stderr)
         run.claim(parts.first_stage, resume=resume)
+        if checkpoint is not None:  # the run may have been killed between writing it and naming it
+            run.name("last", trainer.progress.step)
+            if trainer.progress.best_step is not None and run.checkpoint(trainer.progress.best_step).is_dir():
+                run.name("best", trainer.progress.best_step)
     accelerator.wait_for_everyone()
     accelerator.init_trackers("train", _flat(to_dict(settings)))
     try:
@@ -169,7 +173,9 @@ class Trainer:
 
         optimizer = build_optimizer(trained_parameters(parts.model), settings.optimizer)
         schedule = build_schedule(optimizer, settings.optimizer, self.total)
-        _tell_deepspeed(accelerator, self.micro_batch)
+        if settings.machine.gradient_checkpointing:
+            parts.model.unet.enable_gradient_checkpointing()
+        _tell_deepspeed(accelerator, self.micro_batch, accumulation, settings.optimizer.clip)
         self.model, self.optimizer, self.schedule = accelerator.prepare(parts.model, optimizer, schedule)
         self._average = None
         if settings.optimizer.ema:  # of what this process holds, should accelerate have sharded it
@@ -379,7 +385,11 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _tell_deepspeed(accelerator: Accelerator, micro_batch: int) -> None:
-    """DeepSpeed wants to know what it would otherwise read off a prepared data loader."""
+def _tell_deepspeed(accelerator: Accelerator, micro_batch: int, accumulation: int, clip: float) -> None:
+    """DeepSpeed has settings of its own for what ours say already."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = micro_batch
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": clip,
+        }

@@ -65,10 +65,9 @@ def _prepare(arguments: Sequence[str] | None) -> int:
 
 def _networks(options: argparse.Namespace) -> Networks:
     """What the options name, opened."""
-    import torch
-
     from train.data.networks import open_encoder
     from train.data.prepare import Networks
+    from train.device import open_device
     from train.first_stage.publish import open_vae
     from train.settings import read_model
 
@@ -82,7 +81,7 @@ def _networks(options: argparse.Namespace) -> Networks:
     first_stage = Path(options.first_stage) if options.first_stage else checkpoint and _first_stage(checkpoint)
     keeps_sound = options.frames_only
     keeps_frames = options.frames_only or options.keep_frames
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = open_device(options.device)
     encoder = None if keeps_frames or encoder_file is None else open_encoder(encoder_file, config.encoder)
     vae = None if keeps_sound or first_stage is None else open_vae(first_stage)
     if encoder is None and vae is None and not options.frames_only:

@@ -4,6 +4,7 @@ import json
 import shutil
 import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from train.assembly import Parts, assemble
 from train.conditioning import Conditioner, Draws
+from train.config import MelConfig
 from train.data.lists import read_list
 from train.data.loader import Draw
 from train.data.networks import open_encoder
@@ -91,6 +93,13 @@ def test_clips_prepared_with_other_networks_are_refused(
     vae.save_pretrained(other / "vae")
     with pytest.raises(VTAError, match=r"was prepared with another autoencoder"):
         opened(data=data, start={"first_stage": str(other)})
+
+
+def test_clips_of_another_mel_are_refused(opened: Open, raw_list: Path, micro_checkpoint: Path, tmp_path: Path) -> None:
+    config = replace(opened().config, mel=MelConfig(floor=1e-3))
+    list(prepare([read_list(raw_list)], tmp_path / "own", Networks(config, None, open_vae(micro_checkpoint)), 0.64))
+    with pytest.raises(VTAError, match=r"own: was prepared with the mel analysis .*prepare the clips again"):
+        opened(data={"train": str(tmp_path / "own" / "clips.jsonl"), "valid": ""})
 
 
 def test_prepared_clips_train_as_raw_ones_do(

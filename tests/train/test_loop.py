@@ -179,8 +179,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert load_file(run.path / "last" / "model_2.safetensors")
 
     monkeypatch.undo()
+    (run.path / "last").unlink()  # as if killed between writing a checkpoint and naming it
     train(settings, resume=True)
     assert run.steps() == [2, 3]
+    assert (run.path / "last").resolve().name == "00000003"
     with pytest.raises(OptionError, match=r"run: is done, at step 3 of 3; length.steps=N goes on further"):
         train(settings, resume=True)
     narrower = {**micro_settings["model"]["unet"], "block_out_channels": [16, 16]}
@@ -217,6 +219,16 @@ def test_tensorboard(micro_settings: Settings, tmp_path: Path) -> None:
 def test_mixed_precision_trains(micro_settings: Settings, tmp_path: Path) -> None:
     settings = settings_of(micro_settings, tmp_path / "run", length={"steps": 2}, machine={"mixed_precision": "bf16"})
     assert math.isfinite(train(settings).loss)
+
+
+def test_gradient_checkpointing_changes_memory_alone(micro_settings: Settings, tmp_path: Path) -> None:
+    reports = []
+    for checkpointing in (False, True):
+        settings = settings_of(
+            micro_settings, tmp_path / str(checkpointing), machine={"gradient_checkpointing": checkpointing}
+        )
+        reports.append(train(settings))
+    assert reports[0].loss == pytest.approx(reports[1].loss, rel=1e-5)
 
 
 def test_split_batch() -> None:

@@ -175,6 +175,7 @@ def test_an_interrupted_run_says_one_word_and_is_finished_by_the_next(world: Pat
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever runs the tests may ignore it
     )
     deadline = time.monotonic() + 300
     while len(list(out.glob("clips/[!.]*"))) < 8 and process.poll() is None and time.monotonic() < deadline:

@@ -49,7 +49,10 @@ def _tower_state(path: Path, name: str, tower: nn.Module) -> dict[str, Tensor]:
         if state:
             break
     wanted = tower.state_dict()
-    state = {key: tensor for key, tensor in state.items() if not key.endswith("position_ids")}
+    others = ("text_model.", "text_projection.", "logit_scale")  # the rest of a whole CLIP
+    state = {
+        key: tensor for key, tensor in state.items() if not (key.endswith("position_ids") or key.startswith(others))
+    }
     wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     wrong += [key for key in state if key not in wanted]
     if wrong:

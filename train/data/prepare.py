@@ -202,7 +202,8 @@ def _by_file(listings: Sequence[Listing]) -> dict[str, list[Entry]]:
 
 def _file(entry: Entry) -> str:
     """A name that follows from what a clip is made of: where its files lie, how long they are and when they were written."""
-    made_of = [_state(path) for path in (entry.video if entry.features is None else entry.features, entry.audio)]
+    pictures, sound = entry.features or entry.video, entry.audio or entry.video
+    made_of = [_state(path) for path in (pictures, sound)]
     return f"{CLIPS}/{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]}.safetensors"
 
 

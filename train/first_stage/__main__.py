@@ -36,6 +36,8 @@ def _train(arguments: Sequence[str] | None) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.seed < 0:
+        raise OptionError(f"seed is {options.seed}, a whole number of 0 or more is needed")
     try:
         accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=options.device == "cpu")
     except (ValueError, NotImplementedError) as error:

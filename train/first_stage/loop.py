@@ -205,7 +205,7 @@ class Trainer:
             speed = (time.perf_counter() - self._timed) / (last - first)  # s a step
             left = (self.recipe.minutes or 0) * 60 - (time.perf_counter() - start)
             steps = last + max(0, int(left * 0.93 / speed))  # the rest is for validation
-            steps = int(self.accelerator.reduce(torch.tensor(steps, device=self.accelerator.device), "mean"))
+            steps = int(self.accelerator.reduce(torch.tensor(float(steps), device=self.accelerator.device), "mean"))
             self.progress.steps = steps
             self.accelerator.print(f"{self.task.name}: {speed:.3f} s a step, {steps} steps")
 
@@ -222,10 +222,10 @@ class Trainer:
             is_best = score < self.progress.best
             self.progress.best = min(score, self.progress.best)
             self._tell({"step": self.progress.step, "seconds": round(seconds, 1), **lost, **figures})
-            self._save()
-            if is_best:
+            if is_best:  # before the state that knows of it, so that no best one is lost when the process is killed
                 with torch.no_grad():
                     self.task.publish(self.out, self.training, self.accelerator.device)
+            self._save()
             self.task.model.train()
         self.accelerator.wait_for_everyone()
 

@@ -80,9 +80,15 @@ def open_vae(folder: Path) -> AutoencoderKL:
     """
     place = folder / "vae" if (folder / "vae").is_dir() else folder
     try:
-        vae = AutoencoderKL.from_pretrained(place, local_files_only=True)
+        vae, read = AutoencoderKL.from_pretrained(place, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise VTAError(f"{folder}: holds no autoencoder ({str(error).splitlines()[0]})") from error
+    for wrong in ("missing_keys", "unexpected_keys"):  # diffusers fills up what is missing at random
+        if read[wrong]:
+            names = sorted(read[wrong])
+            raise VTAError(
+                f"{place}: has {len(names)} {wrong.replace('_', ' ')} for an autoencoder, such as {names[0]}"
+            )
     return vae.eval().requires_grad_(False)
 
 

@@ -32,6 +32,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     try:
         import torch
 
+        from train.device import open_device
         from train.encoder import build_encoder
         from train.pretrain.labels import read_labels
         from train.pretrain.loop import Pretraining, PretrainSettings
@@ -41,9 +42,10 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    for name in ("steps", "batch", "window"):
-        if getattr(options, name) < 1:
-            raise OptionError(f"{name} is {getattr(options, name)}, at least 1 is needed")
+    for name, least in (("steps", 1), ("batch", 1), ("window", 2), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise OptionError(f"{name} is {getattr(options, name)}, at least {least} is needed")
+    device = open_device(options.device)
     system = read_model(options.config)
     known: dict[str, Labels] | None = None
     materials: list[str] = []
@@ -55,8 +57,11 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     out = Path(options.out)
     check_writable(out)
     torch.manual_seed(settings.seed)
-    encoder = build_encoder(system.encoder).to(options.device)
-    run = Pretraining(encoder, system, settings, materials=len(materials), mixed_precision=options.bf16)
+    encoder = build_encoder(system.encoder).to(device)
+    identity = json.dumps([options.data, options.valid, materials])
+    run = Pretraining(
+        encoder, system, settings, materials=len(materials), mixed_precision=options.bf16, identity=identity
+    )
     last = _train(run, reels[0], reels[1], out)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name.startswith(("valid", "onset")))
     print(f"{out}: {settings.steps} steps{', ' if figures else ''}{figures}")
@@ -139,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, default=48, metavar="N", help="frames of each (default: 48)")
     parser.add_argument("--learning-rate", type=float, default=8e-4, metavar="R", help="highest (default: 8e-4)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="where to train (default: cpu)")
+    parser.add_argument("--device", metavar="NAME", help="where to train (default: a GPU if there is one)")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="cores (default: all)")
     return parser

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
-from train.config import SystemConfig
+from train.config import SystemConfig, to_dict
 from train.encoder import FrameEncoder
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
@@ -72,6 +72,7 @@ class Pretraining:
     Args:
         encoder: its tower is trained in place.
         materials: how many the labels tell apart; 0 without labels.
+        identity: names the data, so that a run goes on with no other.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Pretraining:
         *,
         materials: int = 0,
         mixed_precision: bool = False,
+        identity: str = "",
     ) -> None:
         torch.manual_seed(settings.seed)
+        self._identity = {**asdict(settings), "system": to_dict(system), "mixed": mixed_precision, "data": identity}
         self.settings, self.system, self.done = settings, system, 0
         self.device = encoder.linear_layer.weight.device
         per_frame = mel_frames(system)
@@ -143,7 +146,7 @@ class Pretraining:
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, plain values and tensors."""
         return {
-            "settings": asdict(self.settings),
+            "identity": self._identity,
             "done": self.done,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -156,8 +159,10 @@ class Pretraining:
         Raises:
             OptionError: it is of a run with other settings.
         """
-        if state["settings"] != asdict(self.settings):
-            raise OptionError("the run that was stopped had other settings; give the same ones, or another file")
+        if state.get("identity") != self._identity:
+            raise OptionError(
+                "the run that was stopped had other settings or data; give the same ones, or another file"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -19,13 +19,16 @@ python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$fil
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --seconds 5.12
-if [ -d "$work/run/last" ]; then
+if [ -e "$work/run.done" ]; then
+    echo "$work/run: trained already"
+elif [ -d "$work/run/last" ]; then
     python -m train.run --resume "$work/run"
 else
     rm -rf "$work/run"
     python -m train.run --config demo out="$work/run" seed="$seed" data.train="$clips/train.jsonl" \
         data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first"
 fi
+touch "$work/run.done"
 
 python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
 python -m train.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \

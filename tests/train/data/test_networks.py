@@ -28,6 +28,8 @@ def test_a_tower_is_found_however_its_tensors_are_called(
     module = encoder if prefix else encoder.tower
     name = "" if prefix == "own" else prefix
     tensors = {f"{name}{key}": tensor.clone() for key, tensor in module.state_dict().items()}
+    if not prefix:  # a whole CLIP, as published
+        tensors |= {name: torch.zeros(1) for name in ("text_model.a", "text_projection.weight", "logit_scale")}
     if prefix == "vid_fea_extractor.":
         tensors["unet.conv_in.weight"] = torch.zeros(1)
     safetensors.torch.save_file(tensors, tmp_path / "weights.safetensors")

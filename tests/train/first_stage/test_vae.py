@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from train.config import SystemConfig
+from train.first_stage.publish import open_vae, publish_vae
 from train.first_stage.vae import VAETask, latent_moments, normalise_latents
 from train.vae import build_vae
-from vta_rt.errors import OptionError
+from vta_rt.errors import OptionError, VTAError
 
 
 def test_folding_changes_latents_and_nothing_else(config: SystemConfig) -> None:
@@ -54,3 +58,14 @@ def test_losses_name_their_parts(config: SystemConfig) -> None:
 def test_crops_are_whole_latent_steps(config: SystemConfig) -> None:
     with pytest.raises(OptionError, match="frames is 15, a multiple of 2"):
         VAETask(config, 15, kl=0.0)
+
+
+def test_an_autoencoder_without_all_its_weights_is_refused(config: SystemConfig, tmp_path: Path) -> None:
+    """Diffusers would fill them up at random."""
+    publish_vae(build_vae(config.vae), config, tmp_path)
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    del weights["decoder.conv_in.weight"]
+    save_file(weights, file)
+    with pytest.raises(VTAError, match=r"has 1 missing keys for an autoencoder, such as decoder\.conv_in\.weight"):
+        open_vae(tmp_path)

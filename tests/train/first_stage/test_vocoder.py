@@ -105,3 +105,22 @@ def test_training_begins_with_the_weights_given(config: SystemConfig, kind: str)
         trainable_vocoder(
             replace(sizes, vocoder=replace(sizes.vocoder, width=8, initial_channels=64)), plain_state(first)
         )
+
+
+def test_a_critic_hears_what_published_kernels_make(config: SystemConfig) -> None:
+    """They give a tail, which the true wave has not."""
+    kernels = VocoderConfig(
+        initial_channels=32,
+        upsample_rates=(5, 4, 2, 2, 2),
+        upsample_kernels=(16, 16, 8, 4, 4),
+        resblock_kernels=(3,),
+        resblock_dilations=((1,),),
+    )
+    task = VocoderTask(replace(config, vocoder=kernels), 27, None, critic=4)
+    waves = torch.randn(2, task.crop) * 0.1
+    losses = task.losses(task.model, waves)
+    assert losses.pair is not None
+    true, made = losses.pair
+    assert true.shape == made.shape == (2, 27 * 160)
+    assert task.critic is not None
+    assert task.adversarial(task.critic, losses.pair)["fooling"].isfinite()

@@ -65,10 +65,20 @@ def test_writes_a_tower_that_opens(films: Path, tmp_path: Path, capsys: pytest.C
     assert out.read_bytes() == before
 
 
+def test_goes_on_with_no_other_run(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "tower.safetensors"
+    assert main(options(films, out)) == 0
+    for changes in ({"steps": "4"}, {"valid": str(films / "films" / "train.jsonl")}):
+        assert main(options(films, out, **changes)) == 2
+        assert "other settings or data" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"steps": "0"}, "steps is 0, at least 1 is needed"),
+        ({"seed": "-1"}, "seed is -1, at least 0 is needed"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"config": "nothing.toml"}, "nothing.toml: cannot be read"),
         ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),
         ({"events": "nothing.jsonl"}, "nothing.jsonl: cannot be read"),
