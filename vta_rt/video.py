@@ -162,7 +162,7 @@ def _sampled(
             if previous is None:
                 orientation = _orientation(frame)  # once for all: to ask a frame ties it in a reference cycle (PyAV)
             if frame is not previous:
-                picture = _fitted(_upright(frame, orientation), size, fit)
+                picture = fitted(_upright(frame, orientation), size, fit)
             previous = frame
             yield picture
 
@@ -225,7 +225,7 @@ def _upright(frame: VideoFrame, orientation: Image.Transpose | None) -> Image.Im
     return image if orientation is None else image.transpose(orientation)
 
 
-def _fitted(image: Image.Image, size: int, fit: Fit) -> np.ndarray:
+def fitted(image: Image.Image, size: int, fit: Fit) -> np.ndarray:
     """``[size, size, 3]`` uint8: resized by antialiased bicubic interpolation, the longer side cut unless squashed."""
     if fit == "squash":
         return np.array(image.resize((size, size), Image.Resampling.BICUBIC))

@@ -16,8 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from train.data.sample import SampleError
-from vta_rt.video import Fit
-from vta_rt.video import _fitted as fitted
+from vta_rt.video import Fit, fitted
 
 NAME = "frames"  # of the array, in files that can hold several
 
