@@ -14,7 +14,7 @@ from scipy.ndimage import maximum_filter1d
 
 from train.synthetic.materials import Material
 
-LOWEST, HIGHEST = 60.0, 1000.0  # Hz of the candidates
+LOWEST, HIGHEST = 90.0, 1200.0  # Hz of the candidates: the generator's struck things lie from 168 to 1000
 CEILING = 8000.0  # Hz up to which modes are looked for
 STEP = 5.0  # cents between two candidates
 START, LENGTH = 0.01, 0.15  # s: after the onset the window begins, and how long it is

@@ -5,6 +5,7 @@ Knows no mels and no losses: a ``Task`` brings the model and says what it is wor
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import time
@@ -243,8 +244,10 @@ class Trainer:
             "players": [player.state() for player in self.players],
             "scaler": scaler.state_dict() if scaler else None,
         }
+        content = io.BytesIO()  # torch itself has no clear word for a full disk
+        torch.save(state, content)
         with replacing(self.checkpoint) as part:
-            torch.save(state, part)
+            part.write_bytes(content.getvalue())
 
     def resume(self) -> None:
         """Go on from the last checkpoint of the folder, if there is one.

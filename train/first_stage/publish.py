@@ -19,7 +19,7 @@ from transformers import SpeechT5HifiGan
 
 from train.config import SystemConfig, to_dict
 from train.vocoder import build_vocoder
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError, OutputError, VTAError
 from vta_rt.files import replacing, writing
 
 SECTIONS = ("vae", "vocoder", "mel")
@@ -65,7 +65,11 @@ def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     with writing(folder):
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        write(part)
+        try:
+            write(part)
+        except (SafetensorError, OSError) as error:  # safetensors has an error of its own for a full disk
+            shutil.rmtree(part, ignore_errors=True)
+            raise OutputError(f"{folder}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
         if folder.exists():
             os.replace(folder, old)
         os.replace(part, folder)

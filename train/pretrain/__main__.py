@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from vta_rt.cli import run_command
 from vta_rt.errors import OptionError, VTAError
-from vta_rt.files import check_writable, replacing
+from vta_rt.files import check_writable, replacing, writing
 
 if TYPE_CHECKING:
     from train.config import SystemConfig
@@ -86,9 +87,11 @@ def _train(run: Pretraining, train: Reel, valid: Reel, out: Path) -> dict[str, f
         tower = {name: tensor.cpu().contiguous() for name, tensor in run.model.tower.state_dict().items()}
         with replacing(out) as part:
             part.write_bytes(save(tower))
+        content = io.BytesIO()  # torch itself has no clear word for a full disk
+        torch.save(run.state(), content)
         with replacing(state) as part:
-            torch.save(run.state(), part)
-        with log.open("a") as file:
+            part.write_bytes(content.getvalue())
+        with writing(log), log.open("a") as file:
             file.write(json.dumps(rows) + "\n")
     return rows
 

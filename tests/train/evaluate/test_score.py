@@ -88,7 +88,7 @@ def test_a_noisy_room_spoils_silence_alone(score: Callable[[Change], Scores], of
     assert noisy.silence_below < 30
     assert noisy.silence_share == 0
     assert noisy.f1_50 >= of_truth.f1_50 - 0.03
-    assert noisy.within_semitone >= of_truth.within_semitone - 0.05
+    assert noisy.within_semitone >= 0.95
 
 
 def test_twice_the_gain_is_six_decibels_of_distance(score: Callable[[Change], Scores]) -> None:

@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from train.config import SystemConfig
 from train.first_stage.publish import open_vae, publish_vae
 from train.first_stage.vae import VAETask, latent_moments, normalise_latents
 from train.vae import build_vae
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError, OutputError, VTAError
 
 
 def test_folding_changes_latents_and_nothing_else(config: SystemConfig) -> None:
@@ -69,3 +71,23 @@ def test_an_autoencoder_without_all_its_weights_is_refused(config: SystemConfig,
     save_file(weights, file)
     with pytest.raises(VTAError, match=r"has 1 missing keys for an autoencoder, such as decoder\.conv_in\.weight"):
         open_vae(tmp_path)
+
+
+@pytest.mark.parametrize("error", [SafetensorError("No space left on device"), OSError(28, "No space left on device")])
+def test_a_full_disk_is_one_line_and_leaves_the_old_folder(
+    config: SystemConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    publish_vae(build_vae(config.vae), config, tmp_path)
+    before = load_file(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+
+    def fail(vae: object, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise error
+
+    monkeypatch.setattr(AutoencoderKL, "save_pretrained", fail)
+    with pytest.raises(OutputError, match=r"vae: cannot be written \(No space left on device\)"):
+        publish_vae(build_vae(config.vae), config, tmp_path)
+    after = load_file(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    assert all(after[name].equal(tensor) for name, tensor in before.items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "vae"]
