@@ -141,7 +141,14 @@ def units(checkpoint: Checkpoint, model: ModelConfig, frames: FrameConfig, optio
     config = checkpoint.config
 
     def key(part: str, *depends_on: object) -> str:
-        made_from = [fingerprint(checkpoint.parts[part].state), options.precision, OPSET, VERSIONS, *depends_on]
+        made_from = [
+            fingerprint(checkpoint.parts[part].state),
+            options.precision,
+            OPSET,
+            stages.REVISION,
+            VERSIONS,
+            *depends_on,
+        ]
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def denoisers() -> list[stages.Stage]:

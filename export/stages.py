@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from train.sinusoidal import SinusoidalVocoder
 from vta_rt.config import FrameConfig, ModelConfig
 
+REVISION = 2  # raised whenever a graph made here becomes another one, so that old ones are not kept
 Axes = dict[int, str]
 
 

@@ -67,6 +67,7 @@ class EngineBuilder:
         network = self._checked(self._builder.create_network(flags), graph, "no network")
         self._parse(network, graph)
         self._fix_shapes(network, inputs, graph)
+        _let_attention_decompose(trt, network)
         outputs = tuple(_spec(network.get_output(index)) for index in range(network.num_outputs))
 
         monitor = _monitor(trt, phases)
@@ -154,6 +155,18 @@ def _compute_capability(trt: Any, capability: str, flavour: Flavour) -> Any:
         there = ", ".join(f"{name[2:-1]}.{name[-1]}" if name.startswith("SM") else "current" for name in known)
         raise EngineError(f"compute capability {capability!r} is not one {flavour.name} builds for: {there}")
     return known[name]
+
+
+def _let_attention_decompose(trt: Any, network: Any) -> None:
+    """Attention has fused kernels for half precision and common head widths; elsewhere it may be made of several.
+
+    Without leave to do so TensorRT gives no engine. Where there is a fused kernel it is taken all the same.
+    """
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_INPUT:
+            layer.__class__ = trt.IAttentionInputLayer  # the bindings give every layer as ILayer
+            layer.attention.decomposable = True
 
 
 def _spec(tensor: Any) -> TensorSpec:
