@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from vta_rt.bundle import Bundle
 from vta_rt.cli import run_command
-from vta_rt.engines import BuilderOptions
+from vta_rt.engine_index import BuilderOptions
 from vta_rt.errors import OptionError, VTAError
 
 SECONDS = 10.24  # as published

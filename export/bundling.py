@@ -219,7 +219,7 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
 def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report) -> dict[str, GraphRecord]:
     """Export and check the graphs of one unit in the staging folder, and leave a note of them there."""
     made = unit.stages()
-    precisions: dict[str, Precision] = {stage.name: "fp32" if stage.keeps_fp32 else precision for stage in made}
+    precisions = {stage.name: _precision_of(stage, precision) for stage in made}
     feeds = {stage.name: {name: value.numpy() for name, value in stage.inputs.items()} for stage in made}
     references, signatures = {}, {}
     for stage in made:
@@ -248,6 +248,13 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
     with replacing(_note(staging, unit.name)) as temporary:
         temporary.write_bytes(msgspec.json.encode({name: asdict(record) for name, record in records.items()}))
     return records
+
+
+def _precision_of(stage: stages.Stage, asked_for: Precision) -> Precision:
+    if stage.keeps_fp32:
+        return "fp32"
+    transposed = any(isinstance(module, torch.nn.ConvTranspose1d) for module in stage.module.modules())
+    return "fp16" if asked_for == "bf16" and transposed else asked_for  # TensorRT has none for bf16
 
 
 def _accept(name: str, errors: dict[str, float], precision: str) -> None:

@@ -18,23 +18,22 @@ from export.staging import staging_folder
 from export.tensorrt_builder import EngineBuilder, check_compute_capabilities
 from vta_rt.backends.flavours import FLAVOURS, Flavour, compute_capability, load
 from vta_rt.bundle import Bundle
-from vta_rt.engines import (
+from vta_rt.engine_index import (
     FOLDER,
     FORMAT_VERSION,
     INDEX,
     BuilderOptions,
     EngineIndex,
     EngineRecord,
-    Machine,
     Target,
     bucket_name,
     engine_key,
     engine_precision,
-    find_engines,
     read_index,
     static_inputs,
     write_index,
 )
+from vta_rt.engines import Machine, find_engines
 from vta_rt.errors import EngineError, OptionError
 from vta_rt.files import replacing, writing
 from vta_rt.manifest import MANIFEST, FileRecord, TensorSpec, is_intact, write_manifest

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, Text
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from vta_rt.engines import EngineRecord
+from vta_rt.engine_index import EngineRecord
 from vta_rt.manifest import GraphRecord
 
 try:
@@ -106,7 +106,8 @@ class Report:
         _print(table)
 
     def _print_engines(self, folder: Path) -> None:
-        table = Table(title=str(folder), title_justify="left")
+        print(folder)
+        table = Table()
         for column in ("engine", "size", "time"):
             table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=True)
         for record, seconds in sorted(self._engines, key=lambda row: row[0].file.file):

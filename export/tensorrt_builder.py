@@ -13,7 +13,7 @@ from typing import Any
 
 from export.report import Phases
 from vta_rt.backends.flavours import Flavour
-from vta_rt.engines import BuilderOptions
+from vta_rt.engine_index import BuilderOptions
 from vta_rt.errors import EngineError
 from vta_rt.manifest import TensorSpec
 
