@@ -110,8 +110,9 @@ class EngineBuild:
         self._asked_for = tuple(dict.fromkeys(compute_capabilities))
         self._trt, self._version = load(self.flavour)
         check_compute_capabilities(self._trt, self.flavour, self._asked_for)
-        here = self.flavour.needs_gpu or "current" in self._asked_for
-        self._runs_on = (compute_capability(),) if here else self._asked_for or self.flavour.compute_capabilities
+        self._runs_on = self._asked_for or self.flavour.compute_capabilities
+        if self.flavour.needs_gpu or "current" in self._asked_for:
+            self._runs_on = (_of_this_gpu(flavour),)
         self._builder = EngineBuilder(self._trt, self.flavour, self.options, self._asked_for)
 
     def run(self, path: Path, report: Report) -> Path:
@@ -204,6 +205,13 @@ class EngineBuild:
         machine = Machine(target.flavour, target.version, target.compute_capabilities[0])
         for bucket in self.buckets:
             find_engines(bundle, machine, batch=bucket.batch, seconds=_rounded(bundle, bucket.seconds))
+
+
+def _of_this_gpu(flavour: str) -> str:
+    try:
+        return compute_capability()
+    except EngineError as error:
+        raise EngineError(f"{error}, and {flavour} was to build for the one here; tensorrt-rtx needs none") from error
 
 
 def _check_options(options: BuilderOptions) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,8 @@ PLATFORM = f"{sys.platform}-{platform.machine().lower()}"
 
 FlavourName = Literal["tensorrt", "tensorrt-rtx"]
 Sizes = tuple[int, ...]
+
+_CAPABILITY = re.compile(r"\d+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ def read_index(folder: Path) -> EngineIndex:
         index = msgspec.convert(document, EngineIndex)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"{path}: is not a valid index ({error})") from None
+    if not index.target.compute_capabilities or not all(map(_CAPABILITY.fullmatch, index.target.compute_capabilities)):
+        raise EngineError(f"{path}: compute capabilities {index.target.compute_capabilities} are not such as 8.6")
     for record in index.engines:
         if record.file.file != Path(record.file.file).name:
             raise EngineError(f"{path}: {record.file.file!r} is not a file name inside the folder")
@@ -223,6 +228,8 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
         "mel": (batch, 1, model.mel_frames, model.mel_bins),
     }
     for spec in graph.inputs:
+        if spec.name not in shapes:
+            raise EngineError(f"{graph.graph.file}: this vta_rt knows no sizes for its input {spec.name}")
         for own, size in zip(spec.shape, shapes[spec.name], strict=True):
             if isinstance(own, int) and own != size:
                 raise EngineError(
