@@ -250,7 +250,7 @@ def _rounded(bundle: Bundle, seconds: float | None) -> float:
 def _clear_away(folder: Path, index: EngineIndex) -> None:
     """Remove what an earlier build left and nothing names any more."""
     named = {record.file.file for record in index.engines}
-    for path in (*folder.glob("*.engine"), *folder.glob(".*.part*")):
+    for path in {*folder.glob("*.engine"), *folder.glob(".*.part*")}:
         if path.name not in named:
             path.unlink()
 

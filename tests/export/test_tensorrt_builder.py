@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,17 @@ def test_other_inputs_than_the_graph_has(builder: EngineBuilder, tmp_path: Path)
         builder.build(graph, (TensorSpec("z", (2, 8), "float32"),), Phases())
 
 
+@pytest.fixture
+def ctrl_c_as_ever() -> Iterator[None]:
+    """Where tests run in the background it may be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_as_ever")
 def test_ctrl_c_stops_a_build(builder: EngineBuilder, tmp_path: Path) -> None:
-    nodes = [helper.make_node("Relu", ["x"], ["y"])]
-    graph = save(tmp_path / "graph.onnx", nodes, ["batch", 8])
+    graph = save(tmp_path / "graph.onnx", [helper.make_node("Relu", ["x"], ["y"])], ["batch", 8])
     with pytest.raises(KeyboardInterrupt):
         builder.build(graph, X, Phases(during=lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert builder.build(graph, X, Phases())  # and the next one goes on
