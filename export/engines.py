@@ -147,8 +147,8 @@ class EngineBuild:
             folder = path / FOLDER / target.folder
             folder.mkdir(parents=True, exist_ok=True)
             index = EngineIndex(FORMAT_VERSION, target, tuple(self._kept(bundle, folder, target, wanted, report)))
-            _clear_away(folder, index)
             write_index(folder, index)
+            _clear_away(folder, index)
             _list(bundle, target.folder)
             self._builder.timing_cache = _read(folder / TIMING_CACHE)
             for item in wanted:
@@ -166,16 +166,14 @@ class EngineBuild:
     def _wanted(self, bundle: Bundle, target: Target) -> Iterator[_Wanted]:
         manifest = bundle.manifest
         for graph, record in manifest.graphs.items():
-            keys = set()
+            items = {}  # by key: the visual encoder's is the same for every batch
             for bucket in self.buckets:
                 seconds = _rounded(bundle, bucket.seconds)
                 inputs = static_inputs(record, replace(manifest.model, seconds=seconds), manifest.frames, bucket.batch)
-                if (
-                    key := engine_key(record, target, inputs)
-                ) not in keys:  # the encoder's are the same for every batch
-                    keys.add(key)
-                    batch = 1 if graph == "visual_encoder" else bucket.batch
-                    yield _Wanted(graph, bucket_name(batch, seconds), inputs, key)
+                key = engine_key(record, target, inputs)
+                batch = 1 if graph == "visual_encoder" else bucket.batch
+                items[key] = _Wanted(graph, bucket_name(batch, seconds), inputs, key)
+            yield from items.values()
 
     def _kept(
         self, bundle: Bundle, folder: Path, target: Target, wanted: list[_Wanted], report: Report

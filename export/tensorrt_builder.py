@@ -113,9 +113,10 @@ class EngineBuilder:
         if self._flavour.name == "tensorrt-rtx":
             rtx_configure(trt, config, self._compute_capabilities)
         if self._flavour.timing_cache:
-            cache = config.create_timing_cache(self.timing_cache) or config.create_timing_cache(b"")
-            if not config.set_timing_cache(cache, False):  # another GPU's or version's: measured anew
-                config.set_timing_cache(config.create_timing_cache(b""), False)
+            cache = config.create_timing_cache(self.timing_cache)
+            if cache is None or not config.set_timing_cache(cache, False):  # another GPU's or version's: measured anew
+                cache = self._checked(config.create_timing_cache(b""), graph, "no timing cache")
+                self._checked(config.set_timing_cache(cache, False) or None, graph, "no leave to keep what it measures")
         return config
 
     def _checked(self, value: Any, graph: Path, what: str) -> Any:

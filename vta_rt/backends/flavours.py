@@ -106,6 +106,8 @@ def rtx_configure(trt: Any, config: Any, capabilities: tuple[str, ...]) -> None:
     if not capabilities:
         return
     config.num_compute_capabilities = len(capabilities)
+    if config.num_compute_capabilities != len(capabilities):
+        raise EngineError(f"tensorrt-rtx does not build for {len(capabilities)} compute capabilities here")
     for index, capability in enumerate(capabilities):
         if not config.set_compute_capability(rtx_compute_capability(trt, capability), index):
             raise EngineError(f"tensorrt-rtx does not build for compute capability {capability} here")
