@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("vta-rt", "numpy", "av", "onnxruntime", "torch", "diffusers", "transformers")
+PACKAGES = ("vta-rt", "numpy", "av", "onnxruntime", "torch", "diffusers", "transformers", "tensorrt-rtx-cu13-bindings")
 
 
 def describe() -> dict[str, Any]:
