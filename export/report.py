@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -31,7 +31,7 @@ class Report:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            _Steps(bar_width=20),
+            _Steps(),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -139,14 +139,11 @@ class Phases:
             self.finish(name)
 
 
-class _Steps(BarColumn):
+class _Steps(ProgressColumn):
     """A bar where the number of steps is known."""
 
-    def render(self, task: Task) -> ProgressBar:
-        bar = super().render(task)
-        if task.total is None:
-            bar.width = 0
-        return bar
+    def render(self, task: Task) -> RenderableType:
+        return "" if task.total is None else ProgressBar(task.total, task.completed, width=20)
 
 
 def _print(table: Table) -> None:
