@@ -40,7 +40,7 @@ class PretrainSettings:
     weight_decay: float = 1e-2
     warmup: int = 60
     seed: int = 0
-    validate_every: int = 250
+    validate_every: int = 500
     validation_clips: int = 64
 
 
