@@ -22,3 +22,7 @@ class BundleError(VTAError):
 
 class OutputError(VTAError):
     """A result that cannot be written: no permission, no space, unsuitable container."""
+
+
+class DeviceError(VTAError):
+    """A GPU that failed or has too little memory; the message says whether this process may go on using it."""

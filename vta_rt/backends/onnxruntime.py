@@ -7,7 +7,7 @@ per session, so a session is made once and shared by all threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-from vta_rt.backends.base import Arrays, Session
+from vta_rt.backends.base import Array, Arrays, Lane, Session
 from vta_rt.errors import BundleError, VTAError
 from vta_rt.manifest import GraphRecord, TensorSpec
 
@@ -56,7 +56,7 @@ class OnnxRuntimeSession(Session):
             raise BundleError(f"{path}: is not the graph {name}, but {found}")
         self._check_signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()), path)
 
-    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+    def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         try:
             values = self._session.run(list(self.outputs), dict(feeds))
         except Exception as error:
