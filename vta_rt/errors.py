@@ -20,6 +20,10 @@ class BundleError(VTAError):
     """A bundle that is missing, incomplete, altered, or written by a newer version."""
 
 
+class EngineError(VTAError):
+    """Engines that are missing, altered, or made for another machine or graph; a TensorRT that is not there."""
+
+
 class OutputError(VTAError):
     """A result that cannot be written: no permission, no space, unsuitable container."""
 

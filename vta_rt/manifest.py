@@ -21,7 +21,7 @@ MANIFEST = "bundle.json"
 FORMAT_VERSION = 1
 
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 Shape = tuple[int | None, ...]
 Signature = dict[str, tuple[Shape, str]]
 """Shape and type of each tensor, by name."""
@@ -78,7 +78,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``bundle.json``."""
+    """``bundle.json``. engines: names of the folders in ``tensorrt/`` that hold any (``vta_rt.engines``)."""
 
     format_version: int
     model: ModelConfig
@@ -86,7 +86,7 @@ class Manifest:
     schedule: NoiseSchedule
     graphs: dict[str, GraphRecord]
     source: Source
-    engines: tuple[dict[str, Any], ...] = ()
+    engines: tuple[str, ...] = ()
 
     @property
     def precision(self) -> str:
