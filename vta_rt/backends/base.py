@@ -47,7 +47,7 @@ class Lane:
         return array
 
     def batch(self, clips: Sequence[Array], shape: tuple[int, ...]) -> Array:
-        """Clips ``[N_i, ...]`` float32 as one batch ``[B, N, ...]`` of that shape: zeros after a short one, and for those missing.
+        """Clips ``[N_i, ...]`` float32 as one batch ``[B, N, ...]``: zeros after a short one, and for those missing.
 
         Only the clips' first axis may be shorter than the batch's.
         """

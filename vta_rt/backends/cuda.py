@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,7 @@ except ImportError:  # the extra tensorrt brings it
 
 ALIGNMENT = 256  # bytes; what TensorRT asks of the memory it is given
 LANES = 4  # calls a device serves at once; each has an activation block of its own
+PINNED = 256 * 2**20  # bytes of pinned memory a lane has on the way at once
 KEPT = 16  # captured graphs and the like a lane keeps
 # After these, every further call of the process fails too: the driver has given the process up.
 _FATAL = (
@@ -59,6 +61,21 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
         rest = "; start the program again to use the GPU" if error.name in _FATAL else ""
         raise DeviceError(f"GPU: cannot {doing}: {text.decode()} ({error.name}){rest}")
     return values[0] if len(values) == 1 else tuple(values)
+
+
+def need_gpu() -> None:
+    """Ask the driver itself, which needs no package of CUDA's.
+
+    Raises:
+        DeviceError: there is no NVIDIA driver or no GPU.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        raise DeviceError("there is no NVIDIA GPU with a driver here") from None
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
+        raise DeviceError("the NVIDIA driver finds no GPU here")
 
 
 def use(device: int) -> None:
@@ -201,7 +218,7 @@ class CudaLane(Lane):
     def get(self, array: Array) -> np.ndarray:
         if isinstance(array, np.ndarray):
             return array
-        address = self._pinned.take(array.nbytes)
+        address = self._stage(array.nbytes)
         self._copy(address, array.address, array.nbytes, cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost)
         self.wait()
         return host_view(address, array.shape, array.dtype).copy()
@@ -217,7 +234,7 @@ class CudaLane(Lane):
     def write(self, address: int, array: Array) -> None:
         """Copy a host or device array to an address, in the order of the stream."""
         if isinstance(array, np.ndarray):
-            pinned = self._pinned.take(array.nbytes)
+            pinned = self._stage(array.nbytes)
             np.copyto(host_view(pinned, array.shape, array.dtype), array)
             self._copy(address, pinned, array.nbytes, cudart.cudaMemcpyKind.cudaMemcpyHostToDevice)
         elif address != array.address:
@@ -225,7 +242,7 @@ class CudaLane(Lane):
 
     def write_rows(self, address: int, arrays: Sequence[np.ndarray], stride: int) -> None:
         """Copy arrays of one shape to an address and every ``stride`` bytes after it, in one piece."""
-        pinned = self._pinned.take(stride * len(arrays))
+        pinned = self._stage(stride * len(arrays))
         for index, array in enumerate(arrays):
             np.copyto(host_view(pinned + index * stride, array.shape, array.dtype), array)
         self._copy(address, pinned, stride * len(arrays), cudart.cudaMemcpyKind.cudaMemcpyHostToDevice)
@@ -286,6 +303,13 @@ class CudaLane(Lane):
         self._kept.clear()
         self._resources.close()
 
+    def _stage(self, size: int) -> int:
+        """Pinned memory for one copy; once much of it is lent, the copies so far are waited for."""
+        if self._pinned.lent + size > PINNED:
+            self.wait()
+            self._pinned.take_back()
+        return self._pinned.take(size)
+
     def _copy(self, target: int, source: int, size: int, kind: Any) -> None:
         check(cudart.cudaMemcpyAsync(target, source, size, kind, self.stream), f"copy {size:,} bytes")
 
@@ -345,6 +369,11 @@ class _Shelf:
         self._reserve = reserve
         self._free: dict[int, list[int]] = {}
         self._lent: list[tuple[int, int]] = []
+
+    @property
+    def lent(self) -> int:
+        """Bytes."""
+        return sum(size for size, _ in self._lent)
 
     def take(self, size: int) -> int:
         size = max(ALIGNMENT, 1 << (size - 1).bit_length())

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
@@ -76,12 +76,12 @@ class TensorRTSession(Session):
         arrays: dict[str, list[np.ndarray]] = {name: [scan.start[name]] for name in scan.rows}
         places: dict[str, list[int]] = {name: [] for name in scan.rows}
         for row in scan.by_row():
-            for name, slots in places.items():
+            for name, numbers in places.items():
                 if name in row:
                     arrays[name].append(row[name])
-                slots.append(len(arrays[name]) - 1 if name in row else 0)
+                numbers.append(len(arrays[name]) - 1 if name in row else 0)
         feeds = {name: array for name, array in scan.start.items() if name in scan.carried} | dict(scan.fixed)
-        slots = tuple((name, tuple(slots)) for name, slots in places.items())
+        slots = tuple((name, tuple(numbers)) for name, numbers in places.items())
         plan = _Plan(self._bucket({**feeds, **scan.start}), scan.count, tuple(scan.carried.items()), slots)
         return self._in(lane, lambda lane: self._loop(lane, plan).run(feeds, arrays, on_row))
 
@@ -179,6 +179,10 @@ class _Engine:
         if not context.execute_async_v3(stream):
             raise DeviceError(f"{self.name}: TensorRT could not run it ({self._log.last})")
 
+    def enqueue_all(self, context: Any, rows: Sequence[Mapping[str, int]], stream: int) -> None:
+        for addresses in rows:
+            self.enqueue(context, addresses, stream)
+
     def check_capture(self, context: Any, stream: int) -> None:
         """Ask the flavour that knows whether a context's work can be captured."""
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
@@ -204,7 +208,7 @@ class _Loop:
             ]  # each row reads the one and writes the other
             # For each input that rows bring: its arrays one after another, then the place of a single captured row's.
             self._rows = {name: self._reserve(resources, name, max(slots) + 2) for name, slots in plan.slots}
-            single = engine.specs.keys() - self._carried.keys() - self._carried.values() - self._rows.keys()
+            single = engine.specs.keys() - {*self._carried, *self._carried.values(), *self._rows}
             self._single = {name: self._reserve(resources, name, 1) for name in single}
             self._capture(resources, capture)
             self._resources = resources.pop_all()
@@ -247,7 +251,7 @@ class _Loop:
             lane.wait()
             if capture != "none":
                 engine.check_capture(context, stream)
-                graph = Graph(lane.stream, lambda c=context, a=addresses: [engine.enqueue(c, row, stream) for row in a])  # type: ignore[misc]
+                graph = Graph(lane.stream, partial(engine.enqueue_all, context, addresses, stream))
                 resources.callback(graph.close)
                 self._graphs.append(graph)
 
@@ -289,7 +293,7 @@ class _Loop:
 def _logger(trt: ModuleType) -> Any:
     """A logger that keeps the last error for our own message. One a flavour: TensorRT holds on to the first it is given."""
 
-    class Log(trt.ILogger):  # type: ignore[name-defined]
+    class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "no reason given"
