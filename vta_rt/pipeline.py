@@ -139,6 +139,7 @@ class Pipeline:
             report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
+            stages.load(guidance)
             tokens, waves = [], []
             for index, frames in enumerate(pictures):
                 report("encode", index, len(paths))

@@ -31,6 +31,11 @@ class Stages:
         self._session = session
         self._model = model
 
+    def load(self, guidance: float) -> None:
+        """Load every graph that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
+        for graph in ("visual_encoder", denoiser(guidance), "vae_decoder", "vocoder"):
+            self._session(graph)
+
     def encode(self, frames: np.ndarray) -> Array:
         """``[T, H, W, 3]`` uint8 -> tokens ``[T, D]``."""
         session = self._session("visual_encoder")
@@ -54,7 +59,7 @@ class Stages:
             entropy: of the noise's seed sequence. initial, step_noise: ``[B, ...]``, ``[steps, B, ...]`` instead of it.
             on_step: called with the number of steps done, of the number given second.
         """
-        session = self._session("denoiser_unguided" if guidance == 1.0 else "denoiser")
+        session = self._session(denoiser(guidance))
         shape = self._model.latent_shape()[1:]
         length = max(mask.shape[1], session.fixed_size("tokens", 1) or 0)
         mask = pad_axis(mask, 1, length)
@@ -100,6 +105,11 @@ class Stages:
             values = session.run({tensor: batch}, self.lane)[output]
             results += [values[index] for index in range(stop - start)]
         return results
+
+
+def denoiser(guidance: float) -> str:
+    """The graph for a guidance scale: at 1, where guidance does nothing, the one of half the cost."""
+    return "denoiser_unguided" if guidance == 1.0 else "denoiser"
 
 
 def pad_tokens(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 from vta_rt.backends.base import Lane, Session
 from vta_rt.bundle import Bundle
 from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError
+
+if TYPE_CHECKING:
+    from vta_rt.engines import Engines, Machine
 
 BACKENDS = ("auto", "tensorrt", "cuda", "cpu")
 CAPTURES = ("loop", "step", "none")
@@ -96,35 +101,35 @@ def _tensorrt(bundle: Bundle, capture: str) -> Backend:
     from vta_rt.backends.cuda import Lanes, need_gpu
     from vta_rt.backends.flavours import FLAVOURS, compute_capability, load
     from vta_rt.backends.tensorrt import TensorRTSession
-    from vta_rt.engines import EngineIndex, Machine, buckets, find_engines, listed
+    from vta_rt.engines import EngineIndex, Machine, listed
 
     need_gpu()
-    indices = [index for _, index in listed(bundle) if isinstance(index, EngineIndex)]
-    flavours = {index.target.flavour for index in indices} or {"tensorrt"}
+    flavours = {index.target.flavour for _, index in listed(bundle) if isinstance(index, EngineIndex)} or {"tensorrt"}
     problems = []
-    for flavour in [flavour for flavour in FLAVOURS.values() if flavour.name in flavours]:
+    for name in (name for name in FLAVOURS if name in flavours):
         try:
-            trt, version = load(flavour)
-            machine = Machine(flavour.name, version, compute_capability())
-            # Batches of one are always needed; engines of larger ones are used where there are any.
-            found = [find_engines(bundle, machine)]
+            trt, version = load(FLAVOURS[name])
+            found = _buckets(bundle, Machine(FLAVOURS[name].name, version, compute_capability()))
         except EngineError as error:
             problems.append(str(error))
-            continue
-        sizes = {bucket for index in indices for bucket in buckets(index, bundle.manifest.model)}
-        for batch in sorted({batch for batch, seconds in sizes if batch > 1 and seconds == found[0].seconds}):
-            try:
-                found.append(find_engines(bundle, machine, batch=batch))
-            except EngineError:  # of another folder, for another machine
-                continue
-        lanes = Lanes()
-        return Backend(
-            "tensorrt",
-            f"{flavour.name} {version}",
-            lambda name: TensorRTSession(name, trt, found, lanes, capture),  # type: ignore[arg-type]
-            lanes.lane,
-        )
+        else:
+            lanes = Lanes()
+            session = partial(TensorRTSession, trt=trt, buckets=found, lanes=lanes, capture=capture)
+            return Backend("tensorrt", f"{name} {version}", session, lanes.lane)
     raise EngineError("; ".join(problems))
+
+
+def _buckets(bundle: Bundle, machine: Machine) -> list[Engines]:
+    """The engines for one clip, which are always needed, and those for several at once where there are any."""
+    from vta_rt.engines import EngineIndex, buckets, find_engines, listed
+
+    found = [find_engines(bundle, machine)]
+    indices = [index for _, index in listed(bundle) if isinstance(index, EngineIndex)]
+    sizes = {bucket for index in indices for bucket in buckets(index, bundle.manifest.model)}
+    for batch in sorted(batch for batch, seconds in sizes if batch > 1 and seconds == found[0].seconds):
+        with suppress(EngineError):  # those of another folder, for another machine
+            found.append(find_engines(bundle, machine, batch=batch))
+    return found
 
 
 def _cuda(bundle: Bundle, threads: int | None, capture: str) -> Backend:

@@ -202,7 +202,8 @@ class CudaLane(Lane):
         self._resources.callback(lambda: cudart.cudaStreamDestroy(self.stream))
         self._memory = _Shelf(self._resources, reserve)
         self._pinned = _Shelf(self._resources, reserve_pinned)
-        self._activations = (0, 0)  # address, size
+        self._activation_block = self._resources.enter_context(ExitStack())
+        self._activation_address = self._activation_size = 0
         self._kept: dict[Any, Any] = {}  # the least recently used first
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
@@ -265,13 +266,17 @@ class CudaLane(Lane):
         return kept
 
     def activations(self, size: int) -> int:
-        """The block that engines which never run together share, grown to ``size`` bytes if need be; its address.
+        """The block of ``size`` bytes or more that engines which never run together share; its address.
 
-        Captured graphs hold its address, so a block that became too small stays until the lane is closed.
+        One that must grow moves, and what was captured on the old one is let go, to be captured again on its next use.
         """
-        if size > self._activations[1]:
-            self._activations = (reserve(self._resources, size), size)
-        return self._activations[0]
+        if size > self._activation_size:
+            self._drop_kept()
+            self._activation_block.close()
+            self._activation_size = 0
+            self._activation_address = reserve(self._activation_block, size)
+            self._activation_size = size
+        return self._activation_address
 
     def wait(self) -> None:
         """Until all that was put on the stream is done."""
@@ -297,11 +302,13 @@ class CudaLane(Lane):
 
     def close(self) -> None:
         """Give everything back, whatever state the device is in."""
-        cudart.cudaStreamSynchronize(self.stream)  # what still runs must not lose its memory
-        for kept in self._kept.values():
-            kept.close()
-        self._kept.clear()
+        self._drop_kept()
         self._resources.close()
+
+    def _drop_kept(self) -> None:
+        cudart.cudaStreamSynchronize(self.stream)  # what still runs must not lose its memory
+        while self._kept:
+            self._kept.popitem()[1].close()
 
     def _stage(self, size: int) -> int:
         """Pinned memory for one copy; once much of it is lent, the copies so far are waited for."""
@@ -319,6 +326,8 @@ class Lanes:
 
     def __init__(self, device: int = 0, limit: int = LANES) -> None:
         self.device = device
+        self.activations = 0
+        """Bytes of the largest activation block that any engine loaded so far needs."""
         self._room = threading.BoundedSemaphore(limit)
         self._idle: list[CudaLane] = []
 

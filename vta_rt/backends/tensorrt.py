@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from vta_rt.backends.cuda import CaptureError, CudaLane, DeviceArray, Graph, Lan
 from vta_rt.errors import DeviceError, EngineError, OptionError
 from vta_rt.manifest import TensorSpec
 
-Capture = Literal["loop", "step", "none"]
-"""What becomes a CUDA graph: all rows of a scan together, one row to be launched for each, or nothing."""
+Capture = str
+"""What becomes a CUDA graph: all rows of a scan together (``loop``), one row (``step``), or nothing (``none``)."""
 
 LONGEST_GRAPH = 500  # rows; a graph grows with them, so a longer scan is captured row by row
 
@@ -110,6 +110,7 @@ class TensorRTSession(Session):
         capture: Capture = "step" if self.capture == "loop" and plan.count > LONGEST_GRAPH else self.capture
         with self._building:
             try:
+                lane.activations(self._lanes.activations)  # what is the largest for now; growing later costs captures
                 return _Loop(lane, engine, plan, capture)
             except CaptureError as error:
                 warnings.warn(f"{self.name}: runs without a CUDA graph ({error})", RuntimeWarning, stacklevel=2)
@@ -122,7 +123,9 @@ class TensorRTSession(Session):
                 source = self._sources[bucket]
                 use(self._lanes.device)  # an engine is loaded onto the thread's device
                 content = source.load(self.name)
-                self._engines[bucket] = _Engine(self._trt, self.name, content, source.records[self.name])
+                engine = _Engine(self._trt, self.name, content, source.records[self.name])
+                self._lanes.activations = max(self._lanes.activations, engine.activations)
+                self._engines[bucket] = engine
             return self._engines[bucket]
 
 
@@ -154,6 +157,7 @@ class _Engine:
         if engine is None:
             raise EngineError(f"{name}: TensorRT cannot load its engine ({self._log.last})")
         self._engine = engine
+        self.activations = max(engine.device_memory_size_v2, 1)  # bytes
         found = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
         if found != self.specs.keys():
             raise EngineError(f"{name}: its engine is another graph's, with {', '.join(sorted(found))}")
@@ -168,8 +172,7 @@ class _Engine:
         context = self._engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if context is None:
             raise DeviceError(f"{self.name}: TensorRT cannot make an execution context ({self._log.last})")
-        size = max(self._engine.device_memory_size_v2, 1)
-        context.set_device_memory(lane.activations(size), size)
+        context.set_device_memory(lane.activations(self.activations), self.activations)
         return context
 
     def enqueue(self, context: Any, addresses: Mapping[str, int], stream: int) -> None:
@@ -293,7 +296,7 @@ class _Loop:
 def _logger(trt: ModuleType) -> Any:
     """A logger that keeps the last error for our own message. One a flavour: TensorRT holds on to the first it is given."""
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "no reason given"
