@@ -305,8 +305,12 @@ class CudaLane(Lane):
         self._drop_kept()
         self._resources.close()
 
+    def drain(self) -> None:
+        """Wait, whatever comes of it: what still runs must not lose its memory, even after a failure."""
+        cudart.cudaStreamSynchronize(self.stream)
+
     def _drop_kept(self) -> None:
-        cudart.cudaStreamSynchronize(self.stream)  # what still runs must not lose its memory
+        self.drain()
         while self._kept:
             self._kept.popitem()[1].close()
 

@@ -206,14 +206,11 @@ class _Loop:
         self._graphs: list[Graph] = []
         self._contexts: list[Any] = []
         with ExitStack() as resources:
-            self._state = [
-                {name: self._reserve(resources, name, 1) for name in self._carried} for _ in range(2)
-            ]  # each row reads the one and writes the other
-            # For each input that rows bring: its arrays one after another, then the place of a single captured row's.
-            self._rows = {name: self._reserve(resources, name, max(slots) + 2) for name, slots in plan.slots}
-            single = engine.specs.keys() - {*self._carried, *self._carried.values(), *self._rows}
-            self._single = {name: self._reserve(resources, name, 1) for name in single}
-            self._capture(resources, capture)
+            try:
+                self._set_up(resources, capture)
+            except BaseException:
+                lane.drain()  # what was begun must not lose its memory
+                raise
             self._resources = resources.pop_all()
 
     def run(
@@ -238,9 +235,15 @@ class _Loop:
     def close(self) -> None:
         self._resources.close()
 
-    def _capture(self, resources: ExitStack, capture: Capture) -> None:
-        """Make the contexts and graphs: one context each, since a graph holds what is in its context."""
+    def _set_up(self, resources: ExitStack, capture: Capture) -> None:
+        """Take the memory, then make contexts and graphs: one context each, since a graph holds what is in its context."""
         engine, lane, plan = self._engine, self._lane, self._plan
+        # Two sets of state: each row reads the one and writes the other.
+        self._state = [{name: self._reserve(resources, name, 1) for name in self._carried} for _ in range(2)]
+        # For each input that rows bring: its arrays one after another, then the place of a single captured row's.
+        self._rows = {name: self._reserve(resources, name, max(slots) + 2) for name, slots in plan.slots}
+        single = engine.specs.keys() - {*self._carried, *self._carried.values(), *self._rows}
+        self._single = {name: self._reserve(resources, name, 1) for name in single}
         stream = int(lane.stream)
         resources.callback(self._contexts.clear)
         whole = capture == "loop" or plan.count == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pytest
@@ -140,5 +139,3 @@ def table(steps: int, noisy: bool = True) -> np.ndarray:
     rows[:, 0] = np.linspace(900, 10, steps)
     rows[:, 6] *= noisy * (np.arange(steps) % 2 == 0)
     return rows
-
-
