@@ -16,6 +16,7 @@ import vta_rt
 from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
 from vta_rt.bundle import Bundle, find_bundle
+from vta_rt.engine_index import check_engines, describe
 from vta_rt.errors import OptionError, OutputError, VTAError
 from vta_rt.files import check_writable, writing
 from vta_rt.pipeline import Pipeline
@@ -237,6 +238,8 @@ def _info(options: argparse.Namespace) -> int:
     )
     print(f"  made from    {manifest.source.checkpoint} by {manifest.source.exporter}")
     print(f"  licence      {manifest.source.licence or 'not stated'}")
+    for line in describe(bundle) or ["none"]:
+        print(f"  engines      {line}")
     print(f"  {'graph':<20}{'precision':<11}{'MB':>9}  {'rel. error':<11} inputs")
     counted: set[str] = set()
     for name, record in manifest.graphs.items():
@@ -254,7 +257,11 @@ def _check(options: argparse.Namespace) -> int:
     files = pipeline.bundle.check()
     for name in pipeline.bundle.manifest.graphs:
         pipeline.session(name)
-    print(f"{pipeline.bundle.path}: {len(files)} files whole, {len(pipeline.bundle.manifest.graphs)} graphs load")
+    engines = check_engines(pipeline.bundle)
+    print(
+        f"{pipeline.bundle.path}: {len(files)} files whole, {len(pipeline.bundle.manifest.graphs)} graphs load"
+        f"{f', {engines} engines whole' if engines else ''}"
+    )
     return 0
 
 

@@ -130,6 +130,11 @@ def record_file(path: Path) -> FileRecord:
     return FileRecord(path.name, path.stat().st_size, sha256_of(path))
 
 
+def is_intact(path: Path, record: FileRecord) -> bool:
+    """Whether the file at ``path`` is there, whole, and the one that was recorded; reads all of it."""
+    return path.is_file() and path.stat().st_size == record.size and sha256_of(path) == record.sha256
+
+
 def _check_version(path: Path, document: Any) -> None:
     version = document.get("format_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):

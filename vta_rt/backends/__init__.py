@@ -101,7 +101,8 @@ def _tensorrt(bundle: Bundle, capture: str) -> Backend:
     from vta_rt.backends.cuda import Lanes, need_gpu
     from vta_rt.backends.flavours import FLAVOURS, compute_capability, load
     from vta_rt.backends.tensorrt import TensorRTSession
-    from vta_rt.engines import EngineIndex, Machine, listed
+    from vta_rt.engine_index import EngineIndex, listed
+    from vta_rt.engines import Machine
 
     need_gpu()
     flavours = {index.target.flavour for _, index in listed(bundle) if isinstance(index, EngineIndex)} or {"tensorrt"}
@@ -121,7 +122,8 @@ def _tensorrt(bundle: Bundle, capture: str) -> Backend:
 
 def _buckets(bundle: Bundle, machine: Machine) -> list[Engines]:
     """The engines for one clip, which are always needed, and those for several at once where there are any."""
-    from vta_rt.engines import EngineIndex, buckets, find_engines, listed
+    from vta_rt.engine_index import EngineIndex, buckets, listed
+    from vta_rt.engines import find_engines
 
     found = [find_engines(bundle, machine)]
     indices = [index for _, index in listed(bundle) if isinstance(index, EngineIndex)]

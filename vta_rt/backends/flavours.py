@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vta_rt.engines import FlavourName
+from vta_rt.engine_index import FlavourName
 from vta_rt.errors import EngineError
 
 
