@@ -34,7 +34,6 @@ ROWS = {
     "tensorrt-step": "TensorRT, a graph a step",
     "tensorrt-none": "TensorRT, no graph",
 }
-SKIPPED = 3  # exit code of a row that this machine cannot run
 Frames = list[np.ndarray]
 System = dict[str, Callable[..., Any]]
 """What a row runs: ``call(clips)`` from frames to waves, and ``stages(clips)``, which gives seconds by stage."""
@@ -51,7 +50,7 @@ def main() -> None:
         for batch in options.batch:
             row = _in_process(name, batch, options)
             if row is not None:
-                row |= {"floor_ms": _floor(row, work)}
+                row |= {"floor_ms": _floor(row, work, options.steps)}
                 rows.append(row)
                 print(latency_chart.line(row, rows), flush=True)
     result = {"steps": options.steps, "published_steps": options.published_steps, "operations": work, "rows": rows}
@@ -88,7 +87,7 @@ def _in_process(name: str, batch: int, options: argparse.Namespace) -> dict[str,
     command = [sys.executable, *sys.argv, "--inside", name, "--batch", str(batch)]
     start = time.time()
     with machine.DeviceMemory() as memory:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{name}, batch {batch}: left out, {(done.stderr.strip().splitlines() or ['it failed'])[-1]}")
         return None
@@ -114,7 +113,6 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         start = time.perf_counter()
         system["call"](clips)
         totals.append(time.perf_counter() - start)
-    for _ in range(max(1, min(len(totals), 5) if totals[0] > 5 else len(totals))):
         stages.append(system["stages"](clips))
     return {
         "total": _percentiles(totals),
@@ -259,20 +257,16 @@ def _operations(options: argparse.Namespace) -> dict[str, float]:
     return {**counted, "branches": branches}
 
 
-def _floor(row: dict[str, Any], work: dict[str, float]) -> float | None:
+def _floor(row: dict[str, Any], work: dict[str, float], steps: int) -> float | None:
     """Milliseconds the row's operations take at the measured matrix rate of what it runs on, in its precision."""
     if not work:
         return None
     on_gpu = row["row"].partition("-")[0] in ("cuda", "tensorrt") or "CPU" not in row["runs_on"]
     half = "32" not in row["precision"] and (on_gpu or row["row"] == "torch")
     rate = machine.matrix_rate("cuda" if on_gpu else "cpu", half=half)
-    steps = row.get("steps", row_steps(sys.argv))
+    steps = row.get("steps", steps)
     once = sum(work[stage] for stage in ("encode", "decode", "vocode"))
     return round(row["batch"] * (once + steps * work["branches"] * work["denoise"]) / rate * 1e3, 2)
-
-
-def row_steps(arguments: list[str]) -> int:
-    return int(_parser().parse_args(arguments[1:]).steps)
 
 
 def _frames(options: argparse.Namespace) -> np.ndarray:

@@ -58,10 +58,25 @@ def reset_peak_memory() -> None:
 
 def peak_memory_gb() -> float:
     """The most memory the process held since the last reset, mapped files included (Linux)."""
+    return round(_status("VmHWM"), 2)
+
+
+def memory_gb() -> float:
+    """What the process holds now, mapped files included (Linux)."""
+    return _status("VmRSS")
+
+
+def device_memory_gb() -> float | None:
+    """In use on the first GPU, by whichever process; None without ``nvidia-smi``."""
+    used = _nvidia_smi("memory.used")
+    return float(used) * 2**20 / 1e9 if used and used.isdecimal() else None
+
+
+def _status(name: str) -> float:
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return round(int(line.split()[1]) / 1e6, 2)
-    raise RuntimeError("no VmHWM in /proc/self/status")
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) / 1e6
+    raise RuntimeError(f"no {name} in /proc/self/status")
 
 
 class DeviceMemory:
@@ -69,7 +84,7 @@ class DeviceMemory:
 
     def __enter__(self) -> DeviceMemory:
         self.peak_gb: float | None = None
-        self._before = _nvidia_smi("memory.used")
+        self._before = device_memory_gb()
         self._done = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
@@ -81,7 +96,7 @@ class DeviceMemory:
 
     def _look(self) -> None:
         while self._before is not None and not self._done.wait(0.1):
-            used = (float(_nvidia_smi("memory.used") or 0) - float(self._before)) * 2**20 / 1e9
+            used = (device_memory_gb() or 0.0) - self._before
             self.peak_gb = round(max(used, self.peak_gb or 0.0), 2)
 
 
