@@ -30,3 +30,7 @@ class OutputError(VTAError):
 
 class DeviceError(VTAError):
     """A GPU that failed or has too little memory; the message says whether this process may go on using it."""
+
+
+class FallbackWarning(RuntimeWarning):
+    """Something runs otherwise than was picked first, slower, and gives the same sound."""

@@ -18,7 +18,7 @@ from vta_rt.audio import Audio
 from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
-from vta_rt.errors import EngineError, OptionError, VTAError
+from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError
 from vta_rt.manifest import MANIFEST
 from vta_rt.schedule import solver_table
 from vta_rt.stages import Stages, pad_tokens, token_mask
@@ -264,7 +264,7 @@ class Pipeline:
             if self._options[0] != "auto" or failed.name == "cpu":
                 raise error
             self._backend, self.backend = choose(self.bundle, *self._options, below=failed.name, reasons=(str(error),))
-        warnings.warn(f"from here on {self.backend}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"from here on {self.backend}", FallbackWarning, stacklevel=4)
 
     def _check_rank(self, graph: str, tensor: str, array: np.ndarray) -> None:
         shape = next(spec.shape for spec in self.bundle.manifest.graphs[graph].inputs if spec.name == tensor)

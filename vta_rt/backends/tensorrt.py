@@ -19,7 +19,7 @@ import numpy as np
 
 from vta_rt.backends.base import Array, Lane, OnRow, Scan, Session, Signature
 from vta_rt.backends.cuda import CaptureError, CudaLane, DeviceArray, Graph, Lanes, aligned, reserve, use
-from vta_rt.errors import DeviceError, EngineError, OptionError
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.manifest import TensorSpec
 
 Capture = str
@@ -113,7 +113,7 @@ class TensorRTSession(Session):
                 lane.activations(self._lanes.activations)  # what is the largest for now; growing later costs captures
                 return _Loop(lane, engine, plan, capture)
             except CaptureError as error:
-                warnings.warn(f"{self.name}: runs without a CUDA graph ({error})", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{self.name}: runs without a CUDA graph ({error})", FallbackWarning, stacklevel=2)
                 self.capture = "none"
                 return _Loop(lane, engine, plan, "none")
 

@@ -13,7 +13,8 @@ from vta_rt import backends
 from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle
-from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError
+from vta_rt.cli import main
+from vta_rt.errors import BundleError, DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.pipeline import Pipeline
 
 
@@ -112,7 +113,7 @@ def test_an_engine_that_fails_to_load_is_replaced_by_the_graph(
     monkeypatch.setattr(backends, "_cuda", refuse(EngineError("onnxruntime is for CPUs")))
     pipeline = Pipeline(bundle_short)
     assert pipeline.backend == "TensorRT (the fastest there is)"
-    with pytest.warns(RuntimeWarning, match=r"from here on ONNX Runtime on the CPU \(\w+: its engine is gone"):
+    with pytest.warns(FallbackWarning, match=r"from here on ONNX Runtime on the CPU \(\w+: its engine is gone"):
         found = pipeline.generate(clip, steps=1, guidance=1.0)
     assert pipeline.backend.startswith("ONNX Runtime on the CPU (")
     expected = Pipeline(bundle_short, backend="cpu").generate(clip, steps=1, guidance=1.0)
@@ -126,3 +127,15 @@ def test_an_engine_that_fails_to_load_is_not_replaced_where_it_was_asked_for(
     pipeline = Pipeline(bundle_short, backend="tensorrt")
     with pytest.raises(EngineError, match="vocoder: its engine is gone"):
         pipeline.vocode(np.zeros((1, 64, 64), np.float32))
+
+
+def test_on_the_command_line_a_fall_back_is_one_line(
+    bundle_short: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(backends, "_tensorrt", Broken(0))
+    monkeypatch.setattr(backends, "_cuda", refuse(EngineError("onnxruntime is for CPUs")))
+    few = ["--steps", "1", "--guidance", "1"]
+    assert main(["generate", str(clip), "-o", str(tmp_path / "clip.wav"), "--bundle", str(bundle_short), *few]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "note: from here on ONNX Runtime on the CPU (visual_encoder: its engine is gone; onnxruntime is for CPUs)"
+    ]

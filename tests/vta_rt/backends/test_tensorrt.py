@@ -16,7 +16,7 @@ from vta_rt.backends import tensorrt
 from vta_rt.backends.base import Lane, Session
 from vta_rt.backends.cuda import Lanes
 from vta_rt.backends.tensorrt import TensorRTSession
-from vta_rt.errors import DeviceError, EngineError, OptionError
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.stages import Stages, token_mask
 
 Load = Callable[[str], Session]
@@ -299,7 +299,7 @@ def test_what_cannot_be_captured_runs_without(
     else:
         monkeypatch.setattr("tests.vta_rt.backends.stand_in.Context.is_stream_capturable", lambda self, stream: False)
     load = sessions(machine, lanes)
-    with pytest.warns(RuntimeWarning, match="runs without a CUDA graph") as warned:
+    with pytest.warns(FallbackWarning, match="runs without a CUDA graph") as warned:
         found = in_lane(lanes, load, [pictures()])
     in_lane(lanes, load, [pictures()])
     assert len(warned) == 4, "one a graph of the bundle, once"
