@@ -117,6 +117,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "total": _percentiles(totals),
         "stages": {stage: _percentiles([times[stage] for times in stages]) for stage in STAGES},
+        "denoise_on_device_ms": system["on_device"](clips) if "on_device" in system else None,
         "calls": len(totals),
         "host_gb": machine.peak_memory_gb(),
         "first_sound": first_sound,

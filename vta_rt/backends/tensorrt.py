@@ -152,7 +152,10 @@ class _Engine:
         self.outputs = [spec.name for spec in record.outputs]
         self._trt = trt
         self._log = _logger(trt)
-        self._runtime = trt.Runtime(self._log)
+        try:
+            self._runtime = trt.Runtime(self._log)
+        except TypeError:  # what the bindings make of a null pointer
+            raise EngineError(f"{name}: TensorRT does not start here ({self._log.last})") from None
         engine = self._runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise EngineError(f"{name}: TensorRT cannot load its engine ({self._log.last})")

@@ -73,7 +73,7 @@ class Machine:
         self.streams: dict[int, Stream] = {}
         self.graphs: set[Graph] = set()
         self.executables: set[Graph] = set()
-        self.contexts = 0  # alive
+        self.contexts = self.events = 0  # alive
         self.capturing = threading.local()
         self._lock = threading.RLock()
         self.cudart = _cudart(self)
@@ -81,8 +81,9 @@ class Machine:
 
     @property
     def held(self) -> tuple[int, ...]:
-        """What is not given back: blocks, streams, graphs, executables, contexts."""
-        return len(self.blocks), len(self.streams), len(self.graphs), len(self.executables), self.contexts
+        """What is not given back: blocks, streams, graphs, executables, contexts and events."""
+        others = self.contexts + self.events
+        return len(self.blocks), len(self.streams), len(self.graphs), len(self.executables), others
 
     def called(self, name: str) -> list[tuple[Any, ...]]:
         return [arguments for called, arguments in self.calls if called == name]
@@ -198,6 +199,28 @@ def _cudart(machine: Machine) -> Any:
     @call
     def cudaMemsetAsync(address: int, value: int, size: int, stream: Stream) -> None:
         stream.put(lambda: ctypes.memset(machine.view(address, size), value, size))
+
+    @call
+    def cudaEventCreateWithFlags(flags: int) -> SimpleNamespace:
+        machine.events += 1
+        return SimpleNamespace(time=None)
+
+    @call
+    def cudaEventDestroy(event: SimpleNamespace) -> None:
+        machine.events -= 1
+
+    @call
+    def cudaEventRecord(event: SimpleNamespace, stream: Stream) -> None:
+        event.stream = stream
+        stream.put(lambda: setattr(event, "time", len(machine.calls)))
+
+    @call
+    def cudaEventSynchronize(event: SimpleNamespace) -> None:
+        event.stream.run()
+
+    @call
+    def cudaEventElapsedTime(start: SimpleNamespace, end: SimpleNamespace) -> float:
+        return float(end.time - start.time)
 
     @call
     def cudaStreamBeginCapture(stream: Stream, mode: str) -> None:
