@@ -15,8 +15,8 @@ from pathlib import Path
 
 from export.report import Report
 from export.staging import staging_folder
-from export.tensorrt_builder import EngineBuilder, check_compute_capabilities
-from vta_rt.backends.flavours import FLAVOURS, Flavour, compute_capability, load
+from export.tensorrt_builder import EngineBuilder
+from vta_rt.backends.flavours import FLAVOURS, Flavour, compute_capability, load, rtx_compute_capability
 from vta_rt.bundle import Bundle
 from vta_rt.engine_index import (
     FOLDER,
@@ -109,11 +109,22 @@ class EngineBuild:
         _check_options(self.options)
         self._asked_for = tuple(dict.fromkeys(compute_capabilities))
         self._trt, self._version = load(self.flavour)
-        check_compute_capabilities(self._trt, self.flavour, self._asked_for)
+        self._check_compute_capabilities()
         self._runs_on = self._asked_for or self.flavour.compute_capabilities
         if self.flavour.needs_gpu or "current" in self._asked_for:
             self._runs_on = (_of_this_gpu(flavour),)
         self._builder = EngineBuilder(self._trt, self.flavour, self.options, self._asked_for)
+
+    def _check_compute_capabilities(self) -> None:
+        asked_for = self._asked_for
+        if self.flavour.needs_gpu:
+            if asked_for not in ((), ("current",)):
+                raise OptionError(f"{self.flavour.name} builds for the GPU it runs on, not for {', '.join(asked_for)}")
+            return
+        if "current" in asked_for and len(asked_for) > 1:
+            raise OptionError("compute capability current stands for the GPU that is here, and goes with no other")
+        for capability in asked_for:
+            rtx_compute_capability(self._trt, capability)
 
     def run(self, path: Path, report: Report) -> Path:
         """Build what is missing, and list it.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export.report import Phases
-from vta_rt.backends.flavours import Flavour
+from vta_rt.backends.flavours import Flavour, rtx_configure
 from vta_rt.engine_index import BuilderOptions
 from vta_rt.errors import EngineError
 from vta_rt.manifest import TensorSpec
@@ -110,12 +110,8 @@ class EngineBuilder:
             config.set_flag(trt.BuilderFlag.TF32)
         else:  # it is TensorRT's default, and would make fp32 something less
             config.clear_flag(trt.BuilderFlag.TF32)
-        if self._compute_capabilities and not self._flavour.needs_gpu:
-            config.num_compute_capabilities = len(self._compute_capabilities)
-            for index, capability in enumerate(self._compute_capabilities):
-                chosen = _compute_capability(trt, capability, self._flavour)
-                if not config.set_compute_capability(chosen, index):
-                    raise EngineError(f"{self._flavour.name} does not build for {capability}{self._reason()}")
+        if self._flavour.name == "tensorrt-rtx":
+            rtx_configure(trt, config, self._compute_capabilities)
         if self._flavour.timing_cache:
             cache = config.create_timing_cache(self.timing_cache) or config.create_timing_cache(b"")
             if not config.set_timing_cache(cache, False):  # another GPU's or version's: measured anew
@@ -131,30 +127,6 @@ class EngineBuilder:
         """What TensorRT said last of what went wrong, in brackets."""
         said = " ".join(self._log.errors[-1].split())[:300] if self._log.errors else ""
         return f" ({said})" if said else ""
-
-
-def check_compute_capabilities(trt: Any, flavour: Flavour, capabilities: tuple[str, ...]) -> None:
-    """See that a flavour can build for these.
-
-    Raises:
-        EngineError: it cannot; names those it can.
-    """
-    if flavour.needs_gpu and capabilities not in ((), ("current",)):
-        raise EngineError(f"{flavour.name} builds for the GPU it runs on, not for {', '.join(capabilities)}")
-    if not flavour.needs_gpu:
-        for capability in capabilities:
-            _compute_capability(trt, capability, flavour)
-        if "current" in capabilities[1:] or ("current" in capabilities and len(capabilities) > 1):
-            raise EngineError("compute capability current stands for the GPU that is here, and goes with no other")
-
-
-def _compute_capability(trt: Any, capability: str, flavour: Flavour) -> Any:
-    known = {name: value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
-    name = "CURRENT" if capability == "current" else f"SM{capability.replace('.', '')}"
-    if name not in known:
-        there = ", ".join(f"{name[2:-1]}.{name[-1]}" if name.startswith("SM") else "current" for name in known)
-        raise EngineError(f"compute capability {capability!r} is not one {flavour.name} builds for: {there}")
-    return known[name]
 
 
 def _let_attention_decompose(trt: Any, network: Any) -> None:

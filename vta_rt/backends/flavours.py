@@ -1,6 +1,7 @@
 """The two TensorRTs, for data centres and for RTX: all that differs between them, and nothing they share.
 
-Loads the libraries and the Python module of either. Knows no engine files and no graphs.
+Loads the libraries and the Python module of either. Knows no engine files and no graphs. What only TensorRT-RTX has is used in
+functions named ``rtx_…``: everything else, wherever it is, is looked for in both (tests/test_bindings.py).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vta_rt.engine_index import FlavourName
-from vta_rt.errors import EngineError
+from vta_rt.errors import EngineError, OptionError
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,33 @@ def load(flavour: Flavour) -> tuple[Any, str]:
     return module, version
 
 
+def rtx_compute_capability(trt: Any, capability: str) -> Any:
+    """TensorRT-RTX's name for a compute capability such as ``8.9``, or for ``current``.
+
+    Raises:
+        OptionError: it is not one that engines can be built for; names those.
+    """
+    known = {_shown(name): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
+    if capability not in known:
+        raise OptionError(f"compute capability {capability!r} is none to build for; choose from {', '.join(known)}")
+    return known[capability]
+
+
+def rtx_configure(trt: Any, config: Any, capabilities: tuple[str, ...]) -> None:
+    """What a builder of TensorRT-RTX is told beside what both are. capabilities: of the GPUs to build for alone; none for all.
+
+    Raises:
+        OptionError: as for ``rtx_compute_capability``. EngineError: TensorRT refuses one.
+    """
+    config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)  # or its work cannot be captured in a CUDA graph
+    if not capabilities:
+        return
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        if not config.set_compute_capability(rtx_compute_capability(trt, capability), index):
+            raise EngineError(f"tensorrt-rtx does not build for compute capability {capability} here")
+
+
 def compute_capability(device: int = 0) -> str:
     """Of a GPU, such as ``8.6``.
 
@@ -103,6 +131,11 @@ def compute_capability(device: int = 0) -> str:
             raise EngineError(f"there is no GPU {device} to use ({error.name})")
         numbers.append(str(value))
     return ".".join(numbers)
+
+
+def _shown(name: str) -> str:
+    """``SM89`` as ``8.9``, ``CURRENT`` as ``current``."""
+    return f"{name[2:-1]}.{name[-1]}" if name.startswith("SM") else name.lower()
 
 
 def _load_libraries(flavour: Flavour) -> list[ctypes.CDLL]:
