@@ -107,14 +107,3 @@ def test_ctrl_c_stops_a_build(builder: EngineBuilder, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         builder.build(graph, X, Phases(during=lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert builder.build(graph, X, Phases())  # and the next one goes on
-
-
-@pytest.mark.parametrize("width", [8, 32, 64])
-@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16])
-def test_attention_of_any_width_and_type(builder: EngineBuilder, tmp_path: Path, width: int, dtype: int) -> None:
-    """Fused kernels exist for some; the others TensorRT may put together."""
-    shape = (1, 2, 16, width)
-    graph = save(tmp_path / "graph.onnx", [helper.make_node("Attention", ["x", "x", "x"], ["y"])], list(shape), dtype)
-    names = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
-    _, outputs = builder.build(graph, (TensorSpec("x", shape, names[dtype]),), Phases())
-    assert outputs == (TensorSpec("y", shape, names[dtype]),)
