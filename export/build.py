@@ -1,13 +1,21 @@
-"""The command ``python -m export.build``: a checkpoint in, a bundle out. Knows arguments only; ``bundling`` does the work."""
+"""The command ``python -m export.build``: a checkpoint in, a bundle out, and engines if wanted.
+
+Knows arguments only; ``bundling`` and ``engines`` do the work.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
+from vta_rt.bundle import Bundle
 from vta_rt.cli import run_command
-from vta_rt.errors import VTAError
+from vta_rt.engine_index import BuilderOptions
+from vta_rt.errors import OptionError, VTAError
+
+SECONDS = 10.24  # as published
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,35 +25,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
+    _check(options)
     try:  # here, so that --help need not wait for torch
-        from export.bundling import Options, build
+        from export.engines import Bucket, EngineBuild
         from export.report import Report
+
+        buckets = [Bucket.parse(text) for text in options.bucket or ["1"]]
+        seconds = options.seconds
+        if seconds is None:
+            seconds = next((bucket.seconds for bucket in buckets if bucket.seconds is not None), SECONDS)
+        if options.bundle is None:
+            buckets = [replace(bucket, seconds=None) if bucket.seconds == seconds else bucket for bucket in buckets]
+        engines = None
+        if options.engine != "onnx":  # before any work: it may not be possible here
+            engines = EngineBuild(options.engine, buckets, _builder_options(options), options.compute_capability or ())
+        if options.bundle is None:
+            from export.bundling import Options, build
     except ModuleNotFoundError as error:
         raise VTAError(f'{error.name} is not installed; exporting needs: pip install "vta-rt[export]"') from error
 
     with Report() as report:
-        out = build(
-            options.ckpt,
-            options.first_stage,
-            options.out,
-            Options(options.precision, options.seconds, options.dynamic_batch),
-            report,
-        )
-    report.table(out)
+        if options.bundle is None:
+            chosen = Options(
+                options.precision or "fp32",
+                seconds,
+                dynamic_batch=options.dynamic_batch or any(bucket.batch > 1 for bucket in buckets),
+                dynamic_length=any(bucket.seconds is not None for bucket in buckets),
+            )
+            out = build(options.ckpt, options.first_stage, options.out, chosen, report)
+        else:
+            out = Bundle(options.bundle).path
+        folder = engines.run(out, report) if engines is not None else None
+    report.table(out, folder)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Options that do not go together."""
+    if options.engine == "onnx":
+        if options.bundle is not None:
+            raise OptionError(f"{options.bundle}: is a bundle already; name the engines to build for it with --engine")
+        if options.bucket or options.compute_capability:
+            raise OptionError("--bucket and --compute-capability are for engines; name them with --engine")
+        if options.precision == "bf16":
+            raise OptionError("bf16 graphs run as engines only; name them with --engine, or choose fp32 or fp16")
+    if options.bundle is not None:
+        for name in ("first_stage", "out", "precision", "seconds"):
+            if getattr(options, name) is not None:
+                raise OptionError(f"--{name.replace('_', '-')} goes with --ckpt; a bundle has its own")
+
+
+def _builder_options(options: argparse.Namespace) -> BuilderOptions:
+    return BuilderOptions(options.optimization_level, options.workspace_mb, options.max_aux_streams, options.tf32)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export.build",
-        description="Turn a VTA-LDM checkpoint into a bundle of ONNX graphs that vta_rt runs without torch.",
-        epilog="A build that was stopped goes on where it was; graphs already built from the same weights are kept.",
+        description="Turn a VTA-LDM checkpoint into a bundle of ONNX graphs that vta_rt runs without torch, and the graphs "
+        "into TensorRT engines.",
+        epilog="A build that was stopped goes on where it was; graphs and engines already built from the same weights are "
+        "kept.",
     )
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--ckpt",
-        required=True,
         metavar="DIR",
         help="the checkpoint: a folder with pytorch_model_2.bin or model_2.safetensors and summary.jsonl, or a hub id",
+    )
+    source.add_argument(
+        "--bundle", metavar="DIR", help="a bundle that is there, to build engines for; needs no checkpoint and no torch"
     )
     parser.add_argument(
         "--first-stage",
@@ -56,15 +105,58 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="the bundle's folder (default: engines/NAME of the checkpoint)")
     parser.add_argument(
         "--precision",
-        choices=["fp32", "fp16"],
-        default="fp32",
-        help="of weights and arithmetic; fp16 is half the size, and no faster on a CPU (default: fp32)",
+        choices=["fp32", "fp16", "bf16"],
+        help="of weights and arithmetic, in graphs and engines alike; fp16 is half the size, and no faster on a CPU; bf16 "
+        "runs as engines only (default: fp32)",
     )
-    parser.add_argument("--seconds", type=float, default=10.24, help="of sound made in one pass (default: 10.24)")
+    parser.add_argument("--seconds", type=float, help=f"of sound made in one pass (default: {SECONDS})")
     parser.add_argument(
         "--dynamic-batch",
         action="store_true",
         help="leave the batch axis open, for several clips in one call (by default they run one after the other)",
+    )
+
+    engines = parser.add_argument_group(
+        "engines", "Built from the graphs, for one TensorRT and the GPUs it runs on, into tensorrt/ in the bundle."
+    )
+    engines.add_argument(
+        "--engine",
+        choices=["onnx", "tensorrt", "tensorrt-rtx"],
+        default="onnx",
+        help="tensorrt builds on the GPU that will run them; tensorrt-rtx builds on any machine, for RTX GPUs and the A100 "
+        "(default: onnx, no engines)",
+    )
+    engines.add_argument(
+        "--bucket",
+        nargs="+",
+        metavar="BATCH[xSECONDS]",
+        help="sizes to build for: clips in one call, and seconds of sound; several make several engines of each graph "
+        "(default: 1, and the bundle's seconds)",
+    )
+    engines.add_argument(
+        "--compute-capability",
+        nargs="+",
+        metavar="X.Y",
+        help="of the GPUs to build for with tensorrt-rtx, such as 8.9, or current for the one here (default: all from 8.0 on)",
+    )
+    engines.add_argument(
+        "--optimization-level",
+        type=int,
+        default=BuilderOptions.optimization_level,
+        metavar="N",
+        help="0 to 5: how long the builder may look for faster kernels (default: 3)",
+    )
+    engines.add_argument(
+        "--workspace-mb", type=int, metavar="MB", help="of GPU memory a kernel may use for scratch (default: all)"
+    )
+    engines.add_argument(
+        "--max-aux-streams",
+        type=int,
+        metavar="N",
+        help="streams an engine may use beside its own (default: TensorRT's choice)",
+    )
+    engines.add_argument(
+        "--tf32", action="store_true", help="let fp32 arithmetic round its inputs to 10 bits, as GPUs do faster"
     )
     return parser
 

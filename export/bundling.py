@@ -12,8 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,45 +25,41 @@ import transformers
 import vta_rt
 from export import stages
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch
+from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch, runnable
 from export.report import Report
+from export.staging import staging_folder
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.bundle import Bundle
 from vta_rt.config import FrameConfig, ModelConfig
-from vta_rt.errors import BundleError, OptionError, OutputError, VTAError
-from vta_rt.files import replacing, sha256_of, writing
+from vta_rt.errors import BundleError, OptionError, VTAError
+from vta_rt.files import replacing, writing
 from vta_rt.manifest import (
     FORMAT_VERSION,
     MANIFEST,
-    FileRecord,
     GraphRecord,
     Manifest,
     Precision,
     Source,
+    is_intact,
     read_manifest,
     record_file,
     write_manifest,
 )
 
-PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}  # relative error against the torch module at fp32
-try:
-    import fcntl
-except ImportError:  # Windows has none
-    fcntl = None  # type: ignore[assignment]
-
-STAGING = ".build"
+PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}  # relative error against the torch module at fp32
 VERSIONS = {module.__name__: module.__version__ for module in (vta_rt, torch, diffusers, transformers, onnxscript)}
 LONGEST = 60.0  # seconds; attention over the latents grows with the square
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose, beside the checkpoint."""
+    """What the user chose, beside the checkpoint. dynamic_batch, dynamic_length: axes that stay open in every graph."""
 
     precision: Precision = "fp32"
     seconds: float = 10.24
     dynamic_batch: bool = False
+    dynamic_length: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,15 +104,15 @@ def build(
     if not math.isclose(model.seconds, options.seconds):
         report.note(f"{options.seconds:g} s rounded up to {model.seconds:g} s, the next length the UNet can halve")
     out = Path(out) if out is not None else Path("engines") / checkpoint.name
-    with _staging_folder(out) as staging:
+    with staging_folder(out) as staging:
         report.note(f"{checkpoint.name} -> {out}: {options.precision}, {model.seconds:g} s")
         with report.step("hashing the weights"):
             hashes = checkpoint.sha256
 
         graphs: dict[str, GraphRecord] = {}
-        old = _old_graphs(out)
+        old = _old_manifest(out)
         for unit in units(checkpoint, model, frames, options):
-            records = _finished(staging, unit) or _kept(out, old, unit)
+            records = _finished(staging, unit) or _kept(out, old.graphs if old else {}, unit)
             if records is None:
                 with writing(out):
                     records = _build_unit(unit, staging, options.precision, report)
@@ -133,6 +128,7 @@ def build(
             Source(
                 checkpoint.name, hashes, f"vta_rt {vta_rt.__version__}, torch {torch.__version__}", checkpoint.licence
             ),
+            old.engines if old else (),  # those of graphs that are new are told by their keys
         )
         with writing(out):
             _put_in_place(out, staging, manifest)
@@ -141,23 +137,33 @@ def build(
 
 def units(checkpoint: Checkpoint, model: ModelConfig, frames: FrameConfig, options: Options) -> Iterable[Unit]:
     """The graphs in the order they are built. Only the denoiser depends on the length: the others' time axis is open."""
-    batch = options.dynamic_batch
+    batch, length = options.dynamic_batch, options.dynamic_length
     config = checkpoint.config
 
     def key(part: str, *depends_on: object) -> str:
-        made_from = [fingerprint(checkpoint.parts[part].state), options.precision, OPSET, VERSIONS, *depends_on]
+        made_from = [
+            fingerprint(checkpoint.parts[part].state),
+            options.precision,
+            OPSET,
+            stages.REVISION,
+            VERSIONS,
+            *depends_on,
+        ]
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def denoisers() -> list[stages.Stage]:
         unet = checkpoint.unet()
-        return [stages.denoiser(unet, model, frames, guided=guided, dynamic_batch=batch) for guided in (True, False)]
+        return [
+            stages.denoiser(unet, model, frames, guided=guided, dynamic_batch=batch, dynamic_length=length)
+            for guided in (True, False)
+        ]
 
     yield Unit(
         "visual_encoder",
         lambda: [stages.visual_encoder(checkpoint.encoder(), model, frames)],
         key("encoder", asdict(config.encoder)),
     )
-    yield Unit("denoiser", denoisers, key("unet", asdict(config.unet), batch, model.seconds))
+    yield Unit("denoiser", denoisers, key("unet", asdict(config.unet), batch, "open" if length else model.seconds))
     yield Unit(
         "vae_decoder",
         lambda: [stages.vae_decoder(checkpoint.vae(), checkpoint.scale_factor, model, dynamic_batch=batch)],
@@ -213,7 +219,7 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
 def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report) -> dict[str, GraphRecord]:
     """Export and check the graphs of one unit in the staging folder, and leave a note of them there."""
     made = unit.stages()
-    precisions: dict[str, Precision] = {stage.name: "fp32" if stage.keeps_fp32 else precision for stage in made}
+    precisions = {stage.name: _precision_of(stage, precision) for stage in made}
     feeds = {stage.name: {name: value.numpy() for name, value in stage.inputs.items()} for stage in made}
     references, signatures = {}, {}
     for stage in made:
@@ -234,14 +240,21 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
         record = GraphRecord(
             record_file(path), (shared,), tuple(inputs), tuple(outputs), precisions[name], key=unit.key
         )
-        with report.step(f"{name}: check"):
-            errors = relative_errors(OnnxRuntimeSession(name, record, path).run(feeds[name]), references[name])
+        with report.step(f"{name}: check"), runnable(path, precisions[name]) as file:
+            errors = relative_errors(OnnxRuntimeSession(name, record, file).run(feeds[name]), references[name])
         _accept(name, errors, precisions[name])
         records[name] = replace(record, error=errors)
         report.built(name, records[name])
     with replacing(_note(staging, unit.name)) as temporary:
         temporary.write_bytes(msgspec.json.encode({name: asdict(record) for name, record in records.items()}))
     return records
+
+
+def _precision_of(stage: stages.Stage, asked_for: Precision) -> Precision:
+    if stage.keeps_fp32:
+        return "fp32"
+    transposed = any(isinstance(module, torch.nn.ConvTranspose1d) for module in stage.module.modules())
+    return "fp16" if asked_for == "bf16" and transposed else asked_for  # TensorRT has none for bf16
 
 
 def _accept(name: str, errors: dict[str, float], precision: str) -> None:
@@ -274,39 +287,16 @@ def _kept(out: Path, old: dict[str, GraphRecord], unit: Unit) -> dict[str, Graph
 
 def _usable(folder: Path, records: dict[str, GraphRecord], key: str) -> bool:
     return all(
-        record.key == key and all(_is_intact(folder / file.file, file) for file in record.files)
+        record.key == key and all(is_intact(folder / file.file, file) for file in record.files)
         for record in records.values()
     )
 
 
-def _is_intact(path: Path, record: FileRecord) -> bool:
-    return path.is_file() and path.stat().st_size == record.size and sha256_of(path) == record.sha256
-
-
-def _old_graphs(out: Path) -> dict[str, GraphRecord]:
+def _old_manifest(out: Path) -> Manifest | None:
     try:
-        return read_manifest(out / MANIFEST).graphs
+        return read_manifest(out / MANIFEST)
     except BundleError:
-        return {}
-
-
-@contextmanager
-def _staging_folder(out: Path) -> Iterator[Path]:
-    """``OUT/.build``, kept from other builds meanwhile. A folder that holds something else than a bundle is not ours."""
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out}: is a file, a folder is needed")
-    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / STAGING).exists()):
-        raise OutputError(f"{out}: is a folder with other things in it; name a new one or one with a bundle")
-    with writing(out):
-        (out / STAGING).mkdir(parents=True, exist_ok=True)
-        lock = (out / STAGING / "lock").open("w")
-    with lock:
-        if fcntl is not None:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(f"{out}: another build is writing here") from None
-        yield out / STAGING
+        return None
 
 
 def _put_in_place(out: Path, staging: Path, manifest: Manifest) -> None:

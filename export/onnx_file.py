@@ -12,14 +12,14 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
 from export.stages import Stage
-from vta_rt.manifest import TensorSpec
+from vta_rt.manifest import Precision, TensorSpec
 
 OPSET = 23  # the first with Attention: one operator that every runtime fuses
 INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference can see them
@@ -72,9 +72,7 @@ def export_stage(stage: Stage, path: Path, weights: WeightsFile) -> tuple[list[T
     Returns:
         the graph's inputs and outputs.
     """
-    sizes = {
-        name: torch.export.Dim(name, min=1, max=1 << 15) for axes in stage.varying.values() for name in axes.values()
-    }
+    sizes = {name: _open_size(name) for axes in stage.varying.values() for name in axes.values()}
     shapes = tuple({axis: sizes[name] for axis, name in stage.varying.get(key, {}).items()} for key in stage.inputs)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -118,6 +116,57 @@ def relative_errors(outputs: dict[str, np.ndarray], reference: dict[str, np.ndar
         error = difference / max(float(np.linalg.norm(expected.astype(np.float64))), 1e-30)
         errors[name] = error if np.isfinite(error) else float("inf")
     return errors
+
+
+@contextlib.contextmanager
+def runnable(path: Path, precision: Precision) -> Iterator[Path]:
+    """A form of a graph that ONNX Runtime's CPU provider runs: the file itself, or a copy made for the while.
+
+    The provider has no kernels for bf16. Such a graph is widened to fp32, weights and all: the copy shows that its
+    operators and its rounded weights are right, not what rounding between the operators does.
+    """
+    if precision != "bf16":
+        yield path
+        return
+    copy = path.with_name(f"{path.stem}.wide.onnx")
+    weights = f"{copy.name}.data"
+    try:
+        ir.save(_widened(ir.load(path)), copy, external_data=weights, size_threshold_bytes=INLINE_BYTES)
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
+        copy.with_name(weights).unlink(missing_ok=True)
+
+
+def _widened(model: ir.Model) -> ir.Model:
+    """A graph's bf16 tensors, casts and constants as fp32."""
+
+    def wide(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if tensor.dtype != ir.DataType.BFLOAT16:
+            return tensor
+        return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
+
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        values += node.outputs
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR:
+                node.attributes[name] = ir.AttrTensor(name, wide(attribute.as_tensor()))
+            elif name in ("to", "dtype") and attribute.as_int() == ir.DataType.BFLOAT16:
+                node.attributes[name] = ir.AttrInt64(name, ir.DataType.FLOAT)
+    for value in values:
+        if value.const_value is not None:
+            value.const_value = wide(value.const_value)
+        if value.dtype == ir.DataType.BFLOAT16:
+            value.dtype = ir.DataType.FLOAT
+    return model
+
+
+def _open_size(name: str) -> Any:
+    """A size that stays open: ``frames``, or a multiple of one, ``8*blocks``."""
+    factor, _, base = name.rpartition("*")
+    size = torch.export.Dim(base, min=1, max=1 << 15)
+    return int(factor) * size if factor else size
 
 
 def _spec(value: ir.Value) -> TensorSpec:

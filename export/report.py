@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Self
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from vta_rt.engine_index import EngineRecord
 from vta_rt.manifest import GraphRecord
 
 try:
@@ -29,6 +31,7 @@ class Report:
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
+            _Steps(bar_width=20),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -36,6 +39,7 @@ class Report:
         )
         self._seconds: dict[str, float] = {}
         self._rows: dict[str, tuple[GraphRecord, str]] = {}
+        self._engines: list[tuple[EngineRecord, str]] = []
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -60,6 +64,15 @@ class Report:
         graph = name.partition(":")[0]
         self._seconds[graph] = self._seconds.get(graph, 0.0) + time.perf_counter() - start
 
+    @contextmanager
+    def phases(self) -> Iterator[Phases]:
+        """Rows for what a step is made of, while the block runs."""
+        phases = Phases(self._progress)
+        try:
+            yield phases
+        finally:
+            phases.clear()
+
     def built(self, name: str, record: GraphRecord) -> None:
         """A graph was exported and agreed with its torch module."""
         self._rows[name] = (record, f"{self._seconds.get(name, 0.0):.1f} s")
@@ -68,8 +81,21 @@ class Report:
         """Graphs of an earlier build are used again."""
         self._rows |= {name: (record, "kept") for name, record in records.items()}
 
-    def table(self, out: Path) -> None:
-        """Print what was built, on standard output."""
+    def engine(self, record: EngineRecord, *, kept: bool) -> None:
+        """An engine is there, of this build or an earlier one."""
+        self._engines.append((record, "kept" if kept else f"{record.build_seconds:.1f} s"))
+
+    def table(self, out: Path, engines: Path | None = None) -> None:
+        """Print what was built, on standard output. engines: the folder of engines, where there is one."""
+        if self._rows:
+            self._print_graphs(out)
+        if engines is not None:
+            self._print_engines(engines)
+        if resource is not None:
+            unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes there, kilobytes elsewhere
+            print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GB")
+
+    def _print_graphs(self, out: Path) -> None:
         table = Table(title=str(out), title_justify="left")
         for column in ("graph", "precision", "relative error", "weights", "time"):
             table.add_column(column, justify="left" if column == "graph" else "right", no_wrap=True)
@@ -77,7 +103,51 @@ class Report:
             size = sum(file.size for file in record.weights) / 1e6
             worst = max(record.error.values(), default=float("nan"))
             table.add_row(name, record.precision, f"{worst:.1e}", f"{size:,.1f} MB", seconds)
-        Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)
-        if resource is not None:
-            unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes there, kilobytes elsewhere
-            print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GB")
+        _print(table)
+
+    def _print_engines(self, folder: Path) -> None:
+        print(folder)
+        table = Table()
+        for column in ("engine", "size", "time"):
+            table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=True)
+        for record, seconds in sorted(self._engines, key=lambda row: row[0].file.file):
+            table.add_row(record.file.file, f"{record.file.size / 1e6:,.1f} MB", seconds)
+        _print(table)
+
+
+class Phases:
+    """What a library tells of its progress, as rows with a bar. Safe to call from several threads at once."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, name: str, steps: int) -> None:
+        self.finish(name)
+        self._tasks[name] = self._progress.add_task(f"  {name}", total=steps)
+
+    def advance(self, name: str, done: int) -> None:
+        if (task := self._tasks.get(name)) is not None:
+            self._progress.update(task, completed=done)
+
+    def finish(self, name: str) -> None:
+        if (task := self._tasks.pop(name, None)) is not None:
+            self._progress.remove_task(task)
+
+    def clear(self) -> None:
+        for name in list(self._tasks):
+            self.finish(name)
+
+
+class _Steps(BarColumn):
+    """A bar where the number of steps is known."""
+
+    def render(self, task: Task) -> ProgressBar:
+        bar = super().render(task)
+        if task.total is None:
+            bar.width = 0
+        return bar
+
+
+def _print(table: Table) -> None:
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)

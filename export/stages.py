@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from train.sinusoidal import SinusoidalVocoder
 from vta_rt.config import FrameConfig, ModelConfig
 
+REVISION = 2  # raised whenever a graph made here becomes another one, so that old ones are not kept
 Axes = dict[int, str]
 
 
@@ -22,7 +23,8 @@ class Stage:
     """One graph to be exported.
 
     inputs: example arrays by name, in the order ``module`` takes them; they fix every size not in ``varying``.
-    varying: axes that stay open, by input name: axis -> name of the size. keeps_fp32: not to be built in less.
+    varying: axes that stay open, by input name: axis -> name of the size, or of a part of it, ``8*blocks``. keeps_fp32: not
+    to be built in less.
     """
 
     name: str
@@ -121,11 +123,25 @@ def visual_encoder(encoder: nn.Module, model: ModelConfig, frames: FrameConfig) 
     return Stage("visual_encoder", VisualEncoder(encoder), {"frames": pictures}, ("tokens",), {"frames": {0: "frames"}})
 
 
-def denoiser(unet: nn.Module, model: ModelConfig, frames: FrameConfig, *, guided: bool, dynamic_batch: bool) -> Stage:
-    """``denoiser`` or ``denoiser_unguided``. The number of tokens stays open: it costs nothing, attention's key length."""
+def denoiser(
+    unet: UNet2DConditionModel,
+    model: ModelConfig,
+    frames: FrameConfig,
+    *,
+    guided: bool,
+    dynamic_batch: bool,
+    dynamic_length: bool = False,
+) -> Stage:
+    """``denoiser`` or ``denoiser_unguided``. The number of tokens stays open: it costs nothing, attention's key length.
+
+    An open length is a number of blocks: the latent steps that the UNet halves down to one.
+    """
     batch, count = 2 if dynamic_batch else 1, model.frame_count(frames)
     generator = _generator()
-    shape = model.latent_shape(batch)
+    block = 2 ** (len(unet.config.block_out_channels) - 1)
+    shape = list(model.latent_shape(batch))
+    if dynamic_length:
+        shape[2] = max(shape[2], 2 * block)  # an example of size 1 would stay 1
     mask = torch.ones(batch, count, dtype=torch.bool)
     mask[:, count - count // 3 :] = False  # the check must see a mask at work
     inputs = {
@@ -135,7 +151,10 @@ def denoiser(unet: nn.Module, model: ModelConfig, frames: FrameConfig, *, guided
         "timestep": torch.linspace(801, 17, batch),
         "step": torch.tensor([0.4, -0.9, 0.5, 0.6, -0.2, 0.3, 3.0, 0.0]),
     }
-    varying = {"tokens": {1: "frames"}, "token_mask": {1: "frames"}}
+    varying: dict[str, Axes] = {"tokens": {1: "frames"}, "token_mask": {1: "frames"}}
+    if dynamic_length:
+        for name in ("latents", "previous", "noise"):
+            varying[name] = {2: f"{block}*blocks"}
     if dynamic_batch:
         for name in inputs.keys() - {"step"}:
             varying[name] = {0: "batch", **varying.get(name, {})}

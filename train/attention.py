@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -26,7 +27,7 @@ class AttentionProcessor:
         """Args:
         hidden_states: [B, L, C], or pictures [B, C, H, W] which leave as they came.
         encoder_hidden_states: [B, N, D] to attend to; self-attention where None.
-        attention_mask: additive bias [B, 1 or L, N].
+        attention_mask: additive bias [B, 1 or L, N]: 0 where a key is attended to, far below where not.
         temb: unused; the VAE passes it to every processor.
         """
         residual = hidden_states
@@ -39,6 +40,9 @@ class AttentionProcessor:
         query = _split_heads(attn.to_q(hidden_states), attn.heads)
         key = _split_heads(attn.to_k(context), attn.heads)
         value = _split_heads(attn.to_v(context), attn.heads)
+        if attention_mask is not None and attn.upcast_attention and query.dtype != torch.float32 and is_exporting():
+            # TensorRT (11.4, RTX 1.7) computes this in half precision, with float32 sums, and fails on a float32 bias.
+            attention_mask = attention_mask == 0
         # ONNX Runtime's Attention takes a bias that broadcasts over the heads, but not over the queries.
         bias = (
             None if attention_mask is None else attention_mask[:, None].expand(-1, -1, query.shape[2], -1)
@@ -65,9 +69,12 @@ def _split_heads(hidden: Tensor, heads: int) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *, upcast: bool) -> Tensor:
-    """Attention of [B, heads, L, width] on [B, heads, N, width]; logits and sums in float32 where ``upcast``."""
+    """Attention of [B, heads, L, width] on [B, heads, N, width]; logits and sums in float32 where ``upcast``.
+
+    bias: additive, or bool, true where a key is attended to.
+    """
     dtype = query.dtype
     if upcast and dtype != torch.float32:
         query, key, value = query.float(), key.float(), value.float()
-        bias = None if bias is None else bias.float()
+        bias = bias if bias is None or bias.dtype == torch.bool else bias.float()
     return scaled_dot_product_attention(query, key, value, attn_mask=bias).to(dtype)

@@ -56,7 +56,8 @@ class FrameEncoder(nn.Module):
 
         Pictures are only divided by 255: the published weights were trained without CLIP's mean and deviation.
         """
-        pictures = frames.permute(0, 3, 1, 2).to(self.linear_layer.weight.dtype) / 255  # [T, 3, H, W]
+        floats = frames.to(self.linear_layer.weight.dtype)  # first: TensorRT does nothing else with bytes
+        pictures = floats.permute(0, 3, 1, 2) / 255  # [T, 3, H, W]
         out = self.tower(pictures)
         return getattr(out, "image_embeds", out)
 

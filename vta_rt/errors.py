@@ -20,5 +20,17 @@ class BundleError(VTAError):
     """A bundle that is missing, incomplete, altered, or written by a newer version."""
 
 
+class EngineError(VTAError):
+    """Engines that are missing, altered, or made for another machine or graph; a TensorRT that is not there."""
+
+
 class OutputError(VTAError):
     """A result that cannot be written: no permission, no space, unsuitable container."""
+
+
+class DeviceError(VTAError):
+    """A GPU that failed or has too little memory; the message says whether this process may go on using it."""
+
+
+class FallbackWarning(RuntimeWarning):
+    """Something runs otherwise than was picked first, slower, and gives the same sound."""

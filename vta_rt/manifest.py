@@ -21,7 +21,7 @@ MANIFEST = "bundle.json"
 FORMAT_VERSION = 1
 
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "bf16"]
 Shape = tuple[int | None, ...]
 Signature = dict[str, tuple[Shape, str]]
 """Shape and type of each tensor, by name."""
@@ -78,7 +78,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``bundle.json``."""
+    """``bundle.json``. engines: names of the folders in ``tensorrt/`` that hold any (``vta_rt.engines``)."""
 
     format_version: int
     model: ModelConfig
@@ -86,7 +86,7 @@ class Manifest:
     schedule: NoiseSchedule
     graphs: dict[str, GraphRecord]
     source: Source
-    engines: tuple[dict[str, Any], ...] = ()
+    engines: tuple[str, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -128,6 +128,11 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def record_file(path: Path) -> FileRecord:
     """The manifest's record of a file that was just written."""
     return FileRecord(path.name, path.stat().st_size, sha256_of(path))
+
+
+def is_intact(path: Path, record: FileRecord) -> bool:
+    """Whether the file at ``path`` is there, whole, and the one that was recorded; reads all of it."""
+    return path.is_file() and path.stat().st_size == record.size and sha256_of(path) == record.sha256
 
 
 def _check_version(path: Path, document: Any) -> None:

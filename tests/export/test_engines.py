@@ -1,0 +1,372 @@
+"""Engines of TensorRT-RTX, really built: it needs no GPU to build them. What is kept, what a kill leaves, what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from export import engines as building
+from export.build import main
+from export.engines import Bucket, EngineBuild
+from export.report import Report
+from tests.conftest import link_tree
+from vta_rt.backends import flavours
+from vta_rt.bundle import Bundle
+from vta_rt.cli import main as vta
+from vta_rt.engine_index import FOLDER, INDEX, BuilderOptions, read_index
+from vta_rt.engines import Engines, Machine, find_engines
+from vta_rt.errors import BundleError, EngineError, OptionError, VTAError
+from vta_rt.manifest import MANIFEST, read_manifest
+
+RTX = "tensorrt-rtx"
+GRAPHS = ("visual_encoder", "denoiser", "denoiser_unguided", "vae_decoder", "vocoder")
+
+
+def version() -> str:
+    try:
+        return flavours.load(flavours.FLAVOURS[RTX])[1]
+    except VTAError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    """One that could run what is built here."""
+    return Machine(RTX, version(), "8.9")
+
+
+@pytest.fixture(scope="module")
+def built(machine: Machine, micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The micro model at fp16 with its engines, made by one command."""
+    out = tmp_path_factory.mktemp("engines") / "micro"
+    command = ["--ckpt", str(micro_checkpoint), "--seconds", "0.32", "--precision", "fp16", "--out", str(out)]
+    assert main([*command, "--engine", RTX]) == 0
+    return out
+
+
+@pytest.fixture
+def bundle(built: Path, tmp_path: Path) -> Path:
+    """A copy whose files may be replaced or removed, not written into."""
+    link_tree(built, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the engines built while a test runs."""
+    names: list[str] = []
+    build = building.EngineBuild._build
+
+    def noting(self, bundle, folder, item, report):  # type: ignore[no-untyped-def]
+        names.append(item.file)
+        return build(self, bundle, folder, item, report)
+
+    monkeypatch.setattr(building.EngineBuild, "_build", noting)
+    return names
+
+
+def engine_folder(bundle: Path) -> Path:
+    (folder,) = (bundle / FOLDER).iterdir()
+    return folder
+
+
+def reason(bundle: Path, machine: Machine) -> str:
+    with pytest.raises(EngineError) as caught:
+        engines = find_engines(Bundle(bundle), machine)
+        for graph in GRAPHS:
+            engines.load(graph)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def load_all(engines: Engines) -> int:
+    return sum(len(engines.load(graph)) for graph in GRAPHS)
+
+
+def test_one_command_builds_an_engine_of_every_graph(built: Path, machine: Machine) -> None:
+    engines = find_engines(Bundle(built), machine)
+    assert engines.records.keys() == set(GRAPHS)
+    assert engines.folder.name == f"{RTX}-{machine.version}-SM80-86-89-120-fp16"
+    assert load_all(engines) == sum(path.stat().st_size for path in engines.folder.glob("*.engine"))
+    assert read_manifest(built / MANIFEST).engines == (engines.folder.name,)
+    assert not (built / ".build").exists()
+    assert sorted(path.name for path in engines.folder.iterdir()) == sorted(
+        [INDEX, *(f"{graph}-1x0.32.engine" for graph in GRAPHS)]
+    )
+
+
+def test_engines_have_the_sizes_of_their_bucket(built: Path, machine: Machine) -> None:
+    records = find_engines(Bundle(built), machine).records
+    specs = {
+        graph: {spec.name: (spec.shape, spec.dtype) for spec in (*record.inputs, *record.outputs)}
+        for graph, record in records.items()
+    }
+    assert specs["visual_encoder"] == {"frames": ((1, 224, 224, 3), "uint8"), "tokens": ((1, 24), "float32")}
+    assert specs["denoiser"]["tokens"] == ((1, 1, 24), "float32")
+    assert specs["denoiser"]["token_mask"] == ((1, 1), "bool")
+    assert specs["denoiser"]["latents_next"] == ((1, 8, 8, 16), "float32")
+    assert specs["vae_decoder"]["mel"] == ((1, 1, 32, 64), "float32")
+    wave, dtype = specs["vocoder"]["wave"]
+    assert wave[0] == 1
+    assert wave[1] >= 32 * 160
+    assert dtype == "float32"
+
+
+def test_vta_shows_and_checks_them(bundle: Path, machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vta(["info", str(bundle)]) == 0
+    assert f"engines      {RTX} {machine.version}, fp16" in capsys.readouterr().out
+    assert vta(["check", str(bundle)]) == 0
+    assert "5 engines whole" in capsys.readouterr().out
+
+
+def test_a_second_build_keeps_them(bundle: Path, machine: Machine, made: list[str]) -> None:
+    before = (engine_folder(bundle) / INDEX).read_bytes()
+    EngineBuild(RTX).run(bundle, Report())
+    assert made == []
+    assert (engine_folder(bundle) / INDEX).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["altered", "cut short", "deleted", "not listed"])
+def test_only_what_is_damaged_is_built_again(bundle: Path, machine: Machine, made: list[str], damage: str) -> None:
+    folder = engine_folder(bundle)
+    path = folder / "vae_decoder-1x0.32.engine"
+    content = bytearray(path.read_bytes())
+    path.unlink()
+    if damage == "altered":
+        content[1000] ^= 1
+        path.write_bytes(content)
+        assert "vae_decoder-1x0.32.engine: its sha256 is not the one in engine.json" in reason(bundle, machine)
+    elif damage == "cut short":
+        path.write_bytes(content[:-1])
+        assert "the file is not whole" in reason(bundle, machine)
+    elif damage == "deleted":
+        assert "vae_decoder-1x0.32.engine is missing" in reason(bundle, machine)
+    else:
+        path.write_bytes(content)
+        index = json.loads((folder / INDEX).read_text())
+        index["engines"] = [record for record in index["engines"] if record["graph"] != "vae_decoder"]
+        (folder / INDEX).unlink()
+        (folder / INDEX).write_text(json.dumps(index))
+        assert "has no engine of vae_decoder for 1x0.32" in reason(bundle, machine)
+    EngineBuild(RTX).run(bundle, Report())
+    assert made == ["vae_decoder-1x0.32.engine"]
+    assert load_all(find_engines(Bundle(bundle), machine))
+
+
+def test_an_index_that_cannot_be_read_means_building_anew(bundle: Path, machine: Machine, made: list[str]) -> None:
+    (engine_folder(bundle) / INDEX).unlink()
+    (engine_folder(bundle) / INDEX).write_text("{")
+    EngineBuild(RTX).run(bundle, Report())
+    assert len(made) == 5
+    assert load_all(find_engines(Bundle(bundle), machine))
+
+
+def test_other_options_build_anew_in_the_same_folder(bundle: Path, machine: Machine, made: list[str]) -> None:
+    EngineBuild(RTX, options=BuilderOptions(optimization_level=1)).run(bundle, Report())
+    assert len(made) == 5
+    assert {record.builder.optimization_level for record in read_index(engine_folder(bundle)).engines} == {1}
+
+
+def test_gpus_asked_for_have_a_folder_of_their_own(bundle: Path, machine: Machine) -> None:
+    folder = EngineBuild(RTX, compute_capabilities=["8.6"]).run(bundle, Report())
+    assert folder.name == f"{RTX}-{machine.version}-SM86-fp16"
+    bundles = Bundle(bundle)
+    assert len(bundles.manifest.engines) == 2
+    assert find_engines(bundles, machine).folder != folder
+    assert "this GPU has 7.0" in reason(bundle, replace(machine, compute_capability="7.0"))
+
+
+def test_engines_of_another_export_are_refused_then_replaced(
+    micro_checkpoint: Path, bundle: Path, machine: Machine, made: list[str]
+) -> None:
+    """The vocoder's graph is made another one; engines of the others are kept."""
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    record = manifest["graphs"]["vocoder"]["graph"]
+    content = (bundle / "vocoder.onnx").read_bytes() + b"\x52\x00"  # an empty metadata field at the end
+    (bundle / "vocoder.onnx").unlink()
+    (bundle / "vocoder.onnx").write_bytes(content)
+    import hashlib
+
+    record |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (bundle / MANIFEST).unlink()
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    assert "vocoder-1x0.32.engine was built from another vocoder than the bundle's" in reason(bundle, machine)
+
+
+def test_several_sizes_in_one_build(
+    micro_checkpoint: Path, tmp_path: Path, machine: Machine, made: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At bf16, which ONNX Runtime's CPU provider cannot run: the graphs are checked all the same."""
+    out = tmp_path / "bundle"
+    command = ["--ckpt", str(micro_checkpoint), "--precision", "bf16", "--out", str(out), "--engine", RTX]
+    assert main([*command, "--bucket", "1x0.32", "2x0.5"]) == 0
+    manifest = Bundle(out).manifest
+    assert manifest.precision == "bf16+fp16"  # TensorRT has no transposed convolution for bf16
+    assert manifest.model.seconds == 0.32
+    assert all(0 < max(record.error.values()) < 5e-2 for record in manifest.graphs.values())
+    assert len(made) == 10
+    assert find_engines(Bundle(out), machine).target.precision == "bf16"
+    longer = find_engines(Bundle(out), machine, batch=2, seconds=0.56)  # rounded up to what the UNet can halve
+    assert longer.records["denoiser"].inputs[0].shape == (2, 8, 14, 16)
+    assert longer.records["visual_encoder"].inputs[0].shape == (2, 224, 224, 3)
+    with pytest.raises(EngineError, match=r"only for 1x0.32, 2x0.56"):
+        find_engines(Bundle(out), machine, batch=2)
+
+    made.clear()
+    assert main(["--bundle", str(out), "--engine", RTX, "--bucket", "3"]) == 0
+    assert made == [f"{graph}-3x0.32.engine" for graph in GRAPHS[1:]]  # the encoder of one clip is there
+    assert "kept" in capsys.readouterr().out
+    for batch, seconds in ((1, 0.32), (2, 0.56), (3, 0.32)):
+        find_engines(Bundle(out), machine, batch=batch, seconds=seconds)
+
+
+def test_fp32(bundle_copy: Path, machine: Machine) -> None:
+    """No attention kernel is made for fp32: TensorRT puts it together from others."""
+    EngineBuild(RTX).run(bundle_copy, Report())
+    assert find_engines(Bundle(bundle_copy), machine).target.precision == "fp32"
+
+
+def test_a_killed_build_leaves_a_usable_folder(bundle: Path, machine: Machine, made: list[str]) -> None:
+    folder = engine_folder(bundle)
+    for path in folder.iterdir():
+        path.unlink()
+    command = [sys.executable, "-m", "export.build", "--bundle", str(bundle), "--engine", RTX]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(finished(folder)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    there = finished(folder)
+    assert 2 <= len(there) < 5
+    (folder / ".0123456789abcdef.part.engine").write_bytes(b"half")  # as a kill in mid-write leaves it
+
+    assert "has no engine of" in reason(bundle, machine)
+    with Report() as report:
+        EngineBuild(RTX).run(bundle, report)
+    assert len(made) == 5 - len(there)
+    assert not set(made) & set(there)
+    assert load_all(find_engines(Bundle(bundle), machine))
+    assert not list(folder.glob(".*"))
+
+
+def finished(folder: Path) -> list[str]:
+    """The engines the index lists, each of which must be there, whole."""
+    with contextlib.suppress(EngineError):
+        index = read_index(folder)
+        for record in index.engines:
+            assert (folder / record.file.file).stat().st_size == record.file.size
+        return [record.file.file for record in index.engines]
+    return []
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", RTX])
+def test_without_tensorrt_it_says_what_to_install(
+    micro_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    flavour: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["--ckpt", str(micro_checkpoint), "--engine", flavour]) == 2
+    out, errors = capfd.readouterr()
+    assert errors == f'error: {flavour} is not installed; it comes with: pip install "vta-rt[{flavour}]"\n'
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bundle_needs_no_torch_for_its_engines(bundle: Path, machine: Machine) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = sys.modules['onnx'] = None\n"
+        f"from export.build import main; sys.exit(main(['--bundle', {str(bundle)!r}, '--engine', {RTX!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("kept") == 5
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bucket", "two"], "bucket 'two' is not BATCH or BATCHxSECONDS, such as 4 or 4x10.24"),
+        (["--bucket", "0"], "a batch of 1 or more"),
+        (["--bucket", "1xnan"], "more than 0 seconds"),
+        (["--bucket", "2"], "takes latents [1, 8, 8, 16], not [2, 8, 8, 16]; a bundle for 2x0.32 is needed"),
+        (["--bucket", "1x5.12"], "a bundle for 1x5.12 is needed"),
+        (
+            ["--compute-capability", "9.9"],
+            "compute capability '9.9' is none to build for; choose from current, 7.5, 8.0",
+        ),
+        (["--compute-capability", "current", "8.9"], "goes with no other"),
+        (["--optimization-level", "7"], "optimization level is 7, 0 to 5 are allowed"),
+        (["--workspace-mb", "0"], "workspace is 0 MB"),
+        (["--max-aux-streams", "-1"], "auxiliary streams are -1"),
+        (["--precision", "fp32"], "--precision goes with --ckpt"),
+        (["--seconds", "5"], "--seconds goes with --ckpt"),
+        (["--engine", "onnx"], "is a bundle already"),
+    ],
+)
+def test_bad_options_are_one_line_and_change_nothing(
+    bundle: Path, machine: Machine, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()}
+    assert main(["--bundle", str(bundle), "--engine", RTX, *arguments]) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bucket", "2"], "name them with --engine"),
+        (["--compute-capability", "8.9"], "name them with --engine"),
+        (["--precision", "bf16"], "bf16 graphs run as engines only"),
+    ],
+)
+def test_options_of_engines_without_engines(
+    micro_checkpoint: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(["--ckpt", str(micro_checkpoint), *arguments]) == 2
+    assert message in capfd.readouterr().err
+
+
+def test_a_folder_that_is_no_bundle(tmp_path: Path, machine: Machine) -> None:
+    with pytest.raises(BundleError, match="is not a bundle"):
+        EngineBuild(RTX).run(tmp_path, Report())
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_centre_engines_want_the_gpu_they_are_for(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
+    monkeypatch.setattr(building, "load", lambda flavour: (object(), "11.4.0.106"))
+
+    def no_gpu() -> str:
+        raise EngineError("there is no GPU 0 to use (cudaErrorNoDevice)")
+
+    monkeypatch.setattr(building, "compute_capability", no_gpu)
+    with pytest.raises(OptionError, match=r"tensorrt builds for the GPU it runs on, not for 8.9"):
+        EngineBuild("tensorrt", compute_capabilities=["8.9"])
+    with pytest.raises(
+        EngineError, match=r"there is no GPU 0 .* tensorrt was to build for .*; tensorrt-rtx needs none"
+    ):
+        EngineBuild("tensorrt")
+
+
+def test_buckets() -> None:
+    assert Bucket.parse("4") == Bucket(4)
+    assert Bucket.parse("4x10.24") == Bucket(4, 10.24)
+    assert Bucket.parse("4X5") == Bucket(4, 5.0)
