@@ -46,11 +46,10 @@ class EncoderConfig(FrameEncoderConfig):
 class MotionConfig(FrameEncoderConfig):
     """Small convolutional tower that sees each frame with its neighbours (``train.motion``).
 
-    The first of ``channels`` sees the picture at a quarter of its size, each further one at half of the one before; one of
-    ``dilations`` per temporal block.
+    ``channels`` see the picture at a quarter, an eighth and a sixteenth of its size; one of ``dilations`` per temporal block.
     """
 
-    channels: tuple[int, ...] = (64, 96, 128)
+    channels: tuple[int, int, int] = (48, 64, 128)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
     kind: str = field(default="motion", kw_only=True)
     image_size: int = field(default=80, kw_only=True)

@@ -1,20 +1,20 @@
-"""A small frame encoder that sees motion: each picture beside its changes in time and what sets it off from the others.
+"""A small frame encoder that sees motion: each picture beside the changes around it.
 
-Strided convolutions look at every frame, dilated one-dimensional ones (arXiv 1609.03499) join the moments, so that an
-embedding can tell what was struck a second ago and still rings. Knows no tokens, no videos and no sound.
+Strided convolutions make a map of what is where of every frame; some of its channels are exchanged between neighbouring
+frames (temporal shift, arXiv 1811.08383). Attention reads off the map at a few places, so that what is struck tells its
+own look wherever it lies. Dilated convolutions over time (arXiv 1609.03499) join the moments: an embedding can tell what
+was struck a second ago and still rings. Knows no tokens, no videos and no sound.
 """
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, interpolate
 
 from train.config import MotionConfig
 
-NARROW = 32  # channels in which it is told where something is
+GAZES = 4  # places that are read off a map
 
 
 class MotionTower(nn.Module):
@@ -22,42 +22,65 @@ class MotionTower(nn.Module):
 
     def __init__(self, config: MotionConfig) -> None:
         super().__init__()
-        first = config.channels[0]
+        stem, near, far = config.channels
         # Large overlapping patches: fine levels cost most and say least.
-        layers = [nn.Conv2d(12, first, 8, 4, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
-        for before, after in itertools.pairwise(config.channels):
-            layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(), Residual(after)]
-        self.frame = nn.Sequential(*layers)
-        side = config.image_size // 4
-        for _ in config.channels[1:]:
-            side = (side + 1) // 2
-        self.narrow = nn.Conv2d(config.channels[-1], NARROW, 1)
-        self.place = nn.Linear(NARROW * side * side, config.projection)
-        self.content = nn.Linear(config.channels[-1], config.projection, bias=False)
+        self.stem = nn.Sequential(nn.Conv2d(6, stem, 8, 4, 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
+        self.near = nn.Sequential(_halved(stem, near), Residual(near))
+        self.far = nn.Sequential(_halved(near, far), Residual(far), nn.Conv2d(far, near, 1))
+        self.both = Residual(near)
+        self.gaze = nn.Conv2d(near, GAZES, 1)
+        self.value = nn.Conv2d(near, config.projection, 1)
+        self.anywhere = nn.Linear(near, config.projection)
         self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in config.dilations)
 
     def forward(self, pictures: Tensor) -> Tensor:
         if pictures.ndim == 4:
             return self(pictures[None])[0]
-        clips = pictures.shape[0]
-        maps = self.frame(with_differences(pictures).flatten(0, 1))  # [B * T, C, h, w]
-        # Where things are, and what is anywhere.
-        hidden = self.place(self.narrow(maps).flatten(1)) + self.content(maps.amax((2, 3)))
-        hidden = hidden.unflatten(0, (clips, -1))  # [B, T, E]
+        return self.tell(*self.look(pictures))
+
+    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, 3, H, W] -> maps [B, T, C, H / 8, W / 8] and where each gaze rests, logits [B, T, GAZES, H / 8, W / 8]."""
+        near = self.near(self.stem(with_changes(pictures).flatten(0, 1)))  # [B * T, C, h, w]
+        near = near + interpolate(self.far(near), near.shape[-2:])
+        shifted = exchanged(near.unflatten(0, pictures.shape[:2]))
+        maps = self.both(shifted.flatten(0, 1))
+        return maps.unflatten(0, pictures.shape[:2]), self.gaze(maps).unflatten(0, pictures.shape[:2])
+
+    def tell(self, maps: Tensor, gazes: Tensor) -> Tensor:
+        """What is seen where the gazes rest, and anywhere, joined over time: [B, T, E]."""
+        flat = maps.flatten(0, 1)
+        values = self.value(flat).flatten(2).unflatten(1, (GAZES, -1))  # [B * T, GAZES, E / GAZES, h * w]
+        weights = gazes.flatten(0, 1).flatten(2).float().softmax(2).to(values.dtype)
+        read = (values @ weights[..., None]).flatten(1)  # [B * T, E]
+        hidden = (read + self.anywhere(flat.amax((2, 3)))).unflatten(0, maps.shape[:2])
         for block in self.time:
             hidden = block(hidden)
         return hidden
 
 
-def with_differences(pictures: Tensor) -> Tensor:
-    """[B, T, 3, H, W] -> [B, T, 12, H, W]: the picture, its change since the last and until the next, and without background.
+def with_changes(pictures: Tensor) -> Tensor:
+    """[B, T, 3, H, W] -> [B, T, 6, H, W]: the picture, and in grey the changes since the last one, until the next, and after.
 
-    The background is the clip's mean picture: what stands out of it moves.
+    What bounces moves one way before the moment and another way after it.
     """
-    change = pictures[:, 1:] - pictures[:, :-1]
-    still = torch.zeros_like(pictures[:, :1])
-    before, after = torch.cat([still, change], 1), torch.cat([change, still], 1)
-    return torch.cat([pictures - 0.5, before, after, pictures - pictures.mean(1, keepdim=True)], 2)
+    grey = pictures.mean(2, keepdim=True)
+    still = torch.zeros_like(grey[:, :1])
+    before = torch.cat([still, grey[:, 1:] - grey[:, :-1]], 1)
+    after = torch.cat([before[:, 1:], still], 1)
+    later = torch.cat([after[:, 1:], still], 1)
+    return torch.cat([pictures - 0.5, before, after, later], 2)
+
+
+def exchanged(maps: Tensor) -> Tensor:
+    """[B, T, C, h, w] with an eighth of the channels from the frame before, and an eighth from the one after."""
+    part = maps.shape[2] // 8
+    before = torch.cat([maps[:, :1, :part], maps[:, :-1, :part]], 1)
+    after = torch.cat([maps[:, 1:, part : 2 * part], maps[:, -1:, part : 2 * part]], 1)
+    return torch.cat([before, after, maps[:, :, 2 * part :]], 2)
+
+
+def _halved(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 
 class Residual(nn.Module):

@@ -7,8 +7,11 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,7 +20,7 @@ from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.engine_index import check_engines, describe
-from vta_rt.errors import OptionError, OutputError, VTAError
+from vta_rt.errors import FallbackWarning, OptionError, OutputError, VTAError
 from vta_rt.files import check_writable, writing
 from vta_rt.pipeline import Pipeline
 from vta_rt.schedule import SOLVERS
@@ -41,7 +44,8 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name must not fail for the terminal's encoding
     try:
-        code = command(arguments)
+        with _notes():
+            code = command(arguments)
         sys.stdout.flush()
     except VTAError as error:
         _say(error)
@@ -61,6 +65,21 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
 
 def _say(error: Exception) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Our own warnings in one line, as a person reads them, without our source code."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, FallbackWarning):
+            print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            usual(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def _drop_output() -> None:
@@ -262,6 +281,7 @@ def _check(options: argparse.Namespace) -> int:
         f"{pipeline.bundle.path}: {len(files)} files whole, {len(pipeline.bundle.manifest.graphs)} graphs load"
         f"{f', {engines} engines whole' if engines else ''}"
     )
+    print(f"runs here on {pipeline.backend}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The denoising loop: a solver's table, row by row, over preallocated state. Does not know which solver it runs."""
+"""The denoising loop: a solver's table, row by row. Does not know which solver it runs, nor where the arrays lie."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from vta_rt.backends.base import Session
+from vta_rt.backends.base import Array, Lane, Scan, Session
+from vta_rt.schedule import Column
 
 
 def denoise(
     session: Session,
     table: np.ndarray,
-    tokens: np.ndarray,
+    tokens: Array,
     token_mask: np.ndarray,
     latents: np.ndarray,
     noises: Iterator[np.ndarray],
     guidance: float,
     on_step: Callable[[int], None],
-) -> np.ndarray:
+    lane: Lane | None = None,
+) -> Array:
     """Run every row of ``table`` through the denoiser graph, which does a whole step a call.
 
     Args:
@@ -27,37 +29,36 @@ def denoise(
         latents: ``[B, C, T, F]`` float32, the starting noise; not changed.
         noises: one ``[B, C, T, F]`` array a row whose s is not zero.
         guidance: scale of ``y = y_u + guidance * (y_c - y_u)``; read by the guided graph only.
-        on_step: called with the number of rows done.
+        on_step: called with the number of rows done; once, where the whole loop is one call.
+        lane: where ``tokens`` may and the result will lie; None for the host.
 
     Returns:
         latents ``[B, C, T, F]`` float32.
     """
-    batch = latents.shape[0]
-    # Two sets of state: each step reads the one and writes the other, so nothing is copied between steps.
-    state = [(latents.astype(np.float32, order="C"), np.zeros(latents.shape, np.float32)) for _ in range(2)]
-    noise = np.zeros(latents.shape, np.float32)
-    timestep = np.zeros(batch, np.float32)
-    step = np.zeros(8, np.float32)
-    step[6] = guidance
-    fixed = {
-        "tokens": np.ascontiguousarray(tokens, np.float32),
-        "token_mask": np.ascontiguousarray(token_mask, bool),
-        "noise": noise,
-        "timestep": timestep,
-        "step": step,
-    }
-    calls = [
-        session.bind(
-            {"latents": read[0], "previous": read[1], **fixed},
-            {"latents_next": write[0], "denoised": write[1]},
-        )
-        for read, write in (state, state[::-1])
-    ]
-    for index, (time, *coefficients) in enumerate(table):
-        timestep[:] = time
-        step[:6] = coefficients
-        if coefficients[-1] != 0.0:
-            np.copyto(noise, next(noises))
-        calls[index % 2]()
-        on_step(index + 1)
-    return state[len(table) % 2][0]
+    count, batch = len(table), latents.shape[0]
+    steps = np.zeros((count, 8), np.float32)
+    steps[:, :6] = table[:, Column.P :]
+    steps[:, 6] = guidance
+    timesteps = np.repeat(table[:, :1], batch, axis=1).astype(np.float32)  # [N, B]
+    nothing = np.zeros(latents.shape, np.float32)
+    scan = Scan(
+        carried={"latents": "latents_next", "previous": "denoised"},
+        start={
+            "latents": latents.astype(np.float32),
+            "previous": nothing,
+            "noise": nothing,
+            "timestep": timesteps[0],
+            "step": steps[0],
+        },
+        fixed={
+            "tokens": tokens.astype(np.float32) if isinstance(tokens, np.ndarray) else tokens,
+            "token_mask": token_mask.astype(bool),
+        },
+        rows={
+            "timestep": timesteps,
+            "step": steps,
+            "noise": (next(noises) if row[Column.S] != 0.0 else None for row in table),
+        },
+        count=count,
+    )
+    return session.scan(scan, on_step, lane)["latents_next"]

@@ -26,3 +26,11 @@ class EngineError(VTAError):
 
 class OutputError(VTAError):
     """A result that cannot be written: no permission, no space, unsuitable container."""
+
+
+class DeviceError(VTAError):
+    """A GPU that failed or has too little memory; the message says whether this process may go on using it."""
+
+
+class FallbackWarning(RuntimeWarning):
+    """Something runs otherwise than was picked first, slower, and gives the same sound."""

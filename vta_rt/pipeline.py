@@ -5,25 +5,29 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from numbers import Real
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from vta_rt import video as videos
 from vta_rt.audio import Audio
-from vta_rt.backends import choose
+from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
-from vta_rt.denoise import denoise
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError
 from vta_rt.manifest import MANIFEST
 from vta_rt.schedule import solver_table
+from vta_rt.stages import Stages, pad_tokens, token_mask
+
+__all__ = ["Pipeline", "generate", "pad_tokens"]
 
 Path = str | os.PathLike[str]
 Seed = int | None
+T = TypeVar("T")
 Progress = Callable[[str, int, int], Any]
 """Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
 
@@ -35,27 +39,40 @@ class Pipeline:
         bundle: folder or model-hub id of a bundle; None for the newest in ``engines/``.
         backend: ``auto`` or the name of one (``vta_rt.backends.BACKENDS``).
         threads: cores the backend may use; None for all.
+        capture: what of the denoising loop becomes a CUDA graph, on a GPU: ``loop`` (with TensorRT all of it, else a step
+            at a time), ``step`` or ``none``. The sound is the same.
+
+    ``backend`` is then one line that says what runs the graphs, and why.
 
     Raises:
         BundleError: the bundle cannot be found, is altered, or holds other graphs than it says.
+        EngineError, DeviceError: the backend asked for cannot be had here.
         OptionError: an unknown backend, or threads below 1.
     """
 
-    def __init__(self, bundle: Path | None = None, *, backend: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path | None = None,
+        *,
+        backend: str = "auto",
+        threads: int | None = None,
+        capture: str = "loop",
+    ) -> None:
         self.bundle = Bundle(find_bundle() if bundle is None else bundle)
         self.model = self.bundle.manifest.model
         self.frames = self.bundle.manifest.frames
         self.schedule = self.bundle.manifest.schedule
-        self._load, self.backend = choose(self.bundle, backend, threads)
-        self._sessions: dict[str, Session] = {}
-        self._loading = threading.Lock()
+        self._options = (backend, threads, capture)
+        self._backend, self.backend = choose(self.bundle, *self._options)
+        self._choosing = threading.Lock()
+
+    @property
+    def _sessions(self) -> dict[str, Session]:
+        return self._backend.sessions
 
     def session(self, graph: str) -> Session:
         """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
-        with self._loading:
-            if graph not in self._sessions:
-                self._sessions[graph] = self._load(graph)
-            return self._sessions[graph]
+        return self._backend.session(graph)
 
     @overload
     def generate(
@@ -107,35 +124,44 @@ class Pipeline:
         if not paths:
             raise OptionError("no video given, at least one is needed")
         report = progress or _no_progress
-        self._table(steps, solver, guidance)  # these two before the work that comes first
-        _check_seed(seed)
+        table = self._table(steps, solver, guidance)  # these two before the work that comes first
+        entropy = _entropy(seed)
 
-        durations, tokens = [], []
+        durations, pictures = [], []
         for index, path in enumerate(paths):
             report("frames", index, len(paths))
             durations.append(min(videos.probe(path).duration, self.model.seconds))
-            frames = videos.sample_frames(
-                path, self.frames.rate, self.frames.size, fit=self.frames.fit, seconds=self.model.seconds
+            pictures.append(
+                videos.sample_frames(
+                    path, self.frames.rate, self.frames.size, fit=self.frames.fit, seconds=self.model.seconds
+                )
             )
             report("frames", index + 1, len(paths))
-            report("encode", index, len(paths))
-            tokens.append(self.encode(frames))
-            report("encode", index + 1, len(paths))
-        batch, mask = pad_tokens(tokens)
-        latents = self.denoise(
-            batch, steps=steps, solver=solver, guidance=guidance, seed=seed, token_mask=mask, progress=report
-        )
+
+        def run(stages: Stages) -> list[np.ndarray]:
+            stages.load(guidance)
+            tokens, waves = [], []
+            for index, frames in enumerate(pictures):
+                report("encode", index, len(paths))
+                tokens.append(stages.encode(frames))
+                report("encode", index + 1, len(paths))
+            latents = stages.denoise(tokens, token_mask(tokens), table, guidance, entropy, None, None, _steps(report))
+            at_once = stages.together("vae_decoder", "latents")
+            for start in range(0, len(paths), at_once):
+                stop = min(start + at_once, len(paths))
+                report("decode", start, len(paths))
+                mels = stages.decode(latents[start:stop])
+                report("decode", stop, len(paths))
+                report("vocode", start, len(paths))
+                waves += [stages.lane.get(wave) for wave in stages.vocode(mels)]
+                report("vocode", stop, len(paths))
+            return waves
+
         audios = []
-        for index, duration in enumerate(durations):
-            report("decode", index, len(paths))
-            mel = self.decode(latents[index : index + 1])
-            report("decode", index + 1, len(paths))
-            report("vocode", index, len(paths))
-            wave = self.vocode(mel)
-            report("vocode", index + 1, len(paths))
+        for path, duration, wave in zip(paths, durations, self._call(run), strict=True):
             if not np.isfinite(wave).all():
-                raise VTAError(f"{paths[index]}: the model gave values that are not finite; a bundle at fp32 may help")
-            audios.append(Audio(wave[0], self.model.sample_rate).trim(duration))
+                raise VTAError(f"{path}: the model gave values that are not finite; a bundle at fp32 may help")
+            audios.append(Audio(wave, self.model.sample_rate).trim(duration))
         return audios if isinstance(video, (list, tuple)) else audios[0]
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
@@ -157,9 +183,7 @@ class Pipeline:
             )
         if frames.ndim == 5:
             return np.stack([self.encode(clip) for clip in frames])
-        session = self.session("visual_encoder")
-        padded = _pad_axis(frames, 0, session.fixed_size("frames", 0))
-        return session.run({"frames": padded})["tokens"][: len(frames)]
+        return self._call(lambda stages: stages.lane.get(stages.encode(frames)))
 
     def denoise(
         self,
@@ -197,36 +221,19 @@ class Pipeline:
         if step_noise is not None:
             _expect_shape("step_noise", step_noise, (steps, batch, *shape))
 
-        session = self.session("denoiser_unguided" if guidance == 1.0 else "denoiser")
-        tokens = _pad_axis(tokens, 1, session.fixed_size("tokens", 1))
-        mask = _pad_axis(mask, 1, session.fixed_size("token_mask", 1))
-        entropy = np.random.SeedSequence(_check_seed(seed)).entropy  # one draw for the whole batch when seed is None
-        report = progress or _no_progress
-        results = []
-        chunks = list(_chunks(batch, session.fixed_size("latents", 0)))
-        for done, (start, stop, size) in enumerate(chunks):
-            noise = _Noise(entropy, (size, *shape))
-            latents = noise.draw()
-            if initial is not None:
-                latents = _pad_axis(np.asarray(initial[start:stop], np.float32), 0, size)
-            given = None if step_noise is None else _rows(step_noise[:, start:stop], table, size)
-            results.append(
-                denoise(
-                    session,
-                    table,
-                    _pad_axis(tokens[start:stop], 0, size),
-                    _pad_axis(mask[start:stop], 0, size),
-                    latents,
-                    given or noise.draws(),
-                    guidance,
-                    lambda n, done=done: report("denoise", done * steps + n, len(chunks) * steps),  # type: ignore[misc]
-                )[: stop - start]
+        on_step = _steps(progress or _no_progress)
+        entropy = _entropy(seed)
+        return self._call(
+            lambda stages: _stack(
+                stages, stages.denoise(list(tokens), mask, table, guidance, entropy, initial, step_noise, on_step)
             )
-        return np.concatenate(results)
+        )
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Latents ``[B, C, T, F]`` -> log-mel ``[B, 1, frames, bins]`` float32, natural log of the mel magnitude."""
-        return self._run_batch("vae_decoder", "latents", np.asarray(latents, np.float32))["mel"]
+        latents = np.asarray(latents, np.float32)
+        self._check_rank("vae_decoder", "latents", latents)
+        return self._call(lambda stages: _stack(stages, stages.decode(list(latents))))
 
     def vocode(self, mel: np.ndarray) -> np.ndarray:
         """Log-mel -> wave ``[B, samples]`` float32 in [-1, 1].
@@ -236,21 +243,33 @@ class Pipeline:
         mel = np.asarray(mel, np.float32)
         if mel.ndim == 3:
             mel = mel.transpose(0, 2, 1)[:, None]  # [B, 1, frames, bins]
-        return self._run_batch("vocoder", "mel", mel)["wave"]
+        self._check_rank("vocoder", "mel", mel)
+        return self._call(lambda stages: _stack(stages, stages.vocode(list(mel))))
 
-    def _run_batch(self, graph: str, name: str, array: np.ndarray) -> dict[str, np.ndarray]:
-        """Run a graph of one input over a batch, in pieces of the batch size the graph fixes."""
-        session = self.session(graph)
-        if array.ndim != len(session.inputs[name].shape) or 0 in array.shape:
-            raise OptionError(f"{name} is {list(array.shape)}, the model takes {list(session.inputs[name].shape)}")
-        pieces = [
-            {
-                key: value[: stop - start]
-                for key, value in session.run({name: _pad_axis(array[start:stop], 0, size)}).items()
-            }
-            for start, stop, size in _chunks(len(array), session.fixed_size(name, 0))
-        ]
-        return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+    def _call(self, work: Callable[[Stages], T]) -> T:
+        """Do ``work`` in a lane of the backend; again with the next backend if an engine turns out to be of no use."""
+        while True:
+            backend = self._backend
+            try:
+                with backend.lane() as lane:
+                    return work(Stages(backend.session, lane, self.model))
+            except EngineError as error:
+                self._fall_back(backend, error)
+
+    def _fall_back(self, failed: Backend, error: EngineError) -> None:
+        """Go on with the next backend, which gives the same sound, unless this one was asked for by name."""
+        with self._choosing:
+            if self._backend is not failed:
+                return  # another thread has done it
+            if self._options[0] != "auto" or failed.name == "cpu":
+                raise error
+            self._backend, self.backend = choose(self.bundle, *self._options, below=failed.name, reasons=(str(error),))
+        warnings.warn(f"from here on {self.backend}", FallbackWarning, stacklevel=4)
+
+    def _check_rank(self, graph: str, tensor: str, array: np.ndarray) -> None:
+        shape = next(spec.shape for spec in self.bundle.manifest.graphs[graph].inputs if spec.name == tensor)
+        if array.ndim != len(shape) or 0 in array.shape:
+            raise OptionError(f"{tensor} is {list(array.shape)}, the model takes {list(shape)}")
 
     def _table(self, steps: int, solver: str, guidance: float) -> np.ndarray:
         """The solver's rows, all options checked."""
@@ -276,47 +295,17 @@ def _pipeline(bundle: str, built: int | None) -> Pipeline:
     return Pipeline(bundle)
 
 
-def pad_tokens(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of clips of different lengths, each ``[N_i, D]`` -> ``[B, N, D]`` padded with zeros, mask ``[B, N]``."""
-    longest = max(len(clip) for clip in clips)
-    mask = np.arange(longest) < np.array([[len(clip)] for clip in clips])
-    return np.stack([_pad_axis(clip, 0, longest) for clip in clips]), mask
+def _stack(stages: Stages, clips: Sequence[Any]) -> np.ndarray:
+    return np.stack([stages.lane.get(clip) for clip in clips])
 
 
-class _Noise:
-    """Gaussian noise for a batch in which every clip draws the same numbers, so that a clip does not depend on its batch."""
-
-    def __init__(self, entropy: Any, shape: tuple[int, ...]) -> None:
-        self._generator = np.random.default_rng(entropy)
-        self._shape = shape
-
-    def draw(self) -> np.ndarray:
-        clip = self._generator.standard_normal(self._shape[1:], dtype=np.float32)
-        return np.broadcast_to(clip, self._shape)
-
-    def draws(self) -> Iterator[np.ndarray]:
-        while True:
-            yield self.draw()
+def _steps(report: Progress) -> Callable[[int, int], Any]:
+    return lambda done, total: report("denoise", done, total)
 
 
-def _rows(step_noise: np.ndarray, table: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The given noise of just those rows that add any: the loop asks for no other."""
-    return (_pad_axis(noise, 0, size) for noise, row in zip(step_noise, table, strict=True) if row[-1] != 0.0)
-
-
-def _chunks(batch: int, fixed: int | None) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, size) of the pieces a batch is run in: one piece, or pieces of the size a graph fixes."""
-    size = fixed or batch
-    for start in range(0, batch, size):
-        yield start, min(start + size, batch), size
-
-
-def _pad_axis(array: np.ndarray, axis: int, size: int | None) -> np.ndarray:
-    """Zeros (False) appended along an axis up to ``size``; unchanged where ``size`` is None."""
-    if size is None or array.shape[axis] >= size:
-        return array  # too long is the session's to refuse, which names the graph and what it takes
-    widths = [(0, size - length if index == axis else 0) for index, length in enumerate(array.shape)]
-    return np.pad(array, widths)
+def _entropy(seed: Seed) -> Any:
+    """Of a seed's noise; one draw for a whole batch when it is None."""
+    return np.random.SeedSequence(_check_seed(seed)).entropy
 
 
 def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

@@ -1,5 +1,6 @@
 """The motion tower and the time-aligned path: what they see, and when."""
 
+import copy
 import math
 
 import numpy as np
@@ -8,11 +9,11 @@ import torch
 
 from train.config import MotionConfig, SystemConfig, UNetConfig, from_dict, to_dict
 from train.encoder import FrameEncoder, build_encoder
-from train.motion import with_differences
+from train.motion import GAZES, MotionTower, with_changes
 from train.unet import AlignedUNet, build_unet, resample
 from vta_rt.errors import OptionError
 
-MOTION = MotionConfig(channels=(8, 8), dilations=(1, 2), image_size=16, projection=12, tokens_dim=10)
+MOTION = MotionConfig(channels=(8, 16, 8), dilations=(1, 2), image_size=16, projection=12, tokens_dim=10)
 ALIGNED = UNetConfig((16, 16), (2, 2), 10, layers_per_block=1, norm_groups=8, attention=(False, False))
 
 
@@ -42,22 +43,38 @@ def test_a_batch_of_clips_is_each_clip_alone(encoder: FrameEncoder) -> None:
         torch.testing.assert_close(encoder.tower(clip), alone)
 
 
-def test_differences_look_back_and_ahead() -> None:
-    pictures = torch.arange(3.0)[None, :, None, None, None].expand(1, 3, 3, 2, 2) ** 2  # 0, 1, 4
-    seen = with_differences(pictures)[0, :, ::3, 0, 0]
-    mean = 5 / 3
-    expected = [[-0.5, 0.0, 1.0, -mean], [0.5, 1.0, 3.0, 1 - mean], [3.5, 3.0, 0.0, 4 - mean]]
+def test_changes_look_back_and_ahead() -> None:
+    pictures = torch.arange(4.0)[None, :, None, None, None].expand(1, 4, 3, 2, 2) ** 2  # 0, 1, 4, 9
+    seen = with_changes(pictures)[0, :, 2:, 0, 0]  # the last colour, then grey
+    expected = [[-0.5, 0.0, 1.0, 3.0], [0.5, 1.0, 3.0, 5.0], [3.5, 3.0, 5.0, 0.0], [8.5, 5.0, 0.0, 0.0]]
     torch.testing.assert_close(seen, torch.tensor(expected))
 
 
+def test_a_gaze_tells_what_lies_where_it_rests(encoder: FrameEncoder) -> None:
+    """The same thing tells the same wherever it lies; what lies elsewhere says nothing."""
+    tower = encoder.tower
+    assert isinstance(tower, MotionTower)
+    tower = copy.deepcopy(tower)
+    torch.nn.init.zeros_(tower.anywhere.weight)
+    maps = torch.randn(1, 6, 16, 2, 2)
+    gazes = torch.full((1, 6, GAZES, 2, 2), -1e4)
+    gazes[..., 0, 1] = 0
+    moved = maps.flip(4)
+    torch.testing.assert_close(tower.tell(maps, gazes), tower.tell(moved, gazes.flip(4)))
+    other = maps.clone()
+    other[..., 1, :] += 1
+    torch.testing.assert_close(tower.tell(maps, gazes), tower.tell(other, gazes))
+    assert not torch.allclose(tower.tell(maps, gazes), tower.tell(moved, gazes))
+
+
 def test_frames_change_tokens_near_them_alone(encoder: FrameEncoder) -> None:
-    """One frame either side by differences, then as far as the dilations reach; two exchanged leave the mean alone."""
-    before = frames(20)
-    after = before[[*range(10), 11, 10, *range(12, 20)]]
+    """A change is seen two frames ahead and one back, exchanged one further, then goes as far as the dilations reach."""
+    before, after = frames(20), frames(20)
+    after[10] = frames(1, 3)[0]
     changed = (encoder(before) - encoder(after)).abs().amax(dim=1) > 1e-3
     reach = 1 + sum(MOTION.dilations)
     place = torch.arange(20)
-    torch.testing.assert_close(changed, (place >= 10 - reach) & (place <= 11 + reach))
+    torch.testing.assert_close(changed, (place >= 10 - 2 - reach) & (place <= 10 + 1 + reach))
 
 
 def test_the_configuration_comes_back() -> None:

@@ -202,7 +202,7 @@ def test_odd_videos_get_their_sound(bundle_short: Path, tmp_path: Path, name: st
         (["--solver", "euler"], "ddpm, ddim, dpmpp_2m"),
         (["--guidance", "nan"], "guidance"),
         (["--seed", "-1"], "seed"),
-        (["--backend", "gpu"], "auto, cpu"),
+        (["--backend", "gpu"], "auto, tensorrt, cuda, cpu"),
         (["--threads", "0"], "threads"),
         (["--bundle", "no/such/bundle"], "no such"),
     ],

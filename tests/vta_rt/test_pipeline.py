@@ -12,6 +12,7 @@ from tests.conftest import relative_error
 from tests.vta_rt.conftest import make_clip
 from vta_rt.errors import BundleError, OptionError, VideoError, VTAError
 from vta_rt.pipeline import Pipeline
+from vta_rt.stages import Stages
 
 QUICK = {"steps": 2, "guidance": 2.0}
 
@@ -161,7 +162,7 @@ def test_a_video_that_is_none(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_backends_and_threads_that_do_not_exist(bundle_short: Path) -> None:
-    with pytest.raises(OptionError, match=r"'gpu' is unknown; choose one of auto, cpu"):
+    with pytest.raises(OptionError, match=r"'gpu' is unknown; choose one of auto, tensorrt, cuda, cpu"):
         Pipeline(bundle_short, backend="gpu")
     with pytest.raises(OptionError, match="threads is 0"):
         Pipeline(bundle_short, threads=0)
@@ -200,6 +201,6 @@ def test_values_that_are_not_finite_are_not_called_sound(
     bundle_short: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = Pipeline(bundle_short)
-    monkeypatch.setattr(pipeline, "vocode", lambda mel: np.full((1, 10240), np.nan, np.float32))
+    monkeypatch.setattr(Stages, "vocode", lambda stages, mels: [np.full(10240, np.nan, np.float32) for _ in mels])
     with pytest.raises(VTAError, match=r"0\.mp4: the model gave values that are not finite"):
         pipeline.generate(clips[0], **QUICK)

@@ -18,6 +18,7 @@ from vta_rt.files import check_writable, replacing, writing
 
 if TYPE_CHECKING:
     from train.config import SystemConfig
+    from train.data.prepared import PreparedSource
     from train.pretrain.films import Reel
     from train.pretrain.labels import Labels
     from train.pretrain.loop import Pretraining
@@ -48,12 +49,13 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
             raise OptionError(f"{name} is {getattr(options, name)}, at least {least} is needed")
     device = open_device(options.device)
     system = read_model(options.config)
+    films = [_films(path, system) for path in (options.data, options.valid)]
     known: dict[str, Labels] | None = None
     materials: list[str] = []
     if options.events:
-        # As long as any film here may be; what is too long is cut where it is used.
-        known, materials = read_labels(Path(options.events), system.frame_rate, round(60 * system.frame_rate))
-    reels = [_reel(path, system, known) for path in (options.data, options.valid)]
+        longest = max(each.frame_count for each in films)
+        known, materials = read_labels(Path(options.events), system.frame_rate, longest)
+    reels = [_reel(path, each, system, known) for path, each in zip((options.data, options.valid), films, strict=True)]
     settings = PretrainSettings(options.steps, options.batch, options.window, options.learning_rate, seed=options.seed)
     out = Path(options.out)
     check_writable(out)
@@ -108,10 +110,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def _reel(path: str, system: SystemConfig, known: dict[str, Labels] | None) -> Reel:
+def _films(path: str, system: SystemConfig) -> PreparedSource:
     from train.data.prepared import PreparedSource
-    from train.pretrain.films import Reel
-    from train.pretrain.loop import mel_frames
 
     films = PreparedSource(path)
     if films.recipe.tensors != {"frames", "wave"}:
@@ -123,6 +123,13 @@ def _reel(path: str, system: SystemConfig, known: dict[str, Labels] | None) -> R
         )
     if len(films) == 0:
         raise OptionError(f"{path}: lists no clips")
+    return films
+
+
+def _reel(path: str, films: PreparedSource, system: SystemConfig, known: dict[str, Labels] | None) -> Reel:
+    from train.pretrain.films import Reel
+    from train.pretrain.loop import mel_frames
+
     labels = None
     if known is not None:
         if unknown := [row.name for row in films.rows if row.video_path not in known]:

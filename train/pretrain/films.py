@@ -15,6 +15,8 @@ from train.config import MelConfig
 from train.mel import log_mel
 from train.pretrain.labels import Labels, stack
 
+REACH = 4  # pixels a film is moved at most
+
 
 class Films(Protocol):
     """Clips of one length, pictures and sound; ``train.data.prepared.PreparedSource`` is one."""
@@ -57,11 +59,12 @@ class Reel:
         pictures, waves, labels = [], [], []
         for index in rng.integers(len(self.films), size=size).tolist():
             start = int(rng.integers(self.films.frame_count - window + 1))
-            pictures.append(altered(pictures_of(self.films, index, start, window), rng))
+            alteration = Alteration.draw(rng)
+            pictures.append(alteration.pictures(pictures_of(self.films, index, start, window)))
             padded = np.pad(self.films.wave(index), margin * self.mel.hop)
             waves.append(padded[start * hop : (start + window) * hop + 2 * margin * self.mel.hop])
             if self.labels is not None:
-                labels.append(self.labels[index].part(start, window))
+                labels.append(alteration.labels(self.labels[index].part(start, window), pictures[-1].shape[-1]))
         mel = log_mel(torch.from_numpy(np.stack(waves)), self.mel)[:, margin : margin + window * self.per_frame]
         return torch.stack(pictures), mel, stack(labels) if labels else None
 
@@ -75,15 +78,37 @@ def pictures_of(films: Films, index: int, start: int, count: int) -> Tensor:
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
 
 
-def altered(pictures: Tensor, rng: np.random.Generator, reach: int = 4) -> Tensor:
-    """One film seen a little otherwise: mirrored, shifted, tinted, darkened; never scaled, for size is heard.
+@dataclass(frozen=True)
+class Alteration:
+    """One film seen a little otherwise: mirrored, moved, tinted, darkened; never scaled, for size is heard.
 
-    The same for all its pictures [T, 3, S, S].
+    Attributes:
+        right, down: pixels it is moved, at most ``REACH``.
+        gain: [3] of each colour; ``lift``: added to all.
     """
-    if rng.random() < 0.5:
-        pictures = pictures.flip(3)
-    down, across = rng.integers(0, 2 * reach + 1, 2)
-    side = pictures.shape[-1]
-    pictures = pad(pictures, (reach,) * 4, mode="replicate")[:, :, down : down + side, across : across + side]
-    gain = torch.from_numpy(rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)).float()[:, None, None]
-    return ((pictures - 0.5) * gain + 0.5 + float(rng.uniform(-0.1, 0.1))).clamp(0, 1)
+
+    mirrored: bool
+    right: int
+    down: int
+    gain: np.ndarray
+    lift: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Alteration:
+        """One by chance."""
+        right, down = rng.integers(-REACH, REACH + 1, 2).tolist()
+        gain = rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)
+        return cls(bool(rng.random() < 0.5), right, down, gain, float(rng.uniform(-0.1, 0.1)))
+
+    def pictures(self, pictures: Tensor) -> Tensor:
+        """The same for all pictures [T, 3, S, S] of a film."""
+        if self.mirrored:
+            pictures = pictures.flip(3)
+        side, top, left = pictures.shape[-1], REACH - self.down, REACH - self.right
+        pictures = pad(pictures, (REACH,) * 4, mode="replicate")[:, :, top : top + side, left : left + side]
+        gain = torch.from_numpy(self.gain).float()[:, None, None]
+        return ((pictures - 0.5) * gain + 0.5 + self.lift).clamp(0, 1)
+
+    def labels(self, labels: Labels, side: int) -> Labels:
+        """What is true of the pictures, ``side`` pixels wide, still is."""
+        return labels.moved(self.mirrored, self.right / side, self.down / side)

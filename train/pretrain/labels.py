@@ -1,7 +1,7 @@
-"""Labels of films whose events are known, frame by frame, and a head that tells them. Knows ``events.jsonl``; no mel.
+"""Labels of films whose events are known, frame by frame, and heads that tell them. Knows ``events.jsonl``; no mel.
 
-What rings how high at which moment is a clearer teacher than a spectrogram in which all of it is mixed: for generated
-films (``train.synthetic``) the labels come for nothing.
+What rings how high at which moment is a clearer teacher than a spectrogram in which all of it is mixed, and where a thing
+lies that may ring a clearer one still: for generated films (``train.synthetic``) both come for nothing.
 """
 
 from __future__ import annotations
@@ -9,27 +9,33 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, max_pool2d
 
 from vta_rt.errors import OptionError
 
 LOWEST, NOTES = 33, 80  # MIDI note of the first class of pitch (55 Hz), and how many semitones are told apart
+NEAR = 0.7  # semitones: deviation of the notes that count beside the true one
 LOUD, SPAN = -16.0, 8.0  # dB: level that counts as 0, and difference that counts as 1
 RARE = 3.0  # weight of a frame in which something happens
+MOST = 12  # things of a film that are looked for
+SMALL = 0.1  # heights of the picture: the size that counts as 0
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Of one film, or of several along a first axis: [T] each, 0 (classes: -1) where nothing happens.
+    """Of one film, or of several along a first axis; 0 (classes: -1, places: not a number) where nothing is.
 
-    onset: 1 where something is hit. material: class. note: semitones above ``LOWEST``. level: in ``SPAN``s over
-    ``LOUD``. speed: turns a second of all that turns.
+    Of each moment, [T]: onset: 1 where something is hit. material: class. note: semitones above ``LOWEST``. level: in
+    ``SPAN``s over ``LOUD``. speed: turns a second of all that turns.
+
+    Of each thing that may sound, [T, MOST]: place: of its centre, [T, MOST, 2], x and y in parts of the picture. thing: its
+    class, materials and then the wheel. size: octaves over ``SMALL``. hit: 1 where it is hit. turns: a second.
     """
 
     onset: np.ndarray
@@ -37,14 +43,25 @@ class Labels:
     note: np.ndarray
     level: np.ndarray
     speed: np.ndarray
+    place: np.ndarray
+    thing: np.ndarray
+    size: np.ndarray
+    hit: np.ndarray
+    turns: np.ndarray
 
     def part(self, start: int, count: int) -> Labels:
         """From frame ``start`` on."""
         return Labels(*(values[start : start + count] for values in vars(self).values()))
 
+    def moved(self, mirrored: bool, right: float, down: float) -> Labels:
+        """As the pictures look when they are mirrored left to right and then moved by parts of their side."""
+        x, y = self.place[..., 0], self.place[..., 1]
+        place = np.stack([(1 - x if mirrored else x) + right, y + down], -1).astype(np.float32)
+        return replace(self, place=place)
+
 
 def stack(films: Sequence[Labels]) -> Labels:
-    """Labels of several films of one length, [B, T] each."""
+    """Labels of several films of one length, [B, T, ...] each."""
     return Labels(*(np.stack(values) for values in zip(*(vars(film).values() for film in films), strict=True)))
 
 
@@ -63,13 +80,16 @@ def read_labels(path: Path, frame_rate: float, frames: int) -> tuple[dict[str, L
         }, materials
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise OptionError(f"{path}: is no list of events as train.synthetic writes it ({error!r})") from error
 
 
 def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int) -> Labels:
     onset, level, speed = (np.zeros(frames, np.float32) for _ in range(3))
     material, note = (np.full(frames, -1, np.int64) for _ in range(2))
+    place = np.full((frames, MOST, 2), np.nan, np.float32)
+    thing = np.full((frames, MOST), -1, np.int64)
+    size, hit, turns = (np.zeros((frames, MOST), np.float32) for _ in range(3))
     for event in record["events"]:
         frame = int(event["time"] * frame_rate)
         if frame < frames:
@@ -77,10 +97,28 @@ def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int
             material[frame] = materials.index(event["material"])
             note[frame] = min(max(round(69 + 12 * math.log2(event["pitch"] / 440)) - LOWEST, 0), NOTES - 1)
             level[frame] = (event["level"] - LOUD) / SPAN
-    for wheel in record["continuous"]:
-        times = np.arange(len(wheel["speed"])) * wheel["step"]
-        speed += np.interp(np.arange(frames) / frame_rate, times, wheel["speed"]).astype(np.float32)
-    return Labels(onset, material, note, level, speed)
+    times = np.arange(frames) / frame_rate
+    curves = [
+        np.interp(times, np.arange(len(wheel["speed"])) * wheel["step"], wheel["speed"])
+        for wheel in record["continuous"]
+    ]
+    for curve in curves:
+        speed += curve.astype(np.float32)
+    classes = [*materials, "wheel"]
+    for index, source in enumerate(record["things"][:MOST]):
+        if source["material"] not in classes:
+            continue  # what is never hit in any film
+        nearest = np.minimum(np.rint(times / record["step"]).astype(int), len(source["places"]) - 1)
+        places = np.array([row or (np.nan, np.nan) for row in source["places"]], np.float32) / 1000
+        place[:, index] = places[nearest]
+        thing[:, index] = classes.index(source["material"])
+        size[:, index] = math.log2(source["size"] / SMALL)
+        for time in source["hits"]:
+            if int(time * frame_rate) < frames:
+                hit[int(time * frame_rate), index] = 1
+        if source["material"] == "wheel":
+            turns[:, index] = curves.pop(0)
+    return Labels(onset, material, note, level, speed, place, thing, size, hit, turns)
 
 
 class EventHead(nn.Module):
@@ -98,14 +136,17 @@ class EventHead(nn.Module):
     def loss(self, embeddings: Tensor, labels: Labels) -> Tensor:
         """Cross-entropies and absolute errors, added; what is hit counts where something is."""
         onset, materials, notes, level, speed = self(embeddings)
-        true = [torch.from_numpy(values).to(onset.device) for values in vars(labels).values()]
-        hit = true[0] > 0
-        loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true[0], pos_weight=true[0].new_tensor(RARE))
-        loss = loss + (speed[..., 0] - true[4]).abs().mean()
+        true = _tensors(labels, onset.device)
+        hit = true["onset"] > 0
+        rare = onset.new_tensor(RARE)
+        loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true["onset"], pos_weight=rare)
+        loss = loss + (speed[..., 0] - true["speed"]).abs().mean()
         if hit.any():
-            loss = loss + 0.7 * cross_entropy(materials[hit], true[1][hit])
-            loss = loss + 0.5 * cross_entropy(notes[hit], true[2][hit], label_smoothing=0.05)
-            loss = loss + 0.5 * (level[..., 0][hit] - true[3][hit]).abs().mean()
+            off = torch.arange(NOTES, device=onset.device) - true["note"][hit][:, None]  # semitones
+            near = (-((off / NEAR) ** 2) / 2).softmax(1)
+            loss = loss + 0.7 * cross_entropy(materials[hit], true["material"][hit])
+            loss = loss + 0.5 * cross_entropy(notes[hit], near)
+            loss = loss + 0.5 * (level[..., 0][hit] - true["level"][hit]).abs().mean()
         return loss
 
     @torch.no_grad()
@@ -118,3 +159,70 @@ class EventHead(nn.Module):
             "material": (found[0] == labels.material[labels.onset > 0]).tolist(),
             "pitch": (np.abs(found[1] - labels.note[labels.onset > 0]) <= 1).tolist(),
         }
+
+
+class ThingHead(nn.Module):
+    """Linear, place by place: maps [B, T, C, h, w] -> what lies there, how large it is, how fast it turns, whether it is hit.
+
+    Every thing in every frame teaches, not only what is hit at the moment it is; the first gaze learns to rest on that.
+    """
+
+    def __init__(self, width: int, materials: int) -> None:
+        super().__init__()
+        self.sizes = (materials + 1, 1, 1)
+        self.linear = nn.Linear(width, sum(self.sizes))
+        self.hit = nn.Linear(width, 1)
+        nn.init.constant_(self.hit.bias, -6.0)  # few places are hit
+
+    def loss(self, maps: Tensor, gazes: Tensor, labels: Labels) -> Tensor:
+        """Args:
+        gazes: logits [B, T, n, h, w] of where each rests.
+        """
+        true = _tensors(labels, maps.device)
+        rows, columns = _cells(true["place"], maps.shape[-2:])
+        seen = (true["thing"] >= 0) & (rows >= 0)
+        film, frame, _ = seen.nonzero(as_tuple=True)
+        row, column = rows[seen], columns[seen]
+        things, size, turns = self.linear(maps[film, frame, :, row, column]).float().split(self.sizes, dim=1)
+        struck = true["hit"][seen] > 0
+        cells = maps.new_zeros(maps.shape[:2] + maps.shape[-2:], dtype=torch.float32)
+        cells[film[struck], frame[struck], row[struck], column[struck]] = 1
+        around = max_pool2d(cells, 3, 1, 1) - cells  # next to a hit either answer will do
+        logits = self.hit(maps.movedim(2, -1))[..., 0].float()
+        missed = binary_cross_entropy_with_logits(
+            logits, cells, (1 - around) * (1 + (RARE - 1) * cells), reduction="sum"
+        )
+        loss = missed / cells.shape[:2].numel()
+        if len(film):
+            classes, wheel = true["thing"][seen], true["thing"][seen] == self.sizes[0] - 1
+            loss = loss + 0.5 * cross_entropy(things, classes) + 2 * (size[:, 0] - true["size"][seen]).abs().mean()
+            if wheel.any():
+                loss = loss + 0.5 * (turns[:, 0] - true["turns"][seen])[wheel].abs().mean()
+        if struck.any():
+            rests = gazes[film[struck], frame[struck], 0].flatten(1).float()
+            loss = loss + 0.3 * cross_entropy(rests, (row * maps.shape[-1] + column)[struck])
+        return loss
+
+    @torch.no_grad()
+    def right(self, maps: Tensor, labels: Labels) -> dict[str, list[bool]]:
+        """For each thing in each frame whether its material is told, and its size to a semitone."""
+        true = _tensors(labels, maps.device)
+        rows, columns = _cells(true["place"], maps.shape[-2:])
+        seen = (true["thing"] >= 0) & (rows >= 0)
+        film, frame, _ = seen.nonzero(as_tuple=True)
+        things, size, _ = self.linear(maps[film, frame, :, rows[seen], columns[seen]]).float().split(self.sizes, dim=1)
+        return {
+            "thing": (things.argmax(1) == true["thing"][seen]).tolist(),
+            "size": ((size[:, 0] - true["size"][seen]).abs() <= 1 / 12).tolist(),
+        }
+
+
+def _tensors(labels: Labels, device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values).to(device) for name, values in vars(labels).items()}
+
+
+def _cells(place: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a map's cells in which places [..., 2] lie; -1 for both where they lie outside."""
+    inside = ((place >= 0) & (place < 1)).all(-1)  # not a number is not inside
+    columns, rows = (torch.where(inside, place[..., axis] * grid[1 - axis], -1).long() for axis in (0, 1))
+    return rows, columns

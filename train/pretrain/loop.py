@@ -1,6 +1,6 @@
 """Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
-Films with their sound are enough. Where the films' events are known, a second head tells them (``labels``). Heads are
+Films with their sound are enough. Where the films' events are known, a further heads tell them (``labels``). Heads are
 thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no files, no latents and no diffusion.
 """
 
@@ -17,9 +17,10 @@ from torch.nn.functional import l1_loss, mse_loss
 
 from train.config import SystemConfig, to_dict
 from train.encoder import FrameEncoder
+from train.motion import MotionTower
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
-from train.pretrain.labels import EventHead, Labels
+from train.pretrain.labels import EventHead, Labels, ThingHead
 from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
@@ -39,31 +40,45 @@ class PretrainSettings:
     weight_decay: float = 1e-2
     warmup: int = 60
     seed: int = 0
-    validate_every: int = 250
+    validate_every: int = 500
     validation_clips: int = 64
 
 
 class Regressor(nn.Module):
-    """A tower and its heads: pictures [B, T, 3, S, S] -> log-mel [B, T * n, bins] and embeddings [B, T, E]."""
+    """A motion tower and its heads: pictures [B, T, 3, S, S] -> log-mel [B, T * n, bins]."""
 
     def __init__(self, encoder: FrameEncoder, bins: int, per_frame: int, materials: int) -> None:
         super().__init__()
+        if not isinstance(encoder.tower, MotionTower):
+            raise OptionError(f"the model's frame encoder is {encoder.config.kind}; only motion is pretrained")
         width = encoder.config.projection
         self.tower, self.bins, self.per_frame = encoder.tower, bins, per_frame
         self.head = nn.Linear(width, per_frame * bins)
         self.events = EventHead(width, materials) if materials else None
+        self.things = ThingHead(self.tower.gaze.in_channels, materials) if materials else None
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = self.tower(pictures).float()
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self._mel(self.tower(pictures).float())
+
+    def _mel(self, embeddings: Tensor) -> Tensor:
         mel = self.head(embeddings).float().unflatten(2, (self.per_frame, self.bins)).flatten(1, 2)
-        return mel * 2 - 5, embeddings  # about the range of log-mels
+        return mel * 2 - 5  # about the range of log-mels
 
     def loss(self, pictures: Tensor, mel: Tensor, labels: Labels | None) -> Tensor:
-        found, embeddings = self(pictures)
-        loss = regression_loss(found, mel, self.per_frame)
-        if self.events is None or labels is None:
+        maps, gazes = self.tower.look(pictures)
+        embeddings = self.tower.tell(maps, gazes).float()
+        loss = regression_loss(self._mel(embeddings), mel, self.per_frame)
+        if self.events is None or self.things is None or labels is None:
             return loss
-        return MEL * loss + self.events.loss(embeddings, labels)
+        return MEL * loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
+
+    @torch.no_grad()
+    def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
+        """What labels say of how much is told, hit by hit and thing by thing."""
+        if self.events is None or self.things is None:
+            return {}
+        maps, gazes = self.tower.look(pictures)
+        return self.events.right(self.tower.tell(maps, gazes), labels) | self.things.right(maps, labels)
 
 
 class Pretraining:
@@ -131,13 +146,13 @@ class Pretraining:
         right: dict[str, list[bool]] = {}
         for index in range(min(self.settings.validation_clips, len(reel.films))):
             pictures, mel, labels = reel.whole(index)
-            found, embeddings = self.model(pictures.to(self.device))
+            found = self.model(pictures.to(self.device))
             found = found.cpu()[:, : mel.shape[1]]
             errors.append(l1_loss(found, mel).item())
             heard, true = (onsets_of_mel(picture[0].numpy(), self.system.mel).tolist() for picture in (found, mel))
             onsets += score_onsets(heard, true, 0.05)
-            if self.model.events is not None and labels is not None:
-                for name, values in self.model.events.right(embeddings, labels).items():
+            if labels is not None:
+                for name, values in self.model.right(pictures.to(self.device), labels).items():
                     right.setdefault(name, []).extend(values)
         self.model.train()
         shares = {f"valid_{name}": float(np.mean(values)) for name, values in right.items() if values}

@@ -30,6 +30,7 @@ from typing import Any
 import av
 import numpy as np
 
+from train.synthetic.motion import Loose, Rotor, Target
 from train.synthetic.picture import Camera
 from train.synthetic.scene import Scene, compose
 from train.synthetic.sound import SAMPLE_RATE, rotor_pitch, synthesise
@@ -95,11 +96,18 @@ def write_clip(out: Path, recipe: Recipe, index: int) -> Record:
     rng = np.random.default_rng([recipe.seed, index])
     scene = compose(rng, recipe.seconds)
     video, audio = Path("video", f"{index:06}.mp4"), Path("audio", f"{index:06}.wav")
+    camera = Camera(scene)
     if not ((out / video).exists() and (out / audio).exists()):
-        write_video(out / video, scene)
+        write_video(out / video, scene, camera)
         Audio(synthesise(scene, rng), SAMPLE_RATE).save(out / audio)
     paths = {"video_path": video.as_posix(), "audio_file": audio.as_posix()}
-    return {**paths, "description": scene.description, "split": split_of(index), **ground_truth(scene)}
+    return {
+        **paths,
+        "description": scene.description,
+        "split": split_of(index),
+        **ground_truth(scene),
+        "things": things_seen(scene, camera),
+    }
 
 
 def split_of(index: int) -> str:
@@ -141,20 +149,57 @@ def ground_truth(scene: Scene) -> Record:
         "kind": scene.kind,
         "seconds": scene.seconds,
         "frame_rate": look.frame_rate,
+        "step": CURVE_STEP,
         "events": events,
         "continuous": continuous,
     }
 
 
-def write_video(path: Path, scene: Scene) -> None:
+def things_seen(scene: Scene, camera: Camera) -> list[Record]:
+    """Everything that may sound, with where it shows and when it is hit: what an object detector is taught with.
+
+    material: a name, or ``wheel``. size: in heights of the picture. hits: s. places: [x, y] of its centre every
+    ``CURVE_STEP`` seconds in thousandths of the middle square's side from its left and top; None while it does not show.
+    """
+    times = np.arange(math.ceil(scene.seconds / CURVE_STEP)) * CURVE_STEP
+    blows = [
+        [blow.time for blow in thing.blows if blow.target == index]
+        for thing in scene.instruments
+        for index in range(len(thing.targets))
+    ]
+    things = []
+    for index, source in enumerate(scene.sources):
+        hits: list[float] = []
+        if isinstance(source, Loose):
+            places = [source.at(time) if time >= source.hidden_before else None for time in times]
+            hits = [hit.time for hit in source.hits]
+        else:
+            places = [(source.x, source.y)] * len(times)
+        if isinstance(source, Target):
+            hits = blows[index - len(scene.loose)]
+        seen = [place and camera.seen(*place, time) for place, time in zip(places, times.tolist(), strict=True)]
+        things.append(
+            {
+                "material": "wheel" if isinstance(source, Rotor) else source.material.name,
+                "size": round(2 * source.radius if isinstance(source, Rotor) else source.size, 5),
+                "hits": [round(time, 6) for time in hits],
+                "places": [place and [round(1000 * part) for part in place] for place in seen],
+            }
+        )
+    return things
+
+
+def write_video(path: Path, scene: Scene, camera: Camera) -> None:
     """Encode a scene's pictures as H.264 in mp4, so that the bytes are always the same.
 
     That takes one thread, and no macroblock tree: with it x264 was seen to write now these bytes, now those.
 
+    Args:
+        camera: of this scene.
+
     Raises:
         OutputError: the file cannot be written.
     """
-    camera = Camera(scene)
     rate = Fraction(scene.look.frame_rate).limit_denominator(1001)
     with replacing(path) as part:
         try:

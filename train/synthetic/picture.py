@@ -76,13 +76,23 @@ class Camera:
             pixels = pixels + np.roll(self._grain[number % GRAINS], shift, axis=(0, 1))
         return pixels.clip(0, 255).astype(np.uint8)
 
-    def _draw(self, time: float) -> Image.Image:
-        """One exposure, sharp in time, before light and grain."""
-        dx, dy = (
+    def seen(self, x: float, y: float, time: float) -> tuple[float, float]:
+        """Where a point of the scene shows: parts of the middle square's side, from its left and from its top."""
+        dx, dy = self._drift(time)
+        return x - dx / self._scale - (self._look.aspect - 1) / 2, 1 - y - dy / self._scale
+
+    def _drift(self, time: float) -> tuple[int, int]:
+        """How far the camera has moved, in canvas pixels: that is finer than the picture, so whole steps are smooth."""
+        moved = (
             self._look.drift * self._scale * math.sin(phase + 2 * math.pi * rate * time)
             for phase, rate in zip(self._phases, self._look.rates, strict=False)
         )
-        dx, dy = round(dx), round(dy)  # the canvas is finer than the picture, so whole steps are smooth enough
+        dx, dy = (round(distance) for distance in moved)
+        return dx, dy
+
+    def _draw(self, time: float) -> Image.Image:
+        """One exposure, sharp in time, before light and grain."""
+        dx, dy = self._drift(time)
         left, top = self._margin + dx, self._margin + dy
         canvas = self._back.crop((left, top, left + self._canvas[0], top + self._canvas[1]))
         view = _View(canvas, self._scale, dx, dy)

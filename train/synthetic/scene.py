@@ -87,6 +87,12 @@ class Scene:
         return tuple(sorted(hits, key=lambda hit: hit.time))
 
     @property
+    def sources(self) -> tuple[Loose | Target | Rotor, ...]:
+        """Everything that may sound, in the order of its kinds: loose things, what can be struck, wheels."""
+        targets = [target for instrument in self.instruments for target in instrument.targets]
+        return (*self.loose, *targets, *self.rotors)
+
+    @property
     def description(self) -> str:
         """One line of text that says what is seen and heard."""
         parts = [f"a {body.material.name} {_noun(body.shape)} bounces" for body in self.loose if body.hits]

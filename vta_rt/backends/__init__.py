@@ -1,32 +1,166 @@
-"""Backends: ways to run a bundle's graphs. ``choose`` picks one and says why."""
+"""Backends: ways to run a bundle's graphs. ``choose`` picks the best one this machine has and says why.
+
+auto is TensorRT where the bundle has engines for this GPU, else ONNX Runtime on the GPU, else on the CPU. All three run
+the same graphs from the same seeds, so that what is picked changes the time and not the sound.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
-from vta_rt.backends.base import Session
+from vta_rt.backends.base import Lane, Session
 from vta_rt.bundle import Bundle
-from vta_rt.errors import OptionError
+from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError
 
-BACKENDS = ("auto", "cpu")
+if TYPE_CHECKING:
+    from vta_rt.engines import Engines, Machine
 
-Loader = Callable[[str], Session]
+BACKENDS = ("auto", "tensorrt", "cuda", "cpu")
+CAPTURES = ("loop", "step", "none")
 
 
-def choose(bundle: Bundle, backend: str = "auto", threads: int | None = None) -> tuple[Loader, str]:
-    """The function that loads a graph by name, and one line that says what was picked and why.
+class Backend:
+    """One way to run a bundle.
+
+    Args:
+        name: of ``BACKENDS``. title: for people. load: a graph's session by its name. lane: where a call's arrays may lie.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        load: Callable[[str], Session],
+        lane: Callable[[], AbstractContextManager[Lane]] = lambda: nullcontext(Lane()),
+    ) -> None:
+        self.name = name
+        self.title = title
+        self.lane = lane
+        self.sessions: dict[str, Session] = {}
+        self._load = load
+        self._loading = threading.Lock()
+
+    def session(self, graph: str) -> Session:
+        """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
+        with self._loading:
+            if graph not in self.sessions:
+                self.sessions[graph] = self._load(graph)
+            return self.sessions[graph]
+
+
+def choose(
+    bundle: Bundle,
+    backend: str = "auto",
+    threads: int | None = None,
+    capture: str = "loop",
+    *,
+    below: str | None = None,
+    reasons: tuple[str, ...] = (),
+) -> tuple[Backend, str]:
+    """The backend of that name, or the best there is, and one line that says what was picked and why.
+
+    Args:
+        capture: what of the denoising loop becomes a CUDA graph: ``loop``, ``step`` or ``none``.
+        below: a backend to look only after, because of ``reasons``.
 
     Raises:
         OptionError: a backend that does not exist, or a thread count below 1.
+        EngineError, DeviceError: the backend asked for cannot be had here.
+        BundleError: the bundle's precision runs on no backend there is.
     """
     if backend not in BACKENDS:
         raise OptionError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
+    if capture not in CAPTURES:
+        raise OptionError(f"capture {capture!r} is unknown; choose one of {', '.join(CAPTURES)}")
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}, 1 or more are needed")
-    from vta_rt.backends.onnxruntime import OnnxRuntimeSession  # here, so that `import vta_rt` stays quick
+    make: dict[str, Callable[[], Backend]] = {
+        "tensorrt": lambda: _tensorrt(bundle, capture),
+        "cuda": lambda: _cuda(bundle, threads, capture),
+        "cpu": lambda: _cpu(bundle, threads, reasons),  # those known by then
+    }
+    if backend != "auto":
+        chosen = make[backend]()
+        return chosen, f"{chosen.title} (asked for)"
+    names = list(make)
+    for name in names[names.index(below) + 1 if below else 0 :]:
+        try:
+            chosen = make[name]()
+        except (EngineError, DeviceError) as error:
+            reasons = reasons if str(error) in reasons else (*reasons, str(error))
+        else:
+            return chosen, f"{chosen.title} ({'; '.join(reasons) or 'the fastest there is'})"
+    raise AssertionError("the CPU is always there")
+
+
+def _tensorrt(bundle: Bundle, capture: str) -> Backend:
+    from vta_rt.backends.cuda import Lanes, need_gpu
+    from vta_rt.backends.flavours import FLAVOURS, compute_capability, load
+    from vta_rt.backends.tensorrt import TensorRTSession
+    from vta_rt.engine_index import EngineIndex, listed
+    from vta_rt.engines import Machine
+
+    need_gpu()
+    flavours = {index.target.flavour for _, index in listed(bundle) if isinstance(index, EngineIndex)} or {"tensorrt"}
+    problems = []
+    for name in (name for name in FLAVOURS if name in flavours):
+        try:
+            trt, version = load(FLAVOURS[name])
+            found = _buckets(bundle, Machine(FLAVOURS[name].name, version, compute_capability()))
+        except EngineError as error:
+            problems.append(str(error))
+        else:
+            lanes = Lanes()
+            session = partial(TensorRTSession, trt=trt, buckets=found, lanes=lanes, capture=capture)
+            return Backend("tensorrt", f"{name} {version}", session, lanes.lane)
+    raise EngineError("; ".join(problems))
+
+
+def _buckets(bundle: Bundle, machine: Machine) -> list[Engines]:
+    """The engines for one clip, which are always needed, and those for several at once where there are any."""
+    from vta_rt.engine_index import EngineIndex, buckets, listed
+    from vta_rt.engines import find_engines
+
+    found = [find_engines(bundle, machine)]
+    indices = [index for _, index in listed(bundle) if isinstance(index, EngineIndex)]
+    sizes = {bucket for index in indices for bucket in buckets(index, bundle.manifest.model)}
+    for batch in sorted(batch for batch, seconds in sizes if batch > 1 and seconds == found[0].seconds):
+        with suppress(EngineError):  # those of another folder, for another machine
+            found.append(find_engines(bundle, machine, batch=batch))
+    return found
+
+
+def _cuda(bundle: Bundle, threads: int | None, capture: str) -> Backend:
+    from vta_rt.backends.cuda import need_gpu
+    from vta_rt.backends.onnxruntime_gpu import OnnxRuntimeGpuSession, gpu_provider
+
+    need_gpu()
+    provider = gpu_provider()
 
     def load(name: str) -> Session:
-        return OnnxRuntimeSession(name, bundle.manifest.graphs[name], bundle.graph_path(name), threads)
+        record, path = bundle.manifest.graphs[name], bundle.graph_path(name)
+        looped = name.startswith("denoiser") and capture != "none"
+        return OnnxRuntimeGpuSession(name, record, path, threads, provider=provider, capture=looped)
 
-    why = "asked for" if backend == "cpu" else "the one backend of this version"
-    return load, f"ONNX Runtime on the CPU ({why})"
+    return Backend("cuda", f"ONNX Runtime on the GPU, {provider.name}", load)
+
+
+def _cpu(bundle: Bundle, threads: int | None, reasons: tuple[str, ...]) -> Backend:
+    from vta_rt.backends.onnxruntime import OnnxRuntimeSession  # here, so that `import vta_rt` stays quick
+
+    graphs = bundle.manifest.graphs
+    if bf16 := [name for name, record in graphs.items() if record.precision == "bf16"]:
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        raise BundleError(
+            f"{bundle.path}: {bf16[0]} is bf16, which needs engines that suit this machine{why}; "
+            "for CPUs build with --precision fp32"
+        )
+
+    def load(name: str) -> Session:
+        return OnnxRuntimeSession(name, graphs[name], bundle.graph_path(name), threads)
+
+    return Backend("cpu", "ONNX Runtime on the CPU", load)

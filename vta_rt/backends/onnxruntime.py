@@ -7,10 +7,9 @@ per session, so a session is made once and shared by all threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 # From 1.29 on, ONNX Runtime reports its use to its maker unless told not to before it is first imported. Nobody who makes
 # sound for a video has agreed to that; who wants it sets the variable to 0.
@@ -18,9 +17,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
 
-from vta_rt.backends.base import Arrays, Session
+from vta_rt.backends.base import Array, Arrays, Lane, Session
 from vta_rt.errors import BundleError, VTAError
 from vta_rt.manifest import GraphRecord, TensorSpec
+
+__all__ = ["OnnxRuntimeSession", "one_line", "ort"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -49,18 +50,26 @@ class OnnxRuntimeSession(Session):
         if threads is not None:
             options.intra_op_num_threads = min(threads, os.cpu_count() or 1)  # more would only wait for each other
         try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = self._open(path, options)
+        except VTAError:
+            raise
         except Exception as error:  # onnxruntime raises a dozen kinds, none with a common base
-            raise BundleError(f"{path}: ONNX Runtime cannot load it ({_one_line(error)})") from error
+            raise BundleError(f"{path}: ONNX Runtime cannot load it ({one_line(error)})") from error
         if (found := self._session.get_modelmeta().graph_name) != name:
             raise BundleError(f"{path}: is not the graph {name}, but {found}")
         self._check_signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()), path)
 
-    def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
+    def _open(self, path: Path, options: Any) -> Any:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def _run_options(self) -> Any:
+        return None
+
+    def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         try:
-            values = self._session.run(list(self.outputs), dict(feeds))
+            values = self._session.run(list(self.outputs), dict(feeds), self._run_options())
         except Exception as error:
-            raise VTAError(f"{self.name}: ONNX Runtime could not run it ({_one_line(error)})") from error
+            raise VTAError(f"{self.name}: ONNX Runtime could not run it ({one_line(error)})") from error
         return dict(zip(self.outputs, values, strict=True))
 
     def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
@@ -76,7 +85,7 @@ class OnnxRuntimeSession(Session):
             try:
                 self._session.run_with_iobinding(binding)
             except Exception as error:
-                raise VTAError(f"{self.name}: ONNX Runtime could not run it ({_one_line(error)})") from error
+                raise VTAError(f"{self.name}: ONNX Runtime could not run it ({one_line(error)})") from error
 
         return call
 
@@ -92,5 +101,5 @@ def _specs(arguments: list[ort.NodeArg]) -> list[TensorSpec]:
     ]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]

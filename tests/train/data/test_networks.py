@@ -15,7 +15,7 @@ from train.encoder import build_encoder
 from train.settings import read_model
 from vta_rt.errors import OptionError
 
-MOTION = MotionConfig((4, 8), (1,), image_size=16, projection=6, tokens_dim=8)
+MOTION = MotionConfig((4, 8, 8), (1,), image_size=16, projection=6, tokens_dim=8)
 CLIP = EncoderConfig(16, 1, 2, 32, 8, image_size=16, projection=6, tokens_dim=8)
 
 

@@ -14,6 +14,7 @@ from train.evaluate import systems
 from train.evaluate.__main__ import main
 from train.first_stage.data import read_wave
 from train.synthetic.dataset import ground_truth, split_of, write_video
+from train.synthetic.picture import Camera
 from train.synthetic.scene import compose
 from train.synthetic.sound import synthesise
 from vta_rt import Pipeline
@@ -36,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         records.append({**names, "split": split_of(index), **ground_truth(scene)})
         Audio(synthesise(scene, rng), 16_000).save(out / names["audio_file"])
         if index in (9, 19):
-            write_video(out / names["video_path"], scene)
+            write_video(out / names["video_path"], scene, Camera(scene))
     (out / "events.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (out / "dataset.json").write_text(json.dumps({"seed": 5}))
     return out

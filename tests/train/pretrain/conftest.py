@@ -41,13 +41,22 @@ class Flashes:
         material = np.where(self.lit, self.blue, -1)
         note = np.where(self.lit, 20 + 7 * self.blue, -1)
         columns = (self.lit.astype(np.float32), material, note, none, none)
-        return [Labels(*(column[index] for column in columns)) for index in range(len(self))]
+        things = self._things()
+        return [Labels(*(column[index] for column in (*columns, *things))) for index in range(len(self))]
+
+    def _things(self) -> list[np.ndarray]:
+        """Where a picture is lit, there is one thing in its middle, and it is hit."""
+        shape = (*self.lit.shape, 2)
+        seen = self.lit[..., None] & (np.arange(2) == 0)
+        place = np.where(seen[..., None], np.full((*shape, 2), 0.5), np.nan).astype(np.float32)
+        thing = np.where(seen, self.blue[..., None], -1).astype(np.int64)
+        return [place, thing, (0.5 * seen).astype(np.float32), seen.astype(np.float32), np.zeros(shape, np.float32)]
 
 
 @pytest.fixture(scope="session")
 def system() -> SystemConfig:
     return SystemConfig(
-        encoder=MotionConfig(channels=(8, 8), dilations=(1,), image_size=16, projection=16, tokens_dim=8),
+        encoder=MotionConfig(channels=(16, 16, 16), dilations=(1,), image_size=16, projection=16, tokens_dim=8),
         mel=MelConfig(floor=3e-4),
         frame_rate=25.0,
     )

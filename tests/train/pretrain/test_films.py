@@ -1,11 +1,13 @@
 """Windows of films: pictures, sound and labels of the same moments."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from train.config import SystemConfig
 from train.mel import log_mel
-from train.pretrain.films import Reel, altered, pictures_of
+from train.pretrain.films import Alteration, Reel, pictures_of
 
 
 def test_windows_of_pictures_sound_and_labels_belong_together(system: SystemConfig, reels: list[Reel]) -> None:
@@ -40,12 +42,21 @@ def test_a_film_that_ends_early_stands_still(reels: list[Reel]) -> None:
     torch.testing.assert_close(pictures_of(films, 0, 40, 2), late[1:2].expand(2, -1, -1, -1))
 
 
-def test_films_are_altered_as_a_whole_and_never_scaled() -> None:
+def test_films_are_altered_as_a_whole_and_never_scaled(reels: list[Reel]) -> None:
     pictures = torch.zeros(3, 3, 20, 20)
-    pictures[:, :, 8:12, 6:14] = 1.0
-    seen = [altered(pictures, np.random.default_rng(seed)) for seed in range(20)]
-    for film in seen:
+    pictures[:, :, 8:12, 4:12] = 1.0
+    assert reels[0].labels is not None
+    labels = reels[0].labels[0].part(0, 3)
+    labels = replace(labels, place=np.full_like(labels.place, (8.0 / 20, 0.5)))
+    places = set()
+    for seed in range(40):
+        alteration = Alteration.draw(np.random.default_rng(seed))
+        film = alteration.pictures(pictures)
         torch.testing.assert_close(film[0], film[2])
         shape = film[0, 0] > film[0, 0].mean()
         assert (shape.any(1).sum(), shape.any(0).sum()) == (4, 8)
-    assert len({tuple((film[0, 0] > film[0, 0].mean()).nonzero()[0].tolist()) for film in seen}) > 10
+        rows, columns = shape.nonzero(as_tuple=True)
+        centre = (columns.float().mean().item() + 0.5) / 20, (rows.float().mean().item() + 0.5) / 20
+        np.testing.assert_allclose(alteration.labels(labels, 20).place[2, 1], centre, atol=1e-6)
+        places.add(centre)
+    assert len(places) > 20

@@ -17,6 +17,12 @@ RECORD = {
         {"time": 9.0, "material": "bell", "pitch": 880.0, "level": -24.0},  # after the last frame
     ],
     "continuous": [{"step": 0.08, "speed": [1.0, 2.0]}, {"step": 0.04, "speed": [0.5] * 10}],
+    "step": 0.04,
+    "things": [
+        {"material": "wood", "size": 0.2, "hits": [0.10, 9.0], "places": [None, *[[500, 250]] * 3]},
+        {"material": "tin", "size": 0.2, "hits": [], "places": [[0, 0]]},  # of which nothing is heard
+        {"material": "wheel", "size": 0.1, "hits": [], "places": [[900, 100], [910, 100]]},
+    ],
 }
 
 
@@ -31,11 +37,19 @@ def test_events_fall_on_their_frames(tmp_path: Path) -> None:
     np.testing.assert_allclose(film.level[[2, 5, 0]], [1.0, -1.0, 0.0])
     np.testing.assert_allclose(film.speed[:4], [1.5, 2.0, 2.5, 2.5])
     assert film.part(2, 3).onset.tolist() == [1, 0, 0]
+    assert film.thing[0, :4].tolist() == [1, -1, 2, -1]
+    np.testing.assert_allclose(film.size[0, :4], [1.0, 0.0, 0.0, 0.0], atol=1e-7)
+    assert np.argwhere(film.hit).tolist() == [[2, 0]]
+    np.testing.assert_allclose(film.turns[:4, 2], [1.0, 1.5, 2.0, 2.0])
+    assert np.isnan(film.place[0, [0, 1, 3]]).all()
+    np.testing.assert_allclose(film.place[1:3, 0], [[0.5, 0.25]] * 2)
+    np.testing.assert_allclose(film.place[[0, 1, 7], 2, 0], [0.9, 0.91, 0.91])  # the last one known holds
+    np.testing.assert_allclose(film.moved(True, 0.1, -0.1).place[0, 2], [0.2, 0.0], atol=1e-6)
     assert stack([film, film]).note.shape == (2, 8)
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]\n", '{"events": []}\n', '{"video_path": 3, "events": [], "continuous": []}\n']
+    "text", ["{", "[]\n", '{"events": []}\n', '{"video_path": 3, "events": [], "continuous": [], "things": []}\n']
 )
 def test_what_is_no_list_of_events_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "events.jsonl").write_text(text)

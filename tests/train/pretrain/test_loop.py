@@ -31,11 +31,13 @@ def test_learns_when_it_sounds(system: SystemConfig, reels: list[Reel]) -> None:
 
 
 def test_learns_what_sounds_from_labels(system: SystemConfig, reels: list[Reel]) -> None:
-    run = start(system, materials=2)
+    run = start(system, replace(SETTINGS, steps=180), materials=2)
     before = run.validate(reels[1])
     rows = list(run.run(*reels))
     assert rows[-1]["valid_material"] > 0.95 > before["valid_material"]
     assert rows[-1]["valid_pitch"] > 0.95 > before["valid_pitch"]
+    assert rows[-1]["valid_thing"] > 0.95 > before["valid_thing"]
+    assert rows[-1]["valid_size"] > 0.95 > before["valid_size"]
 
 
 def test_the_same_seed_trains_the_same_and_another_does_not(system: SystemConfig, reels: list[Reel]) -> None:

@@ -18,7 +18,7 @@ RECIPE = """
 frame_rate = 25.0
 [model.encoder]
 kind = "motion"
-channels = [8, 8]
+channels = [8, 8, 8]
 dilations = [1]
 image_size = 16
 projection = 16

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -19,9 +20,14 @@ import pytest
 from train.synthetic import dataset
 from train.synthetic.__main__ import main
 from train.synthetic.dataset import Recipe, write_dataset
+from train.synthetic.motion import Rotor
+from train.synthetic.picture import Camera
+from train.synthetic.scene import Look, Scene
 from vta_rt.errors import OutputError
 
 RECIPE = Recipe(seed=5, seconds=1.0)
+WHEEL = Rotor(0.9, 0.4, 0.2, 5, "disc", ((0.0, 1.0), (1.0, 1.0)), 1)
+PLAIN = Look(3, "plain", 0.0, (0.4, 0.3), 0.0, 0.0, False, 0.0, 0.0, 1, 360, 1.0, 25.0, 20, "veryfast")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +67,26 @@ def test_lists_are_in_the_published_layout(out: Path) -> None:
     curves = [curve for row in events for curve in row["continuous"]]  # type: ignore[attr-defined]
     assert curves
     assert all(len(curve["speed"]) == len(curve["pitch"]) == 25 for curve in curves)
+
+
+def test_things_show_where_they_are_said_to_be(out: Path) -> None:
+    """A wheel's middle lies at its place, all hits belong to a thing, and what moves has another place later."""
+    rows = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    for row in rows:
+        times = sorted(time for thing in row["things"] for time in thing["hits"])
+        assert times == [event["time"] for event in row["events"]]
+        assert all(len(thing["places"]) == 25 for thing in row["things"])
+        assert len(row["continuous"]) == sum(thing["material"] == "wheel" for thing in row["things"])
+    scene = Scene("spin", 1.0, replace(PLAIN, aspect=16 / 9, drift=0.04), rotors=(WHEEL,))
+    camera = Camera(scene)
+    [thing] = dataset.things_seen(scene, camera)
+    for moment, (x, y) in zip((0.0, 0.4, 0.8), thing["places"][::10], strict=False):
+        pixels = camera.frame(moment)[:, 140:500].astype(float)  # the middle square, 360 pixels wide
+        still = Camera(replace(scene, rotors=())).frame(moment)[:, 140:500]
+        rows_, columns = np.nonzero(np.abs(pixels - still).max(2) > 30)
+        middle = (columns.min() + columns.max() + 1) / 2 / 360, (rows_.min() + rows_.max() + 1) / 2 / 360
+        np.testing.assert_allclose((x / 1000, y / 1000), middle, atol=0.01)
+    assert thing["places"][0] != thing["places"][20]
 
 
 def test_video_and_sound_are_as_long_as_the_clip(out: Path) -> None:

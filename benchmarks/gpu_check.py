@@ -1,0 +1,164 @@
+"""Is the sound on this GPU the right one, every time, for long? The one run to make on a machine that has a GPU.
+
+    python benchmarks/gpu_check.py --reference engines/full-fp32 --bundle engines/full-fp16 --backend tensorrt
+
+Compares every stage and the whole loop with the reference bundle on ONNX Runtime's CPU provider (relative error, listed),
+asks for the same seed twice and for all three ways of capturing, then calls from four threads for three minutes and looks at
+the memory. The figures go to benchmarks/results/gpu_check.json; exit code 1 if anything is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from typing import Any
+
+import machine
+import numpy as np
+
+from vta_rt import Pipeline
+from vta_rt.cli import run_command
+
+LIMITS = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}  # relative error of a stage
+LOOP_LIMITS = {"fp32": 1e-2, "fp16": 1e-1, "bf16": 3e-1}  # of the loop, whose steps build on each other
+GROWTH = 0.2  # GB that memory may grow in the second half of the calls
+
+
+class Report:
+    """Findings, printed as they come."""
+
+    def __init__(self) -> None:
+        self.checks: list[dict[str, Any]] = []
+
+    def add(self, what: str, value: Any, limit: Any, passed: bool) -> None:
+        self.checks.append({"what": what, "value": value, "limit": limit, "passed": bool(passed)})
+        print(f"{'pass' if passed else 'FAIL'}  {what:<52}{value!s:>14}   limit {limit}", flush=True)
+
+    @property
+    def passed(self) -> bool:
+        return all(check["passed"] for check in self.checks)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", required=True, help="bundle at fp32, run on the CPU")
+    parser.add_argument("--bundle", required=True, help="bundle of the same checkpoint, run on the GPU")
+    parser.add_argument("--backend", default="tensorrt", help="to check (default: tensorrt)")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--name", default="gpu_check", help="of the file in benchmarks/results")
+    options = parser.parse_args()
+
+    report = Report()
+    tested = Pipeline(options.bundle, backend=options.backend)
+    print(f"{options.bundle}: {tested.backend}")
+    inputs = compare(tested, Pipeline(options.reference, backend="cpu"), options.steps, report)
+    repeat(tested, options, inputs, report)
+    hold_out(tested, options, inputs, report)
+    print(machine.write(options.name, {"backend": tested.backend, "steps": options.steps, "checks": report.checks}))
+    return 0 if report.passed else 1
+
+
+def compare(tested: Pipeline, reference: Pipeline, steps: int, report: Report) -> dict[str, np.ndarray]:
+    """Every stage on the reference's own inputs, so that no stage answers for the one before it; then the loops."""
+    model, frames = reference.model, reference.frames
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (model.frame_count(frames), frames.size, frames.size, 3), np.uint8)
+    limits = {name: LIMITS[record.precision] for name, record in tested.bundle.manifest.graphs.items()}
+
+    tokens = reference.encode(pictures)
+    stage("visual_encoder", tested.encode(pictures), tokens, limits, report)
+    for guidance, graph in ((3.0, "denoiser"), (1.0, "denoiser_unguided")):
+        one = {"steps": 1, "solver": "ddim", "guidance": guidance, "seed": 1}
+        stage(graph, tested.denoise(tokens, **one), reference.denoise(tokens, **one), limits, report)
+    settings = {"steps": steps, "guidance": 3.0, "seed": 1}
+    latents = reference.denoise(tokens, **settings)
+    found = relative_error(tested.denoise(tokens, **settings), latents)
+    limit = LOOP_LIMITS[tested.bundle.manifest.graphs["denoiser"].precision]
+    report.add(f"loop of {steps} guided steps", f"{found:.2e}", limit, found < limit)
+    for solver in ("ddpm", "ddim"):
+        few = {"steps": 10, "guidance": 3.0, "seed": 1, "solver": solver}
+        found = relative_error(tested.denoise(tokens, **few), reference.denoise(tokens, **few))
+        report.add(f"loop of 10 steps, {solver}", f"{found:.2e}", limit, found < limit)
+    mel = reference.decode(latents)
+    stage("vae_decoder", tested.decode(latents), mel, limits, report)
+    stage("vocoder", tested.vocode(mel), reference.vocode(mel), limits, report)
+    return {"pictures": pictures, "tokens": tokens, "latents": latents, "mel": mel}
+
+
+def stage(graph: str, value: np.ndarray, reference: np.ndarray, limits: dict[str, float], report: Report) -> None:
+    error = relative_error(value, reference)
+    report.add(graph, f"{error:.2e}", limits[graph], error < limits[graph])
+
+
+def repeat(tested: Pipeline, options: argparse.Namespace, inputs: dict[str, np.ndarray], report: Report) -> None:
+    """The same seed gives the same latents, bit for bit: again, in another lane, captured or not."""
+    tokens, settings = inputs["tokens"], {"steps": options.steps, "guidance": 3.0, "seed": 7}
+    first = tested.denoise(tokens, **settings)
+    count = differing(tested.denoise(tokens, **settings), first)
+    report.add("numbers that differ with the same seed", count, 0, count == 0)
+    other = relative_error(tested.denoise(tokens, **{**settings, "seed": 8}), first)
+    report.add("another seed, relative difference", f"{other:.2e}", "> 1e-2", other > 1e-2)
+    for capture in ("loop", "step", "none"):
+        pipeline = Pipeline(options.bundle, backend=options.backend, capture=capture)
+        count = differing(pipeline.denoise(tokens, **settings), first)
+        report.add(f"numbers that differ with capture {capture}", count, 0, count == 0)
+
+
+def hold_out(tested: Pipeline, options: argparse.Namespace, inputs: dict[str, np.ndarray], report: Report) -> None:
+    """Calls from several threads at once: all right, no memory lost."""
+    expected = {seed: sound(tested, inputs, seed) for seed in range(options.threads)}
+    end, wrong, calls = time.monotonic() + options.minutes * 60, [], [0] * options.threads
+
+    def work(number: int) -> None:
+        while time.monotonic() < end and not wrong:
+            try:
+                seed = (number + calls[number]) % options.threads
+                if differing(sound(tested, inputs, seed), expected[seed]):
+                    wrong.append(f"seed {seed}")
+            except Exception as error:  # whatever it is, it belongs into the report
+                wrong.append(f"{type(error).__name__}: {error}")
+            calls[number] += 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(options.threads)]
+    for thread in threads:
+        thread.start()
+    middle = None
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.5)
+        if middle is None and time.monotonic() > end - options.minutes * 30:
+            middle = memory()
+    after = memory()
+    report.add(f"calls from {options.threads} threads", sum(calls), "all right", not wrong)
+    if wrong:
+        print(f"      {wrong[0]}")
+    for kind in after:
+        growth = round(after[kind] - (middle or after)[kind], 3)
+        report.add(f"{kind} memory grown in the second half, GB", growth, GROWTH, growth < GROWTH)
+
+
+def sound(tested: Pipeline, inputs: dict[str, np.ndarray], seed: int) -> np.ndarray:
+    tokens = tested.encode(inputs["pictures"])
+    return tested.vocode(tested.decode(tested.denoise(tokens, steps=5, guidance=3.0, seed=seed)))
+
+
+def memory() -> dict[str, float]:
+    """GB in use, of the process and of the GPU where one can be asked."""
+    used = machine.device_memory_gb()
+    return {"host": machine.memory_gb(), **({} if used is None else {"GPU": used})}
+
+
+def differing(value: np.ndarray, reference: np.ndarray) -> int:
+    return int((value != reference).sum())
+
+
+def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
+    """Norm of the difference over the norm of the reference, in float64."""
+    return float(np.linalg.norm(value.astype(np.float64) - reference) / np.linalg.norm(reference.astype(np.float64)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda arguments: main()))

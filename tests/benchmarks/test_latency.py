@@ -1,0 +1,72 @@
+"""The benchmarks of the runtime at a tiny size, with the rows every machine has; their figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def bundle(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from export.bundling import Options, build
+
+    return build(micro_checkpoint, out=tmp_path_factory.mktemp("engines") / "micro", options=Options(seconds=0.64))
+
+
+@pytest.fixture
+def scripts(tmp_path: Path) -> Path:
+    """A copy, so that results are not written into the project."""
+    for path in BENCHMARKS.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, bundle: Path, micro_checkpoint: Path) -> None:
+    rows = ("published", "cpu", "tensorrt")
+    few = ("--steps", 2, "--published-steps", 3, "--repeats", 2)
+    done = run(
+        scripts / "latency.py", "--bundle", bundle, "--ckpt", micro_checkpoint, "--rows", *rows, "--batch", 1, 2, *few
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tensorrt, batch 1: left out, " in done.stdout
+    result = json.loads((scripts / "results" / "latency.json").read_text())
+    assert [(row["row"], row["batch"]) for row in result["rows"]] == [
+        ("published", 1), ("published", 2), ("cpu", 1), ("cpu", 2)
+    ]  # fmt: skip
+    for row in result["rows"]:
+        assert set(row["stages"]) == {"encode", "denoise", "decode", "vocode"}
+        assert 0 < row["total"]["p50_ms"] <= row["total"]["p95_ms"]
+        assert 0 < row["floor_ms"] < row["total"]["p50_ms"]
+        assert row["cold_start_s"] > 0
+        assert row["host_gb"] > 0
+    assert "| ONNX Runtime, CPU | 2 |" in done.stdout
+    assert (scripts / "results" / "latency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_check_of_a_gpu_passes_where_there_is_nothing_to_find(scripts: Path, bundle: Path) -> None:
+    few = ("--backend", "cpu", "--steps", 2, "--minutes", 0.05, "--threads", 2)
+    done = run(scripts / "gpu_check.py", "--reference", bundle, "--bundle", bundle, *few)
+    result = json.loads((scripts / "results" / "gpu_check.json").read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(check["passed"] for check in result["checks"])
+    assert len(result["checks"]) >= 14
+
+
+def test_the_check_of_a_gpu_without_one_is_one_line(scripts: Path, bundle: Path) -> None:
+    done = run(scripts / "gpu_check.py", "--reference", bundle, "--bundle", bundle)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,141 @@
+"""The stand-in machine, and graphs of a few lines that it runs as engines and the host runs as themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from tests.vta_rt.backends.stand_in import Machine, stand_in
+from vta_rt.backends.base import Array, Lane, Session
+from vta_rt.backends.cuda import Lanes
+from vta_rt.config import ModelConfig
+from vta_rt.manifest import TensorSpec
+
+MODEL = ModelConfig(seconds=0.16, mel_bins=16, latent_channels=2, token_width=3)
+TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What an engine of the stand-in is: its tensors, its function, and the bytes of activations it asks for."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    compute: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    activations: int
+
+
+def kernels(batch: int) -> dict[str, Kernel]:
+    """The five graphs of a bundle at one batch, each of a few lines, each depending on all its inputs."""
+    state = MODEL.latent_shape(batch)
+    mel = (batch, 1, MODEL.mel_frames, MODEL.mel_bins)
+
+    def encode(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"tokens": feeds["frames"].mean((1, 2), dtype=np.float32) / 64 - 2}
+
+    def denoise(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        p, q, a, b, c, s, guidance, _ = feeds["step"]
+        heard = (feeds["tokens"].mean(-1) * feeds["token_mask"]).sum(-1) + feeds["timestep"] / 1000
+        x = feeds["latents"]
+        denoised = p * x + q * (np.tanh(x) + guidance * heard[:, None, None, None])
+        return {
+            "latents_next": a * x + b * denoised + c * feeds["previous"] + s * feeds["noise"],
+            "denoised": denoised,
+        }
+
+    def decode(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        wide = feeds["latents"].mean(1, keepdims=True)
+        return {"mel": wide.repeat(MODEL.latent_stride, 2).repeat(MODEL.latent_stride, 3)}
+
+    def vocode(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"wave": np.tanh(feeds["mel"].mean((1, 3))).repeat(MODEL.hop_length, 1)}
+
+    def tensors(**shapes: tuple[int, ...]) -> tuple[TensorSpec, ...]:
+        types = {"frames": "uint8", "token_mask": "bool"}
+        return tuple(TensorSpec(name, shape, types.get(name, "float32")) for name, shape in shapes.items())
+
+    step = tensors(
+        latents=state,
+        previous=state,
+        noise=state,
+        tokens=(batch, TOKENS, 3),
+        token_mask=(batch, TOKENS),
+        timestep=(batch,),
+        step=(8,),
+    )
+    denoiser = Kernel(step, tensors(latents_next=state, denoised=state), denoise, 3000)
+    return {
+        "visual_encoder": Kernel(tensors(frames=(TOKENS, 8, 8, 3)), tensors(tokens=(TOKENS, 3)), encode, 1000),
+        "denoiser": denoiser,
+        "denoiser_unguided": denoiser,
+        "vae_decoder": Kernel(tensors(latents=state), tensors(mel=mel), decode, 5000),
+        "vocoder": Kernel(tensors(mel=mel), tensors(wave=(batch, MODEL.samples)), vocode, 500),
+    }
+
+
+class HostSession(Session):
+    """The same graphs computed in place, any batch: what every other way must agree with."""
+
+    def __init__(self, name: str, kernel: Kernel, *, open_batch: bool = True) -> None:
+        def opened(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            if not open_batch or name == "visual_encoder":
+                return specs
+            return tuple(
+                TensorSpec(s.name, s.shape if s.name == "step" else ("batch", *s.shape[1:]), s.dtype) for s in specs
+            )
+
+        super().__init__(name, Kernel(opened(kernel.inputs), opened(kernel.outputs), kernel.compute, 0))
+        self._compute = kernel.compute
+
+    def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
+        return {name: np.asarray(value, np.float32) for name, value in self._compute(feeds).items()}
+
+
+@dataclass
+class Bucket:
+    """Engines of one batch as ``vta_rt.engines.Engines`` gives them, but without files."""
+
+    machine: Machine
+    batch: int
+    records: dict[str, Kernel] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.records = kernels(self.batch)
+        self.machine.kernels |= {f"{name} {self.batch}": kernel for name, kernel in self.records.items()}
+
+    def load(self, graph: str) -> bytes:
+        self.loaded.append(graph)
+        return f"{graph} {self.batch}".encode()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    with stand_in(monkeypatch) as machine:
+        yield machine
+
+
+@pytest.fixture
+def lanes(machine: Machine) -> Iterator[Lanes]:
+    """Of the stand-in; whatever a test did, they give everything back."""
+    lanes = Lanes()
+    yield lanes
+    machine.fail = None
+    lanes.close()
+    assert machine.held == (0, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def host() -> Callable[[str], Session]:
+    return lambda name: HostSession(name, kernels(1)[name])
+
+
+def table(steps: int, noisy: bool = True) -> np.ndarray:
+    """Rows as a solver's, of no solver in particular; every other one takes noise."""
+    rows = np.random.default_rng(steps).normal(size=(steps, 7)) * 0.5
+    rows[:, 0] = np.linspace(900, 10, steps)
+    rows[:, 6] *= noisy * (np.arange(steps) % 2 == 0)
+    return rows

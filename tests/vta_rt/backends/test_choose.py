@@ -1,0 +1,141 @@
+"""Which backend is picked, what is said of it, and what follows when it turns out to be of no use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vta_rt import backends
+from vta_rt.backends import Backend, choose
+from vta_rt.backends.base import Session
+from vta_rt.bundle import Bundle
+from vta_rt.cli import main
+from vta_rt.errors import BundleError, DeviceError, EngineError, FallbackWarning, OptionError
+from vta_rt.pipeline import Pipeline
+
+
+@pytest.fixture
+def bundle(bundle_short: Path) -> Bundle:
+    return Bundle(bundle_short)
+
+
+def refuse(error: Exception) -> Callable[..., Any]:
+    def make(*_: Any) -> Backend:
+        raise error
+
+    return make
+
+
+def test_the_cpu_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = DeviceError("there is no GPU here")
+    monkeypatch.setattr(backends, "_tensorrt", refuse(nothing))
+    monkeypatch.setattr(backends, "_cuda", refuse(nothing))
+    assert choose(bundle)[1] == "ONNX Runtime on the CPU (there is no GPU here)"
+    assert choose(bundle, "cpu")[1] == "ONNX Runtime on the CPU (asked for)"
+
+
+def test_the_first_that_can_be_had(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Backend("cuda", "a GPU", lambda name: pytest.fail("loaded"))
+    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("it has no engines")))
+    monkeypatch.setattr(backends, "_cuda", lambda *_: made)
+    assert choose(bundle) == (made, "a GPU (it has no engines)")
+    monkeypatch.setattr(backends, "_tensorrt", lambda *_: made)
+    assert choose(bundle) == (made, "a GPU (the fastest there is)")
+
+
+def test_what_is_asked_for_by_name_is_not_replaced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("it has no engines")))
+    with pytest.raises(EngineError, match="it has no engines"):
+        choose(bundle, "tensorrt")
+
+
+def test_without_a_driver_a_gpu_is_not_looked_for_further(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vta_rt.backends.cuda.ctypes.CDLL", refuse(OSError("no such library")))
+    for name in ("tensorrt", "cuda"):
+        with pytest.raises(DeviceError, match="there is no NVIDIA GPU with a driver here"):
+            choose(bundle, name)
+    assert choose(bundle)[1] == "ONNX Runtime on the CPU (there is no NVIDIA GPU with a driver here)"
+
+
+def test_a_gpu_without_engines_or_onnxruntime_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vta_rt.backends.cuda.need_gpu", lambda: None)
+    monkeypatch.setattr("vta_rt.backends.flavours.load", lambda flavour: (object(), "11.4"))
+    monkeypatch.setattr("vta_rt.backends.flavours.compute_capability", lambda: "8.6")
+    monkeypatch.setattr("vta_rt.backends.onnxruntime_gpu.gpu_provider", refuse(EngineError("onnxruntime is for CPUs")))
+    backend, why = choose(bundle)
+    assert backend.name == "cpu"
+    assert "has no engines; to build them here: python -m export.build" in why
+    assert why.endswith("; onnxruntime is for CPUs)")
+
+
+@pytest.mark.parametrize(("option", "message"), [("capture", "'all' is unknown; choose one of loop, step, none")])
+def test_options_that_do_not_exist(bundle: Bundle, option: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        choose(bundle, **{option: "all"})
+
+
+def test_a_bundle_no_cpu_can_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("built for another GPU")))
+    monkeypatch.setattr(backends, "_cuda", refuse(DeviceError("no CUDA")))
+    for record in bundle.manifest.graphs.values():
+        object.__setattr__(record, "precision", "bf16")
+    with pytest.raises(BundleError, match=r"is bf16, which needs engines .*built for another GPU; no CUDA.*fp32"):
+        choose(bundle)
+
+
+class Broken:
+    """A backend whose graphs load for a while, then one does not."""
+
+    def __init__(self, works: int) -> None:
+        self.works = works
+
+    def __call__(self, bundle: Bundle, *_: Any) -> Backend:
+        inner = backends._cpu(bundle, 1, ())
+
+        def load(name: str) -> Session:
+            if not self.works:
+                raise EngineError(f"{name}: its engine is gone")
+            self.works -= 1
+            return inner.session(name)
+
+        return Backend("tensorrt", "TensorRT", load, inner.lane)
+
+
+@pytest.mark.parametrize("works", [0, 2])
+def test_an_engine_that_fails_to_load_is_replaced_by_the_graph(
+    bundle_short: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, works: int
+) -> None:
+    monkeypatch.setattr(backends, "_tensorrt", Broken(works))
+    monkeypatch.setattr(backends, "_cuda", refuse(EngineError("onnxruntime is for CPUs")))
+    pipeline = Pipeline(bundle_short)
+    assert pipeline.backend == "TensorRT (the fastest there is)"
+    with pytest.warns(FallbackWarning, match=r"from here on ONNX Runtime on the CPU \(\w+: its engine is gone"):
+        found = pipeline.generate(clip, steps=1, guidance=1.0)
+    assert pipeline.backend.startswith("ONNX Runtime on the CPU (")
+    expected = Pipeline(bundle_short, backend="cpu").generate(clip, steps=1, guidance=1.0)
+    np.testing.assert_allclose(found.samples, expected.samples, rtol=1e-4, atol=1e-5)
+
+
+def test_an_engine_that_fails_to_load_is_not_replaced_where_it_was_asked_for(
+    bundle_short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "_tensorrt", Broken(0))
+    pipeline = Pipeline(bundle_short, backend="tensorrt")
+    with pytest.raises(EngineError, match="vocoder: its engine is gone"):
+        pipeline.vocode(np.zeros((1, 64, 64), np.float32))
+
+
+def test_on_the_command_line_a_fall_back_is_one_line(
+    bundle_short: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(backends, "_tensorrt", Broken(0))
+    monkeypatch.setattr(backends, "_cuda", refuse(EngineError("onnxruntime is for CPUs")))
+    few = ["--steps", "1", "--guidance", "1"]
+    assert main(["generate", str(clip), "-o", str(tmp_path / "clip.wav"), "--bundle", str(bundle_short), *few]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "note: from here on ONNX Runtime on the CPU (visual_encoder: its engine is gone; onnxruntime is for CPUs)"
+    ]

@@ -1,0 +1,163 @@
+"""The GPU sessions of ONNX Runtime, run by its CPU provider: arrays that stay bound through a scan, and what is missing."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from vta_rt.backends import onnxruntime_gpu
+from vta_rt.backends.base import Scan
+from vta_rt.backends.onnxruntime import OnnxRuntimeSession
+from vta_rt.backends.onnxruntime_gpu import CUDA, OnnxRuntimeGpuSession, Provider, gpu_provider
+from vta_rt.errors import DeviceError, EngineError, OptionError
+from vta_rt.manifest import GraphRecord, TensorSpec, record_file
+
+pytestmark = pytest.mark.filterwarnings("ignore:Duplicate provider")
+STAND_IN = Provider("CPUExecutionProvider", "cpu")
+INPUTS = tuple(TensorSpec(name, ("batch", 3), "float32") for name in ("x", "fixed", "row"))
+OUTPUTS = (TensorSpec("next", ("batch", 3), "float32"),)
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    """next = x * fixed + row"""
+
+    def value(spec: TensorSpec) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.shape)
+
+    nodes = [helper.make_node("Mul", ["x", "fixed"], ["y"]), helper.make_node("Add", ["y", "row"], ["next"])]
+    body = helper.make_graph(nodes, "recurrence", list(map(value, INPUTS)), list(map(value, OUTPUTS)))
+    path = tmp_path / "recurrence.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def gpu_session(graph: Path, provider: Provider = STAND_IN, capture: bool = False) -> OnnxRuntimeGpuSession:
+    record = GraphRecord(record_file(graph), (), INPUTS, OUTPUTS, "fp32")
+    return OnnxRuntimeGpuSession("recurrence", record, graph, 1, provider=provider, capture=capture)
+
+
+def scan(seed: int = 0, count: int = 5, batch: int = 2) -> Scan:
+    rng = np.random.default_rng(seed)
+    x, fixed, *rows = rng.normal(size=(count + 2, batch, 3)).astype(np.float32)
+    rows = [row if index % 2 == 0 else None for index, row in enumerate(rows)]
+    return Scan({"x": "next"}, {"x": x, "row": np.zeros_like(x)}, {"fixed": fixed}, {"row": rows}, count)
+
+
+def expected(scan: Scan) -> np.ndarray:
+    x, row = scan.start["x"], scan.start["row"]
+    for arrays in scan.by_row():
+        row = arrays.get("row", row)
+        x = x * scan.fixed["fixed"] + row
+    return x
+
+
+def test_a_scan_gives_what_the_cpu_session_gives(graph: Path) -> None:
+    record = GraphRecord(record_file(graph), (), INPUTS, OUTPUTS, "fp32")
+    host, device = OnnxRuntimeSession("recurrence", record, graph, 1), gpu_session(graph)
+    for seed, count, batch in ((0, 5, 2), (1, 5, 2), (2, 4, 2), (3, 1, 1)):
+        seen: list[int] = []
+        found = device.scan(scan(seed, count, batch), seen.append)["next"]
+        np.testing.assert_allclose(found, expected(scan(seed, count, batch)), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(found, host.scan(scan(seed, count, batch), lambda _: None)["next"])
+        assert seen == list(range(1, count + 1))
+
+
+def test_arrays_stay_bound_from_one_scan_to_the_next(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, made = gpu_session(graph), []
+    loop = onnxruntime_gpu._Loop
+    monkeypatch.setattr(onnxruntime_gpu, "_Loop", lambda *arguments: made.append(loop(*arguments)) or made[-1])
+    for seed in range(3):
+        session.scan(scan(seed), lambda _: None)
+    assert len(made) == 1
+    session.scan(scan(batch=3), lambda _: None)
+    assert len(made) == 2
+
+
+def test_given_arrays_are_not_changed(graph: Path) -> None:
+    given = scan()
+    before = given.start["x"].copy()
+    first = gpu_session(graph).scan(given, lambda _: None)["next"]
+    kept = first.copy()
+    gpu_session(graph).scan(scan(1), lambda _: None)
+    np.testing.assert_array_equal(given.start["x"], before)
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_many_threads(graph: Path, capture: bool) -> None:
+    provider = Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"} if capture else {})
+    session = gpu_session(graph, provider, capture)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for turn in range(20):
+            found = session.scan(scan(seed + turn), lambda _: None)["next"]
+            if not np.allclose(found, expected(scan(seed + turn)), rtol=1e-5, atol=1e-6):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_each_parity_of_each_set_of_arrays_has_a_graph_of_its_own(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[str] = []
+    options = onnxruntime_gpu._run_options
+    monkeypatch.setattr(onnxruntime_gpu, "_run_options", lambda graph: numbers.append(graph) or options(graph))
+    monkeypatch.setattr(onnxruntime_gpu, "MOST_GRAPHS", 4)
+    session = gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"}), capture=True)
+    for batch in (1, 2, 3):
+        session.scan(scan(batch=batch), lambda _: None)
+    assert numbers == ["1", "2", "3", "4", "-1", "-1"], "beyond the most that are kept, rows run uncaptured"
+    numbers.clear()
+    session.run({spec.name: np.ones((1, 3), np.float32) for spec in INPUTS})
+    assert numbers == ["-1"], "the arrays of a single run lie anywhere"
+
+
+def test_without_a_device_a_scan_binds_host_arrays(graph: Path) -> None:
+    found = gpu_session(graph, Provider("CPUExecutionProvider")).scan(scan(), lambda _: None)["next"]
+    np.testing.assert_allclose(found, expected(scan()), rtol=1e-5, atol=1e-6)
+
+
+def test_what_fails_in_a_row_is_one_line_and_what_a_caller_raises_is_his(graph: Path) -> None:
+    session = gpu_session(graph)
+
+    def stop(row: int) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        session.scan(scan(), stop)
+    session.inputs["row"] = TensorSpec("row", ("batch", 4), "float32")  # lets through what the graph itself refuses
+    wrong = Scan({"x": "next"}, scan().start | {"row": np.zeros((2, 4), np.float32)}, scan().fixed, {"row": [None]}, 1)
+    with pytest.raises(DeviceError, match="recurrence: ONNX Runtime could not run it") as caught:
+        session.scan(wrong, lambda _: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_that_do_not_fit(graph: Path) -> None:
+    wrong = Scan({"x": "next"}, scan().start, {}, {"row": [None]}, 1)
+    with pytest.raises(OptionError, match="recurrence: missing fixed"):
+        gpu_session(graph).scan(wrong, lambda _: None)
+
+
+def test_a_provider_that_does_not_start(graph: Path) -> None:
+    with pytest.raises(EngineError, match=f"{CUDA} does not start here"), pytest.warns(UserWarning, match=CUDA):
+        gpu_session(graph, Provider(CUDA, "cuda"))
+
+
+def test_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime_gpu.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime_gpu.importlib.util, "find_spec", lambda name: None)
+    for installed, reason in ((("onnxruntime",), "is for CPUs only"), (("onnxruntime", "onnxruntime-gpu"), "hides")):
+        monkeypatch.setattr(onnxruntime_gpu, "_is_installed", lambda name, known=installed: name in known)
+        with pytest.raises(EngineError, match=rf"{reason}.*pip uninstall -y onnxruntime && pip install"):
+            gpu_provider()

@@ -1,0 +1,401 @@
+"""CUDA for the device backends: memory, streams, events, captured graphs, lanes. Knows cuda-bindings; knows no engines.
+
+Every call is checked. What fails is one ``DeviceError``, after which everything the failed lane held is given back; other
+lanes and the rest of the process go on, unless the driver itself says that it cannot.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vta_rt.backends.base import Array, Lane
+from vta_rt.errors import DeviceError
+
+try:
+    from cuda.bindings import runtime as cudart
+except ImportError:  # the extra tensorrt brings it
+    cudart = None
+
+ALIGNMENT = 256  # bytes; what TensorRT asks of the memory it is given
+LANES = 4  # calls a device serves at once; each has an activation block of its own
+PINNED = 256 * 2**20  # bytes of pinned memory a lane has on the way at once
+KEPT = 16  # captured graphs and the like a lane keeps
+# After these, every further call of the process fails too: the driver has given the process up.
+_FATAL = (
+    "cudaErrorIllegalAddress",
+    "cudaErrorLaunchFailure",
+    "cudaErrorLaunchTimeout",
+    "cudaErrorIllegalInstruction",
+    "cudaErrorMisalignedAddress",
+    "cudaErrorInvalidAddressSpace",
+    "cudaErrorInvalidPc",
+    "cudaErrorHardwareStackError",
+    "cudaErrorAssert",
+    "cudaErrorECCUncorrectable",
+)
+
+
+class CaptureError(DeviceError):
+    """Work that cannot be captured as a graph; it may well run without."""
+
+
+def check(result: tuple[Any, ...], doing: str) -> Any:
+    """The value of a CUDA call, or of its several values the tuple.
+
+    Raises:
+        DeviceError: the call failed; ``doing`` says what it was for.
+    """
+    error, *values = result
+    if error != cudart.cudaError_t.cudaSuccess:
+        cudart.cudaGetLastError()  # or the next one to ask, perhaps another library, is told of it again
+        _, text = cudart.cudaGetErrorString(error)
+        rest = "; start the program again to use the GPU" if error.name in _FATAL else ""
+        raise DeviceError(f"GPU: cannot {doing}: {text.decode()} ({error.name}){rest}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def need_gpu() -> None:
+    """Ask the driver itself, which needs no package of CUDA's.
+
+    Raises:
+        DeviceError: there is no NVIDIA driver or no GPU.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        raise DeviceError("there is no NVIDIA GPU with a driver here") from None
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
+        raise DeviceError("the NVIDIA driver finds no GPU here")
+
+
+def use(device: int) -> None:
+    """Make a device the calling thread's own. Without it an engine loads on another one, and captures record nothing."""
+    if cudart is None:
+        raise DeviceError('GPU: cuda-bindings is not installed; it comes with: pip install "vta-rt[tensorrt]"')
+    check(cudart.cudaSetDevice(device), f"use device {device}")
+
+
+def reserve(resources: ExitStack, size: int) -> int:
+    """Device memory of ``size`` bytes for as long as ``resources`` is open; its address."""
+    address = int(check(cudart.cudaMalloc(max(size, ALIGNMENT)), f"reserve {size:,} bytes"))
+    resources.callback(lambda: cudart.cudaFree(address))
+    return address
+
+
+def reserve_pinned(resources: ExitStack, size: int) -> int:
+    """Host memory of ``size`` bytes that the device can copy from and to by itself; its address."""
+    flags = cudart.cudaHostAllocDefault
+    address = int(check(cudart.cudaHostAlloc(size, flags), f"pin {size:,} bytes of host memory"))
+    resources.callback(lambda: cudart.cudaFreeHost(address))
+    return address
+
+
+def host_view(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Host memory at an address as an array."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype).reshape(shape)
+
+
+def aligned(size: int) -> int:
+    """``size`` rounded up to where the next array may begin."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """An array in a lane's memory. Holds no memory itself: it is good until the lane is given back."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice) -> DeviceArray:
+        """One entry of the first axis, or several in a row."""
+        stride = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step != 1:
+                raise IndexError("entries of a device array are taken in a row")
+            return DeviceArray(self.address + start * stride, (max(stop - start, 0), *self.shape[1:]), self.dtype)
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} of {len(self)}")
+        return DeviceArray(self.address + index * stride, self.shape[1:], self.dtype)
+
+
+class Graph:
+    """What ``record`` puts on a stream, captured once, to be launched again and again with the same addresses.
+
+    Raises:
+        CaptureError: it cannot be captured, or nothing was recorded; the stream is usable as before.
+    """
+
+    def __init__(self, stream: Any, record: Callable[[], None]) -> None:
+        try:
+            self._executable = _instantiate(_record(stream, record))
+        except DeviceError as error:
+            raise CaptureError(str(error)) from error
+        try:
+            check(cudart.cudaGraphUpload(self._executable, stream), "upload a graph")
+        except DeviceError as error:
+            self.close()
+            raise CaptureError(str(error)) from error
+
+    def launch(self, stream: Any) -> None:
+        check(cudart.cudaGraphLaunch(self._executable, stream), "launch a graph")
+
+    def close(self) -> None:
+        cudart.cudaGraphExecDestroy(self._executable)
+
+
+def _record(stream: Any, record: Callable[[], None]) -> Any:
+    mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal  # other lanes may allocate meanwhile
+    check(cudart.cudaStreamBeginCapture(stream, mode), "begin a capture")
+    try:
+        record()
+    except BaseException:
+        _, graph = cudart.cudaStreamEndCapture(stream)  # whatever it says, the stream must leave its capture
+        if graph is not None and int(graph):
+            cudart.cudaGraphDestroy(graph)
+        cudart.cudaGetLastError()
+        raise
+    return check(cudart.cudaStreamEndCapture(stream), "end a capture")
+
+
+def _instantiate(graph: Any) -> Any:
+    try:
+        _, nodes = check(cudart.cudaGraphGetNodes(graph), "count the nodes of a graph")
+        if nodes == 0:
+            raise DeviceError("GPU: a capture recorded nothing; the engine may be on another device")
+        return check(cudart.cudaGraphInstantiate(graph, 0), "instantiate a graph")
+    finally:
+        cudart.cudaGraphDestroy(graph)
+
+
+class CudaLane(Lane):
+    """One call's place on a device: a stream, memory, and whatever sessions keep there (captured graphs, contexts).
+
+    Memory is lent to a call and used again by the next one, so that a lane soon allocates nothing more.
+    """
+
+    def __init__(self, device: int) -> None:
+        use(device)
+        # Not the default stream: that one cannot be captured, and every lane would wait for every other.
+        self.stream = check(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking), "create a stream")
+        self._resources = ExitStack()
+        self._resources.callback(lambda: cudart.cudaStreamDestroy(self.stream))
+        self._memory = _Shelf(self._resources, reserve)
+        self._pinned = _Shelf(self._resources, reserve_pinned)
+        self._activation_block = self._resources.enter_context(ExitStack())
+        self._activation_address = self._activation_size = 0
+        self._kept: dict[Any, Any] = {}  # the least recently used first
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        """Device memory for an array, until the lane is given back; what stands in it is anything."""
+        dtype = np.dtype(dtype)
+        return DeviceArray(self._memory.take(math.prod(shape) * dtype.itemsize), shape, dtype)
+
+    def put(self, array: np.ndarray) -> DeviceArray:
+        there = self.empty(array.shape, array.dtype)
+        self.write(there.address, array)
+        return there
+
+    def get(self, array: Array) -> np.ndarray:
+        if isinstance(array, np.ndarray):
+            return array
+        address = self._stage(array.nbytes)
+        self._copy(address, array.address, array.nbytes, cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost)
+        self.wait()
+        return host_view(address, array.shape, array.dtype).copy()
+
+    def batch(self, clips: Sequence[Array], shape: tuple[int, ...]) -> DeviceArray:
+        whole = self.empty(shape, np.float32)
+        if len(clips) < shape[0] or any(tuple(clip.shape) != shape[1:] for clip in clips):
+            self.clear(whole.address, whole.nbytes)
+        for index, clip in enumerate(clips):
+            self.write(whole[index].address, clip)
+        return whole
+
+    def write(self, address: int, array: Array) -> None:
+        """Copy a host or device array to an address, in the order of the stream."""
+        if isinstance(array, np.ndarray):
+            pinned = self._stage(array.nbytes)
+            np.copyto(host_view(pinned, array.shape, array.dtype), array)
+            self._copy(address, pinned, array.nbytes, cudart.cudaMemcpyKind.cudaMemcpyHostToDevice)
+        elif address != array.address:
+            self.move(address, array.address, array.nbytes)
+
+    def write_rows(self, address: int, arrays: Sequence[np.ndarray], stride: int) -> None:
+        """Copy arrays of one shape to an address and every ``stride`` bytes after it, in one piece."""
+        pinned = self._stage(stride * len(arrays))
+        for index, array in enumerate(arrays):
+            np.copyto(host_view(pinned + index * stride, array.shape, array.dtype), array)
+        self._copy(address, pinned, stride * len(arrays), cudart.cudaMemcpyKind.cudaMemcpyHostToDevice)
+
+    def move(self, target: int, source: int, size: int) -> None:
+        """Copy on the device, in the order of the stream."""
+        self._copy(target, source, size, cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice)
+
+    def clear(self, address: int, size: int) -> None:
+        """Set memory to zero, in the order of the stream."""
+        check(cudart.cudaMemsetAsync(address, 0, size, self.stream), "clear memory")
+
+    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What a session keeps in this lane under ``key``, made on first use; has a ``close()``. Of many, the oldest goes."""
+        kept = self._kept.pop(key) if key in self._kept else make()
+        self._kept[key] = kept
+        if len(self._kept) > KEPT:
+            self.wait()
+            self._kept.pop(next(iter(self._kept))).close()
+        return kept
+
+    def activations(self, size: int) -> int:
+        """The block of ``size`` bytes or more that engines which never run together share; its address.
+
+        One that must grow moves, and what was captured on the old one is let go, to be captured again on its next use.
+        """
+        if size > self._activation_size:
+            self._drop_kept()
+            self._activation_block.close()
+            self._activation_size = 0
+            self._activation_address = reserve(self._activation_block, size)
+            self._activation_size = size
+        return self._activation_address
+
+    def wait(self) -> None:
+        """Until all that was put on the stream is done."""
+        check(cudart.cudaStreamSynchronize(self.stream), "finish its work")
+
+    def milliseconds(self, work: Callable[[], Any]) -> float:
+        """What ``work`` takes on the device, from the stream's own clock."""
+        with ExitStack() as resources:
+            events = []
+            for _ in range(2):
+                events.append(check(cudart.cudaEventCreateWithFlags(cudart.cudaEventDefault), "create an event"))
+                resources.callback(cudart.cudaEventDestroy, events[-1])
+            check(cudart.cudaEventRecord(events[0], self.stream), "record an event")
+            work()
+            check(cudart.cudaEventRecord(events[1], self.stream), "record an event")
+            check(cudart.cudaEventSynchronize(events[1]), "wait for an event")
+            return float(check(cudart.cudaEventElapsedTime(*events), "read a time"))
+
+    def take_back(self) -> None:
+        """End a call: all that was lent may be lent again."""
+        self._memory.take_back()
+        self._pinned.take_back()
+
+    def close(self) -> None:
+        """Give everything back, whatever state the device is in."""
+        self._drop_kept()
+        self._resources.close()
+
+    def drain(self) -> None:
+        """Wait, whatever comes of it: what still runs must not lose its memory, even after a failure."""
+        cudart.cudaStreamSynchronize(self.stream)
+
+    def _drop_kept(self) -> None:
+        self.drain()
+        while self._kept:
+            self._kept.popitem()[1].close()
+
+    def _stage(self, size: int) -> int:
+        """Pinned memory for one copy; once much of it is lent, the copies so far are waited for."""
+        if self._pinned.lent + size > PINNED:
+            self.wait()
+            self._pinned.take_back()
+        return self._pinned.take(size)
+
+    def _copy(self, target: int, source: int, size: int, kind: Any) -> None:
+        check(cudart.cudaMemcpyAsync(target, source, size, kind, self.stream), f"copy {size:,} bytes")
+
+
+class Lanes:
+    """The lanes of one device: a call takes one and gives it back; beyond ``limit`` at once, calls wait for each other."""
+
+    def __init__(self, device: int = 0, limit: int = LANES) -> None:
+        self.device = device
+        self.activations = 0
+        """Bytes of the largest activation block that any engine loaded so far needs."""
+        self._room = threading.BoundedSemaphore(limit)
+        self._idle: list[CudaLane] = []
+
+    @contextmanager
+    def lane(self) -> Iterator[CudaLane]:
+        """A lane for the time of one call. One that the device failed in is closed instead of being used again.
+
+        Raises:
+            DeviceError: there is no device, or its memory does not allow another lane.
+        """
+        with self._room:
+            use(self.device)
+            lane = self._take()
+            try:
+                try:
+                    yield lane
+                finally:
+                    lane.wait()
+            except DeviceError:
+                lane.close()
+                raise
+            except BaseException:
+                self._give_back(lane)
+                raise
+            self._give_back(lane)
+
+    def close(self) -> None:
+        """Close the lanes that no call has."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> CudaLane:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return CudaLane(self.device)
+
+    def _give_back(self, lane: CudaLane) -> None:
+        lane.take_back()
+        self._idle.append(lane)
+
+
+class _Shelf:
+    """Blocks of one kind of memory, lent out for a call. Sizes are powers of two, so that blocks fit again."""
+
+    def __init__(self, resources: ExitStack, reserve: Callable[[ExitStack, int], int]) -> None:
+        self._resources = resources
+        self._reserve = reserve
+        self._free: dict[int, list[int]] = {}
+        self._lent: list[tuple[int, int]] = []
+
+    @property
+    def lent(self) -> int:
+        """Bytes."""
+        return sum(size for size, _ in self._lent)
+
+    def take(self, size: int) -> int:
+        size = max(ALIGNMENT, 1 << (size - 1).bit_length())
+        free = self._free.setdefault(size, [])
+        address = free.pop() if free else self._reserve(self._resources, size)
+        self._lent.append((size, address))
+        return address
+
+    def take_back(self) -> None:
+        for size, address in self._lent:
+            self._free[size].append(address)
+        self._lent.clear()
