@@ -220,11 +220,11 @@ def unipc(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Fl
     return table
 
 
-def lcm(schedule: NoiseSchedule, steps: int, spacing: str | None = "trailing") -> Floats:
+def lcm(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
     """Multistep consistency sampling, for distilled models; Luo et al., arXiv 2310.04378, algorithm 3.
 
     The model's answer is taken for the data and noised anew to the next level; near clean data the boundary condition
-    keeps more of x. Every row but the last draws noise.
+    keeps more of x. Every row but the last draws noise. "trailing" unless spaced otherwise: it must begin in pure noise.
     """
     stops = grid(schedule, steps, "trailing" if spacing is None else spacing)
     table = _data_prediction(schedule, stops)
