@@ -129,6 +129,7 @@ def build(
                 checkpoint.name, hashes, f"vta_rt {vta_rt.__version__}, torch {torch.__version__}", checkpoint.licence
             ),
             old.engines if old else (),  # those of graphs that are new are told by their keys
+            checkpoint.config.sampling,
         )
         with writing(out):
             _put_in_place(out, staging, manifest)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from vta_rt.errors import OptionError
+from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
 
 
@@ -152,6 +153,7 @@ class SystemConfig:
     mel: MelConfig = field(default_factory=MelConfig)
     frame_rate: float = 2.0  # pictures a second
     licence: str = ""  # of the weights, as shown to whoever uses them
+    sampling: Sampling = field(default_factory=Sampling)  # what the bundle uses unless told otherwise
 
     @property
     def picture_size(self) -> int:

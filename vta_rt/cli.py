@@ -23,7 +23,8 @@ from vta_rt.engine_index import check_engines, describe
 from vta_rt.errors import FallbackWarning, OptionError, OutputError, VTAError
 from vta_rt.files import check_writable, writing
 from vta_rt.pipeline import Pipeline
-from vta_rt.schedule import SOLVERS
+from vta_rt.sampling import Sampling
+from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
 from vta_rt.video import CONTAINERS, check_mux, probe
 
 BAD_INPUT = 2
@@ -128,17 +129,34 @@ def _parser() -> argparse.ArgumentParser:
         help="the model: a bundle's folder or hub id (default: $VTA_BUNDLE, or the newest in engines/)",
     )
     generate.add_argument(
-        "--steps", type=int, default=25, metavar="N", help="denoising steps; more is slower and finer (default: 25)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help=f"denoising steps; more is slower and finer (default: the model's own, mostly {Sampling.steps})",
     )
     generate.add_argument(
-        "--solver", default="dpmpp_2m", metavar="NAME", help=f"{', '.join(SOLVERS)} (default: dpmpp_2m)"
+        "--solver",
+        metavar="NAME",
+        help=f"{', '.join(SOLVERS)} (default: the model's own, mostly {Sampling.solver}; lcm is for distilled models)",
     )
     generate.add_argument(
         "--guidance",
         type=float,
-        default=3.0,
         metavar="G",
-        help="how closely to follow the pictures; 1 takes half the time (default: 3)",
+        help="how closely to follow the pictures; 1 takes half the time "
+        f"(default: the model's own, mostly {Sampling.guidance:g})",
+    )
+    generate.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide only the steps whose noise level, sigma / alpha, lies between the two; the others take half the time",
+    )
+    generate.add_argument(
+        "--spacing",
+        metavar="NAME",
+        help=f"of the timesteps: {', '.join(TIMESTEP_SPACINGS)} (default: the model's own)",
     )
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same sound (default: 0)")
     generate.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
@@ -181,6 +199,8 @@ def _generate(options: argparse.Namespace) -> int:
                     steps=options.steps,
                     solver=options.solver,
                     guidance=options.guidance,
+                    guidance_interval=options.guidance_interval,
+                    spacing=options.spacing,
                     progress=bar,
                 )
                 if target.suffix.lower() in SOUND_FORMATS:
@@ -255,6 +275,11 @@ def _info(options: argparse.Namespace) -> int:
     print(
         f"  diffusion    {schedule.prediction_type}, {schedule.train_timesteps} timesteps, {schedule.timestep_spacing} spacing"
     )
+    how = manifest.sampling
+    interval = (
+        how.guidance_interval and f" at noise levels {how.guidance_interval[0]:g} to {how.guidance_interval[1]:g}"
+    )
+    print(f"  sampled by   {how.solver}, {how.steps} steps, guidance {how.guidance:g}{interval or ''}")
     print(f"  made from    {manifest.source.checkpoint} by {manifest.source.exporter}")
     print(f"  licence      {manifest.source.licence or 'not stated'}")
     for line in describe(bundle) or ["none"]:

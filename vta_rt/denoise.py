@@ -15,25 +15,27 @@ def denoise(
     table: np.ndarray,
     tokens: Array,
     token_mask: np.ndarray,
-    latents: np.ndarray,
+    latents: Array,
     noises: Iterator[np.ndarray],
-    guidance: float,
+    guidance: float | np.ndarray,
     on_step: Callable[[int], None],
     lane: Lane | None = None,
-) -> Array:
+    previous: Array | None = None,
+) -> tuple[Array, Array]:
     """Run every row of ``table`` through the denoiser graph, which does a whole step a call.
 
     Args:
         table: ``[N, 7]``, rows (timestep, p, q, a, b, c, s) of ``vta_rt.schedule``.
         tokens, token_mask: ``[B, N, D]`` float32, ``[B, N]`` bool, True where a token is real.
-        latents: ``[B, C, T, F]`` float32, the starting noise; not changed.
+        latents: ``[B, C, T, F]`` float32, the starting noise, or what rows before these left; not changed.
         noises: one ``[B, C, T, F]`` array a row whose s is not zero.
-        guidance: scale of ``y = y_u + guidance * (y_c - y_u)``; read by the guided graph only.
+        guidance: scale of ``y = y_u + guidance * (y_c - y_u)``, one for all rows or ``[N]``; read by the guided graph only.
         on_step: called with the number of rows done; once, where the whole loop is one call.
-        lane: where ``tokens`` may and the result will lie; None for the host.
+        lane: where ``tokens`` may and the results will lie; None for the host.
+        previous: ``[B, C, T, F]`` float32, the data prediction of the row before these; None where there was none.
 
     Returns:
-        latents ``[B, C, T, F]`` float32.
+        latents and the last data prediction, ``[B, C, T, F]`` float32.
     """
     count, batch = len(table), latents.shape[0]
     steps = np.zeros((count, 8), np.float32)
@@ -44,8 +46,8 @@ def denoise(
     scan = Scan(
         carried={"latents": "latents_next", "previous": "denoised"},
         start={
-            "latents": latents.astype(np.float32),
-            "previous": nothing,
+            "latents": latents.astype(np.float32) if isinstance(latents, np.ndarray) else latents,
+            "previous": nothing if previous is None else previous,
             "noise": nothing,
             "timestep": timesteps[0],
             "step": steps[0],
@@ -61,4 +63,5 @@ def denoise(
         },
         count=count,
     )
-    return session.scan(scan, on_step, lane)["latents_next"]
+    result = session.scan(scan, on_step, lane)
+    return result["latents_next"], result["denoised"]

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import msgspec
 
 from vta_rt.config import FrameConfig, ModelConfig
-from vta_rt.errors import BundleError
+from vta_rt.errors import BundleError, OptionError
 from vta_rt.files import replacing, sha256_of
+from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
 
 MANIFEST = "bundle.json"
@@ -78,7 +79,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``bundle.json``. engines: names of the folders in ``tensorrt/`` that hold any (``vta_rt.engines``)."""
+    """``bundle.json``. engines: names of the folders in ``tensorrt/`` that hold any (``vta_rt.engines``).
+
+    sampling: how the model is sampled unless a call says otherwise.
+    """
 
     format_version: int
     model: ModelConfig
@@ -87,6 +91,7 @@ class Manifest:
     graphs: dict[str, GraphRecord]
     source: Source
     engines: tuple[str, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
 
     @property
     def precision(self) -> str:
@@ -177,6 +182,10 @@ def _misfit(manifest: Manifest) -> str | None:
     frames = manifest.frames
     if (frames.clip_length, frames.clip_stride) != (1, 1) or frames.tokens_per_second != frames.rate:
         return "its encoder looks at several pictures at once, which this vta_rt cannot do; a newer one may"
+    try:
+        manifest.sampling.plan(manifest.schedule)
+    except OptionError as error:
+        return f"its section sampling cannot be: {error}"
     expected = signatures(manifest.model, frames)
     if missing := expected.keys() - manifest.graphs.keys():
         return f"lists no graph {', '.join(name for name in expected if name in missing)}"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from numbers import Real
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -20,7 +18,7 @@ from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError
 from vta_rt.manifest import MANIFEST
-from vta_rt.schedule import solver_table
+from vta_rt.sampling import Sampling
 from vta_rt.stages import Stages, pad_tokens, token_mask
 
 __all__ = ["Pipeline", "generate", "pad_tokens"]
@@ -80,9 +78,11 @@ class Pipeline:
         video: Path,
         *,
         seed: Seed = 0,
-        steps: int = 25,
-        solver: str = "dpmpp_2m",
-        guidance: float = 3.0,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        spacing: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         progress: Progress | None = None,
     ) -> Audio: ...
     @overload
@@ -91,9 +91,11 @@ class Pipeline:
         video: list[Path] | tuple[Path, ...],
         *,
         seed: Seed = 0,
-        steps: int = 25,
-        solver: str = "dpmpp_2m",
-        guidance: float = 3.0,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        spacing: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         progress: Progress | None = None,
     ) -> list[Audio]: ...
     def generate(
@@ -101,9 +103,11 @@ class Pipeline:
         video: Path | list[Path] | tuple[Path, ...],
         *,
         seed: Seed = 0,
-        steps: int = 25,
-        solver: str = "dpmpp_2m",
-        guidance: float = 3.0,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        spacing: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         progress: Progress | None = None,
     ) -> Audio | list[Audio]:
         """Sound for a video, as long as the video or as the model's window, whichever is shorter.
@@ -112,8 +116,13 @@ class Pipeline:
             video: a file, or several: each gets the sound it would get alone.
             seed: of the noise; the same seed gives the same sound, None another one each time.
             steps: denoiser calls, 1 to the schedule's training timesteps.
-            solver: a row of ``vta_rt.schedule.SOLVERS``: ``ddpm``, ``ddim``, ``dpmpp_2m``.
+            solver: a row of ``vta_rt.schedule.SOLVERS``: ``ddpm``, ``ddim``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``;
+                ``lcm`` for distilled models.
             guidance: classifier-free guidance scale, 0 or more; 1 runs the unguided graph at half the cost.
+            spacing: of the timesteps: ``leading``, ``linspace``, ``trailing``, ``karras``.
+            guidance_interval: noise levels sigma / alpha between which steps are guided (``vta_rt.sampling``); those
+                outside cost half.
+                For these five None is the bundle's own, which ``bundle.manifest.sampling`` holds.
             progress: ``progress(stage, done, total)``, called as work gets done.
 
         Raises:
@@ -124,7 +133,8 @@ class Pipeline:
         if not paths:
             raise OptionError("no video given, at least one is needed")
         report = progress or _no_progress
-        table = self._table(steps, solver, guidance)  # these two before the work that comes first
+        how = self._sampling(steps, solver, guidance, spacing, guidance_interval)
+        table, scales = how.plan(self.schedule)  # this and the next before the work that comes first
         entropy = _entropy(seed)
 
         durations, pictures = [], []
@@ -139,13 +149,13 @@ class Pipeline:
             report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
-            stages.load(guidance)
+            stages.load(scales)
             tokens, waves = [], []
             for index, frames in enumerate(pictures):
                 report("encode", index, len(paths))
                 tokens.append(stages.encode(frames))
                 report("encode", index + 1, len(paths))
-            latents = stages.denoise(tokens, token_mask(tokens), table, guidance, entropy, None, None, _steps(report))
+            latents = stages.denoise(tokens, token_mask(tokens), table, scales, entropy, None, None, _steps(report))
             at_once = stages.together("vae_decoder", "latents")
             for start in range(0, len(paths), at_once):
                 stop = min(start + at_once, len(paths))
@@ -189,9 +199,11 @@ class Pipeline:
         self,
         tokens: np.ndarray,
         *,
-        steps: int = 25,
-        solver: str = "dpmpp_2m",
-        guidance: float = 3.0,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        spacing: str | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         seed: Seed = None,
         initial: np.ndarray | None = None,
         step_noise: np.ndarray | None = None,
@@ -215,17 +227,18 @@ class Pipeline:
         batch, shape = len(tokens), self.model.latent_shape()[1:]
         mask = np.ones(tokens.shape[:2], bool) if token_mask is None else np.atleast_2d(np.asarray(token_mask, bool))
         _expect_shape("token_mask", mask, tokens.shape[:2])
-        table = self._table(steps, solver, guidance)
+        how = self._sampling(steps, solver, guidance, spacing, guidance_interval)
+        table, scales = how.plan(self.schedule)
         if initial is not None:
             _expect_shape("initial", initial, (batch, *shape))
         if step_noise is not None:
-            _expect_shape("step_noise", step_noise, (steps, batch, *shape))
+            _expect_shape("step_noise", step_noise, (len(table), batch, *shape))
 
         on_step = _steps(progress or _no_progress)
         entropy = _entropy(seed)
         return self._call(
             lambda stages: _stack(
-                stages, stages.denoise(list(tokens), mask, table, guidance, entropy, initial, step_noise, on_step)
+                stages, stages.denoise(list(tokens), mask, table, scales, entropy, initial, step_noise, on_step)
             )
         )
 
@@ -271,11 +284,18 @@ class Pipeline:
         if array.ndim != len(shape) or 0 in array.shape:
             raise OptionError(f"{tensor} is {list(array.shape)}, the model takes {list(shape)}")
 
-    def _table(self, steps: int, solver: str, guidance: float) -> np.ndarray:
-        """The solver's rows, all options checked."""
-        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not (0 <= guidance < math.inf):
-            raise OptionError(f"guidance is {guidance!r}, a number of 0 or more is needed")
-        return solver_table(solver, self.schedule, steps)
+    def _sampling(
+        self,
+        steps: int | None,
+        solver: str | None,
+        guidance: float | None,
+        spacing: str | None,
+        guidance_interval: tuple[float, float] | None,
+    ) -> Sampling:
+        """What was asked for, and of what was not the bundle's own."""
+        return self.bundle.manifest.sampling.but(
+            steps=steps, solver=solver, guidance=guidance, spacing=spacing, guidance_interval=guidance_interval
+        )
 
 
 def generate(video: Path, *, bundle: Path | None = None, **options: Any) -> Audio:

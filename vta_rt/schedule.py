@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,10 @@ Floats: TypeAlias = NDArray[np.float64]
 
 BETA_SCHEDULES = ("scaled_linear", "linear")
 PREDICTION_TYPES = ("v_prediction", "epsilon")
-TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
+TIMESTEP_SPACINGS = ("leading", "linspace", "trailing", "karras")
 CLEAN = -1  # the timestep of clean data
+RHO = 7.0  # of the Karras spacing: how much denser levels lie towards clean data
+BOUNDARY = 0.5, 10.0  # of LCM: the data's deviation, and what timesteps are multiplied by beside it
 
 
 class Column(IntEnum):
@@ -93,8 +95,25 @@ class NoiseSchedule:
         """Scale of the noise at each timestep; 0 below zero."""
         return np.sqrt(1 - self._alpha_squared(timestep))
 
+    def noise_level(self, timestep: Timesteps) -> Floats:
+        """sigma / alpha at each timestep: the noise of data that is not scaled down; 0 below zero."""
+        return self.sigma(timestep) / self.alpha(timestep)
+
     def _alpha_squared(self, timestep: Timesteps) -> Floats:
         return np.where(timestep < 0, 1.0, self.alphas_cumprod[np.maximum(timestep, 0)])
+
+
+class Grid(NamedTuple):
+    """Where a solver stops. timesteps: [steps], for the network. alpha, sigma: [steps + 1], clean data last."""
+
+    timesteps: Floats
+    alpha: Floats
+    sigma: Floats
+
+    @property
+    def log_snr(self) -> Floats:
+        """Half the logarithm of the signal-to-noise ratio before clean data, [steps]; lambda in the papers."""
+        return np.log(self.alpha[:-1] / self.sigma[:-1])
 
 
 class Solver(Protocol):
@@ -107,7 +126,8 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *
     """The timesteps to run the network at, falling, [steps]; spacings as in table 2 of Lin et al., arXiv 2305.08891.
 
     ``spacing`` is the schedule's own unless given. ``drop_last`` spreads steps + 1 points and leaves out the lowest,
-    for solvers to which it is only the end of the last step; "trailing" has no such point and stays as it is.
+    for solvers to which it is only the end of the last step; "trailing" and "karras" have no such point and stay as they
+    are. "karras" may repeat a timestep: its levels differ (``grid``).
 
     Raises:
         OptionError: an unknown spacing, or steps that are no whole number from 1 to train_timesteps or more than the
@@ -117,15 +137,17 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *
     spacing = schedule.timestep_spacing if spacing is None else spacing
     _check_integer("steps", steps, 1, total)
     _check_choice("timestep_spacing", spacing, TIMESTEP_SPACINGS)
-    points = steps + 1 if drop_last else steps
+    if spacing == "karras":
+        return grid(schedule, steps, spacing).timesteps.astype(np.int64)
+    count = steps + 1 if drop_last else steps
     if spacing == "leading":
-        grid = np.arange(points, dtype=np.float64)[::-1] * (total // points) + schedule.steps_offset
+        points = np.arange(count, dtype=np.float64)[::-1] * (total // count) + schedule.steps_offset
     elif spacing == "linspace":
-        grid = np.linspace(0, total - 1, points).round()[::-1]
+        points = np.linspace(0, total - 1, count).round()[::-1]
     else:
         # A fractional stride can make arange run one point too far (61 steps of 1000); the slice below takes it off.
-        grid = np.arange(total, 0, -total / steps).round() - 1
-    chosen = grid[:steps].astype(np.int64)
+        points = np.arange(total, 0, -total / steps).round() - 1
+    chosen = points[:steps].astype(np.int64)
     if chosen[0] >= total or np.any(np.diff(chosen) >= 0):
         raise OptionError(
             f"steps {steps}: too many for {spacing} spacing of {total} timesteps with steps_offset"
@@ -134,48 +156,95 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *
     return chosen
 
 
+def grid(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *, drop_last: bool = False) -> Grid:
+    """``timesteps`` with their levels; "karras" spaces levels sigma / alpha, Karras et al., arXiv 2206.00364, equation 5.
+
+    Karras levels lie between timesteps: coefficients are those of the levels, the network is told the nearest timestep.
+    """
+    if (schedule.timestep_spacing if spacing is None else spacing) != "karras":
+        now = timesteps(schedule, steps, spacing, drop_last=drop_last)
+        stops = np.append(now, CLEAN)
+        return Grid(now.astype(np.float64), schedule.alpha(stops), schedule.sigma(stops))
+    _check_integer("steps", steps, 1, schedule.train_timesteps)
+    trained = schedule.noise_level(np.arange(schedule.train_timesteps))
+    low, high = trained[[0, -1]] ** (1 / RHO)
+    levels = (high + np.linspace(0, 1, steps) * (low - high)) ** RHO
+    nearest = np.interp(np.log(levels), np.log(trained), np.arange(len(trained))).round()
+    alpha = 1 / np.sqrt(1 + levels**2)
+    return Grid(nearest, np.append(alpha, 1.0), np.append(levels * alpha, 0.0))
+
+
 def ddpm(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
     """Ancestral sampling with the smaller fixed variance; Ho et al., arXiv 2006.11239, equations 6 and 7."""
-    now = timesteps(schedule, steps, spacing)
-    after = np.append(now[1:], CLEAN)
-    table = _data_prediction(schedule, now)
-    variance, variance_after = schedule.sigma(now) ** 2, schedule.sigma(after) ** 2
-    ratio = schedule.alpha(now) / schedule.alpha(after)
-    beta = 1 - ratio**2
-    table[:, Column.A] = ratio * variance_after / variance
-    table[:, Column.B] = schedule.alpha(after) * beta / variance
-    table[:, Column.S] = np.sqrt(beta * variance_after / variance)
-    return table
+    return _ancestral(schedule, grid(schedule, steps, spacing))
 
 
 def ddim(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
-    """Deterministic sampling (eta 0); Song et al., arXiv 2010.02502, equation 12.
+    """Deterministic sampling (eta 0); Song et al., arXiv 2010.02502, equation 12. Euler's method in x / alpha.
 
     As in diffusers every step goes down by train_timesteps // steps, though with "linspace" and uneven "trailing" the
     next row's timestep lies lower. The last step ends at clean data, where diffusers can stop at timestep 0.
     """
-    now = timesteps(schedule, steps, spacing)
-    after = np.append(now[:-1] - schedule.train_timesteps // steps, CLEAN)
-    return _first_order(schedule, now, after)
+    stops = grid(schedule, steps, spacing)
+    if (schedule.timestep_spacing if spacing is None else spacing) == "karras":
+        return _first_order(schedule, stops)
+    below = stops.timesteps[:-1].astype(np.int64) - schedule.train_timesteps // steps
+    after = np.append(below, CLEAN)
+    return _first_order(schedule, stops, schedule.alpha(after), schedule.sigma(after))
 
 
 def dpmpp_2m(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
-    """DPM-Solver++(2M), midpoint, final sigma zero; Lu et al., arXiv 2211.01095, algorithm 2.
+    """DPM-Solver++(2M), midpoint, final sigma zero; Lu et al., arXiv 2211.01095, algorithm 2."""
+    stops = grid(schedule, steps, spacing, drop_last=True)
+    return _second_order(_first_order(schedule, stops), stops)
 
-    The first step has no previous data prediction and the last ends at an infinite log-SNR: both are of first order.
+
+def dpmpp_2m_sde(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
+    """SDE-DPM-Solver++(2M), midpoint, final sigma zero; Lu et al., arXiv 2211.01095, appendix. First order is DDPM."""
+    stops = grid(schedule, steps, spacing, drop_last=True)
+    return _second_order(_ancestral(schedule, stops), stops)
+
+
+def unipc(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
+    """UniPC-1 with B2(h) and final sigma zero: second-order accurate; Zhao et al., arXiv 2302.04867, algorithm 1.
+
+    The corrector moves x by the change of the data prediction since the last step, before the next one starts from it.
+    UniPC-2 and above correct with three data predictions, one more than a row has; its predictor alone is dpmpp_2m.
     """
-    now = timesteps(schedule, steps, spacing, drop_last=True)
-    table = _first_order(schedule, now, np.append(now[1:], CLEAN))
-    log_snr = np.log(schedule.alpha(now) / schedule.sigma(now))  # lambda in the paper
-    h = np.diff(log_snr)
-    middle = slice(1, -1)
-    extrapolation = table[middle, Column.B] * h[1:] / (2 * h[:-1])
-    table[middle, Column.B] += extrapolation
-    table[middle, Column.C] = -extrapolation
+    stops = grid(schedule, steps, spacing, drop_last=True)
+    table = _first_order(schedule, stops)
+    correction = stops.alpha[1:-1] * -np.expm1(-np.diff(stops.log_snr)) / 2
+    moved = table[1:, Column.A] * correction
+    table[1:, Column.B] += moved
+    table[1:, Column.C] = -moved
     return table
 
 
-SOLVERS: dict[str, Solver] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+def lcm(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
+    """Multistep consistency sampling, for distilled models; Luo et al., arXiv 2310.04378, algorithm 3.
+
+    The model's answer is taken for the data and noised anew to the next level; near clean data the boundary condition
+    keeps more of x. Every row but the last draws noise. "trailing" unless spaced otherwise: it must begin in pure noise.
+    """
+    stops = grid(schedule, steps, "trailing" if spacing is None else spacing)
+    table = _data_prediction(schedule, stops)
+    deviation, scaling = BOUNDARY
+    scaled = stops.timesteps * scaling
+    alpha_after = stops.alpha[1:]
+    table[:, Column.A] = alpha_after * deviation**2 / (scaled**2 + deviation**2)
+    table[:, Column.B] = alpha_after * scaled / np.sqrt(scaled**2 + deviation**2)
+    table[:, Column.S] = stops.sigma[1:]
+    return table
+
+
+SOLVERS: dict[str, Solver] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "unipc": unipc,
+    "lcm": lcm,
+}
 
 
 def solver_table(name: str, schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
@@ -188,11 +257,17 @@ def solver_table(name: str, schedule: NoiseSchedule, steps: int, spacing: str | 
     return SOLVERS[name](schedule, steps, spacing)
 
 
-def _data_prediction(schedule: NoiseSchedule, now: Timesteps) -> Floats:
+def noise_levels(table: Floats, schedule: NoiseSchedule) -> Floats:
+    """The level sigma / alpha at which each row of a table runs the network, [steps]."""
+    p, q = table[:, Column.P], table[:, Column.Q]
+    return -q / p if schedule.prediction_type == "v_prediction" else -q
+
+
+def _data_prediction(schedule: NoiseSchedule, stops: Grid) -> Floats:
     """A table with timestep, p and q filled in and the rest zero."""
-    alpha, sigma = schedule.alpha(now), schedule.sigma(now)
-    table = np.zeros((len(now), len(Column)))
-    table[:, Column.TIMESTEP] = now
+    alpha, sigma = stops.alpha[:-1], stops.sigma[:-1]
+    table = np.zeros((len(alpha), len(Column)))
+    table[:, Column.TIMESTEP] = stops.timesteps
     if schedule.prediction_type == "v_prediction":
         table[:, Column.P], table[:, Column.Q] = alpha, -sigma
     else:
@@ -200,11 +275,40 @@ def _data_prediction(schedule: NoiseSchedule, now: Timesteps) -> Floats:
     return table
 
 
-def _first_order(schedule: NoiseSchedule, now: Timesteps, after: Timesteps) -> Floats:
+def _first_order(
+    schedule: NoiseSchedule, stops: Grid, alpha_after: Floats | None = None, sigma_after: Floats | None = None
+) -> Floats:
     """The table that keeps the noise found in x: x_next = alpha' * d + sigma' * (x - alpha * d) / sigma."""
-    table = _data_prediction(schedule, now)
-    table[:, Column.A] = schedule.sigma(after) / schedule.sigma(now)
-    table[:, Column.B] = schedule.alpha(after) - table[:, Column.A] * schedule.alpha(now)
+    table = _data_prediction(schedule, stops)
+    alpha_after = stops.alpha[1:] if alpha_after is None else alpha_after
+    sigma_after = stops.sigma[1:] if sigma_after is None else sigma_after
+    table[:, Column.A] = sigma_after / stops.sigma[:-1]
+    table[:, Column.B] = alpha_after - table[:, Column.A] * stops.alpha[:-1]
+    return table
+
+
+def _ancestral(schedule: NoiseSchedule, stops: Grid) -> Floats:
+    """The table that draws x_next from its distribution given x and d."""
+    table = _data_prediction(schedule, stops)
+    alpha_after, variance, variance_after = stops.alpha[1:], stops.sigma[:-1] ** 2, stops.sigma[1:] ** 2
+    ratio = stops.alpha[:-1] / alpha_after
+    beta = 1 - ratio**2
+    table[:, Column.A] = ratio * variance_after / variance
+    table[:, Column.B] = alpha_after * beta / variance
+    table[:, Column.S] = np.sqrt(beta * variance_after / variance)
+    return table
+
+
+def _second_order(table: Floats, stops: Grid) -> Floats:
+    """A first-order table with d extrapolated to the middle of the step in log-SNR.
+
+    The first step has no previous data prediction and the last ends at an infinite log-SNR: both stay as they are.
+    """
+    h = np.diff(stops.log_snr)
+    middle = slice(1, -1)
+    extrapolation = table[middle, Column.B] * h[1:] / (2 * h[:-1])
+    table[middle, Column.B] += extrapolation
+    table[middle, Column.C] = -extrapolation
     return table
 
 

@@ -7,6 +7,7 @@ no backend by name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from vta_rt.backends.base import Array, Lane, Session
 from vta_rt.config import ModelConfig
 from vta_rt.denoise import denoise
+from vta_rt.sampling import UNGUIDED
 from vta_rt.schedule import Column
 
 Clips = list[Array]
@@ -31,9 +33,10 @@ class Stages:
         self._session = session
         self._model = model
 
-    def load(self, guidance: float) -> None:
+    def load(self, guidance: float | np.ndarray) -> None:
         """Load every graph that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
-        for graph in ("visual_encoder", denoiser(guidance), "vae_decoder", "vocoder"):
+        denoisers = {denoiser(scale) for scale in np.atleast_1d(guidance)}
+        for graph in ("visual_encoder", *sorted(denoisers), "vae_decoder", "vocoder"):
             self._session(graph)
 
     def encode(self, frames: np.ndarray) -> Array:
@@ -47,7 +50,7 @@ class Stages:
         tokens: Sequence[Array],
         mask: np.ndarray,
         table: np.ndarray,
-        guidance: float,
+        guidance: float | np.ndarray,
         entropy: Any,
         initial: np.ndarray | None,
         step_noise: np.ndarray | None,
@@ -56,10 +59,13 @@ class Stages:
         """Tokens ``[N_i, D]`` and mask ``[B, N]``, N the most of them -> latents ``[C, T, F]``.
 
         Args:
+            guidance: one scale for all rows, or one for each; rows at 1 go through the unguided graph.
             entropy: of the noise's seed sequence. initial, step_noise: ``[B, ...]``, ``[steps, B, ...]`` instead of it.
             on_step: called with the number of steps done, of the number given second.
         """
-        session = self._session(denoiser(guidance))
+        scales = np.broadcast_to(guidance, len(table))
+        parts = [(self._session(graph), rows) for graph, rows in same_graph(scales)]
+        session = parts[0][0]
         shape = self._model.latent_shape()[1:]
         length = max(mask.shape[1], session.fixed_size("tokens", 1) or 0)
         mask = pad_axis(mask, 1, length)
@@ -70,19 +76,25 @@ class Stages:
             latents = noise.draw()
             if initial is not None:
                 latents = pad_axis(np.asarray(initial[start:stop], np.float32), 0, size)
-            given = None if step_noise is None else _rows(step_noise[:, start:stop], table, size)
-            batch = denoise(
-                session,
-                table,
-                self.lane.batch(tokens[start:stop], (size, length, self._model.token_width)),
-                pad_axis(mask[start:stop], 0, size),
-                latents,
-                given or noise.draws(),
-                guidance,
-                lambda step, done=done: on_step(done * len(table) + step, len(pieces) * len(table)),  # type: ignore[misc]
-                self.lane,
-            )
-            results += [batch[index] for index in range(stop - start)]
+            noises = noise.draws() if step_noise is None else _rows(step_noise[:, start:stop], table, size)
+            batch = self.lane.batch(tokens[start:stop], (size, length, self._model.token_width))
+            seen = pad_axis(mask[start:stop], 0, size)
+            state: tuple[Array, Array | None] = latents, None
+            for part, rows in parts:
+                before, total = done * len(table) + rows.start, len(pieces) * len(table)
+                state = denoise(
+                    part,
+                    table[rows],
+                    batch,
+                    seen,
+                    state[0],
+                    noises,
+                    scales[rows],
+                    lambda step, before=before, total=total: on_step(before + step, total),  # type: ignore[misc]
+                    self.lane,
+                    state[1],
+                )
+            results += [state[0][index] for index in range(stop - start)]
         return results
 
     def decode(self, latents: Sequence[Array]) -> Clips:
@@ -109,7 +121,16 @@ class Stages:
 
 def denoiser(guidance: float) -> str:
     """The graph for a guidance scale: at 1, where guidance does nothing, the one of half the cost."""
-    return "denoiser_unguided" if guidance == 1.0 else "denoiser"
+    return "denoiser_unguided" if guidance == UNGUIDED else "denoiser"
+
+
+def same_graph(scales: np.ndarray) -> Iterator[tuple[str, slice]]:
+    """Rows one after another that the same denoiser does: its name and the rows, from their guidance scales ``[N]``."""
+    start = 0
+    for graph, group in groupby(scales, denoiser):
+        stop = start + len(list(group))
+        yield graph, slice(start, stop)
+        start = stop
 
 
 def pad_tokens(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

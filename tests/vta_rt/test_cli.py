@@ -201,6 +201,8 @@ def test_odd_videos_get_their_sound(bundle_short: Path, tmp_path: Path, name: st
         (["--steps", "5000"], "steps"),
         (["--solver", "euler"], "ddpm, ddim, dpmpp_2m"),
         (["--guidance", "nan"], "guidance"),
+        (["--guidance-interval", "3", "1"], "guidance_interval is [3.0, 1.0], two noise levels"),
+        (["--spacing", "cosine"], "leading, linspace, trailing, karras"),
         (["--seed", "-1"], "seed"),
         (["--backend", "gpu"], "auto, tensorrt, cuda, cpu"),
         (["--threads", "0"], "threads"),

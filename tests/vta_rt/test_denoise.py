@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from tests.conftest import relative_error
 from vta_rt.backends.base import Arrays, Session
 from vta_rt.denoise import denoise
 from vta_rt.errors import OptionError
@@ -14,6 +15,7 @@ from vta_rt.manifest import FileRecord, GraphRecord, TensorSpec
 
 SHAPE = (2, 3, 4, 5)
 STATE = ("latents", "previous", "noise")
+TOKENS, MASK = np.zeros((2, 7, 6)), np.ones((2, 7), bool)
 
 
 class FakeDenoiser(Session):
@@ -64,14 +66,38 @@ def test_every_row_is_applied_to_the_state_the_last_one_left(steps: int) -> None
     noises = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(steps - 1)]
     before, session, seen = latents.copy(), FakeDenoiser(), []
 
-    result = denoise(
-        session, table, np.zeros((2, 7, 6)), np.ones((2, 7), bool), latents, iter(noises), 1.5, seen.append
-    )
+    result, last = denoise(session, table, TOKENS, MASK, latents, iter(noises), 1.5, seen.append)
 
     np.testing.assert_allclose(result, expected(table, latents, noises, 1.5), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(latents, before)
     assert session.timesteps == list(range(steps, 0, -1))
     assert seen == list(range(1, steps + 1))
+    _, p, q, *_ = table[-1]
+    before_last, _ = (
+        denoise(session, table[:-1], TOKENS, MASK, latents, iter(noises), 1.5, seen.append)
+        if steps > 1
+        else (latents, 0)
+    )
+    np.testing.assert_allclose(last, p * before_last + q * (np.tanh(before_last) + 1.5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4])
+def test_rows_in_two_calls_are_rows_in_one(cut: int) -> None:
+    """A data prediction is handed on with the latents, and every row has its own guidance."""
+    rng = np.random.default_rng(cut)
+    table = np.column_stack([np.arange(5, 0, -1), rng.normal(size=(5, 6)) * 0.5])
+    latents = rng.normal(size=SHAPE).astype(np.float32)
+    noises = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(5)]
+    scales = rng.uniform(1, 4, 5)
+    session, rest = FakeDenoiser(), iter(noises)
+    whole, _ = denoise(session, table, TOKENS, MASK, latents, iter(noises), scales, lambda _: None)
+    state = denoise(session, table[:cut], TOKENS, MASK, latents, rest, scales[:cut], lambda _: None)
+    parts, _ = denoise(
+        session, table[cut:], TOKENS, MASK, state[0], rest, scales[cut:], lambda _: None, previous=state[1]
+    )
+    np.testing.assert_array_equal(parts, whole)
+    other, _ = denoise(session, table, TOKENS, MASK, latents, iter(noises), scales[::-1], lambda _: None)
+    assert relative_error(other, whole) > 1e-3
 
 
 def test_arrays_that_do_not_fit_the_graph_are_refused_by_name() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,12 @@ import pytest
 import vta_rt
 from tests.conftest import relative_error
 from tests.vta_rt.conftest import make_clip
+from vta_rt.backends.base import Session
 from vta_rt.errors import BundleError, OptionError, VideoError, VTAError
+from vta_rt.manifest import MANIFEST, write_manifest
 from vta_rt.pipeline import Pipeline
+from vta_rt.sampling import Sampling
+from vta_rt.schedule import noise_levels, solver_table
 from vta_rt.stages import Stages
 
 QUICK = {"steps": 2, "guidance": 2.0}
@@ -63,6 +68,60 @@ def test_guidance_one_runs_the_unguided_graph_and_agrees(pipeline: Pipeline, bun
     assert relative_error(nearly, unguided) < 1e-4
     guided = pipeline.denoise(tokens, steps=3, guidance=4.0, seed=1)
     assert relative_error(guided, unguided) > 0.01
+
+
+def test_outside_the_guidance_interval_the_unguided_graph_does_the_steps(
+    pipeline: Pipeline, bundle_short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = np.random.default_rng(0).normal(size=(2, 2, pipeline.model.token_width)).astype(np.float32)
+    how = {"steps": 6, "solver": "dpmpp_2m_sde", "seed": 1, "spacing": "karras"}
+    levels = noise_levels(solver_table(how["solver"], pipeline.schedule, 6, "karras"), pipeline.schedule)
+    interval = (float(levels[3]), float(levels[2]))  # of six steps the third and fourth
+    ran: list[tuple[str, int]] = []
+    scan = Session.scan
+    monkeypatch.setattr(
+        Session, "scan", lambda self, rows, *rest: ran.append((self.name, rows.count)) or scan(self, rows, *rest)
+    )
+    seen: list[tuple[str, int, int]] = []
+    found = pipeline.denoise(
+        tokens, guidance=4.0, guidance_interval=interval, progress=lambda *event: seen.append(event), **how
+    )
+    assert ran[:3] == [("denoiser_unguided", 2), ("denoiser", 2), ("denoiser_unguided", 2)]
+    assert [done for _, done, _ in seen] == list(range(1, 1 + seen[-1][2]))
+
+    # The guided graph at scale 1 gives what the unguided one does, so that it alone can do all six.
+    table, scales = Sampling(
+        guidance=4.0, guidance_interval=interval, **{name: value for name, value in how.items() if name != "seed"}
+    ).plan(pipeline.schedule)
+    assert scales.tolist() == [1, 1, 4, 4, 1, 1]
+    one_graph = pipeline._call(
+        lambda stages: stages.denoise(
+            list(tokens), np.ones((2, 2), bool), table, scales + 1e-9 * (scales == 1), 1, None, None, lambda *_: None
+        )
+    )
+    assert relative_error(found, np.stack(one_graph)) < 1e-4
+    assert relative_error(pipeline.denoise(tokens, guidance=4.0, **how), found) > 1e-3
+    assert relative_error(pipeline.denoise(tokens, guidance=1.0, **how), found) > 1e-3
+
+
+def test_a_bundle_s_own_sampling_is_the_default(bundle_copy: Path, pipeline: Pipeline) -> None:
+    own = Sampling(steps=3, solver="lcm", guidance=1.0, spacing="linspace")
+    manifest = replace(pipeline.bundle.manifest, sampling=own)
+    (bundle_copy / MANIFEST).unlink()  # it is a link
+    write_manifest(bundle_copy / MANIFEST, manifest)
+    plain = Pipeline(bundle_copy)
+    tokens = np.random.default_rng(0).normal(size=(1, 2, plain.model.token_width)).astype(np.float32)
+    expected = pipeline.denoise(tokens, steps=3, solver="lcm", guidance=1.0, spacing="linspace", seed=1)
+    np.testing.assert_array_equal(plain.denoise(tokens, seed=1), expected)
+    assert set(plain._sessions) == {"denoiser_unguided"}
+    assert relative_error(plain.denoise(tokens, steps=2, seed=1), expected) > 1e-3
+
+
+def test_a_sampling_that_cannot_be_is_refused_on_opening(bundle_copy: Path, pipeline: Pipeline) -> None:
+    (bundle_copy / MANIFEST).unlink()
+    write_manifest(bundle_copy / MANIFEST, replace(pipeline.bundle.manifest, sampling=Sampling(solver="euler")))
+    with pytest.raises(BundleError, match="section sampling cannot be: solver 'euler': must be one of ddpm"):
+        Pipeline(bundle_copy)
 
 
 def test_padded_tokens_change_nothing(pipeline: Pipeline) -> None:
@@ -118,6 +177,9 @@ def test_the_one_call(bundle_short: Path, clips: list[Path], pipeline: Pipeline)
         ({"solver": "euler"}, "euler.*ddpm, ddim, dpmpp_2m"),
         ({"guidance": float("nan")}, "guidance is nan"),
         ({"guidance": -1}, "guidance is -1"),
+        ({"guidance_interval": (2.0, 1.0)}, "guidance_interval is .2.0, 1.0., two noise levels"),
+        ({"guidance_interval": 3}, "guidance_interval is 3"),
+        ({"spacing": "cosine"}, "timestep_spacing 'cosine'"),
         ({"seed": -3}, "seed is -3"),
         ({"seed": 1.5}, "seed is 1.5"),
     ],

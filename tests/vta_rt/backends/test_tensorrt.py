@@ -40,7 +40,7 @@ def pictures(count: int = TOKENS, seed: int = 0) -> np.ndarray:
 
 
 def sound(
-    load: Load, lane: Lane, clips: list[np.ndarray], steps: int = 3, guidance: float = 2.0, seed: int = 0
+    load: Load, lane: Lane, clips: list[np.ndarray], steps: int = 3, guidance: float | np.ndarray = 2.0, seed: int = 0
 ) -> list:
     """Every stage, as ``Pipeline.generate`` calls them."""
     stages = Stages(load, lane, MODEL)
@@ -69,6 +69,27 @@ def test_every_capture_gives_the_sound_of_the_host(
         for _ in range(2):
             found = in_lane(lanes, load, [clip], steps, guidance, seed)
             np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("capture", ["loop", "step", "none"])
+def test_a_loop_of_two_graphs_gives_the_sound_of_the_host(
+    machine: Machine, lanes: Lanes, host: Load, capture: str
+) -> None:
+    """Guidance in an interval: three runs of rows, the state handed on inside the lane."""
+    load = sessions(machine, lanes, capture)
+    scales = np.array([1.0, 1.0, 4.0, 3.0, 1.0])
+    for seed in (1, 2):
+        expected = sound(host, Lane(), [pictures(seed=seed)], 5, scales, seed)
+        found = in_lane(lanes, load, [pictures(seed=seed)], 5, scales, seed)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-7)
+    assert (
+        np.abs(in_lane(lanes, load, [pictures()], 5, 4.0)[0] - in_lane(lanes, load, [pictures()], 5, scales)[0]).max()
+        > 0
+    )
+    if capture == "loop":  # one launch a run of rows, beside those of the other stages
+        before = len(machine.called("cudaGraphLaunch"))
+        in_lane(lanes, load, [pictures()], 5, scales)
+        assert len(machine.called("cudaGraphLaunch")) - before == 6
 
 
 def test_captured_or_not_is_the_same_to_the_last_bit(machine: Machine, lanes: Lanes) -> None:
