@@ -59,7 +59,9 @@ def gpu_provider() -> Provider:
         return Provider(CUDA, "cuda", {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"})
     if importlib.util.find_spec(RTX_PACKAGE):
         if devices := _rtx_devices():
-            return Provider(RTX, None, {"enable_cuda_graph": "1"}, devices)
+            # No graphs: one that is replayed reads the first row's arrays for ever where they lie on the host
+            # (onnxruntime#29782).
+            return Provider(RTX, devices=devices)
         raise EngineError("TensorRT-RTX's provider for ONNX Runtime runs on none of the GPUs here")
     both = all(_is_installed(name) for name in ("onnxruntime", "onnxruntime-gpu"))
     why = (

@@ -123,6 +123,23 @@ def test_each_parity_of_each_set_of_arrays_has_a_graph_of_its_own(graph: Path, m
     assert numbers == ["-1"], "the arrays of a single run lie anywhere"
 
 
+def test_host_arrays_are_never_captured(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captured graph would go on reading what they held the first time."""
+    numbers: list[str] = []
+    options = onnxruntime_gpu._run_options
+    monkeypatch.setattr(onnxruntime_gpu, "_run_options", lambda graph: numbers.append(graph) or options(graph))
+    session = gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"}), capture=True)
+    arrays = {spec.name: np.ones((1, 3), np.float32) for spec in INPUTS}
+    session.bind(arrays, {"next": np.empty((1, 3), np.float32)})()
+    assert numbers == ["-1"]
+
+    monkeypatch.setattr(onnxruntime_gpu.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime_gpu.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(onnxruntime_gpu, "_rtx_devices", lambda: ("a GPU",))
+    provider = gpu_provider()
+    assert (provider.name, provider.device, provider.options) == (onnxruntime_gpu.RTX, None, {})
+
+
 def test_without_a_device_a_scan_binds_host_arrays(graph: Path) -> None:
     found = gpu_session(graph, Provider("CPUExecutionProvider")).scan(scan(), lambda _: None)["next"]
     np.testing.assert_allclose(found, expected(scan()), rtol=1e-5, atol=1e-6)
