@@ -1,10 +1,12 @@
 """Is the sound on this GPU the right one, every time, for long? The one run to make on a machine that has a GPU.
 
-    python benchmarks/gpu_check.py --reference engines/full-fp32 --bundle engines/full-fp16 --backend tensorrt
+    python benchmarks/gpu_check.py --reference engines/full-fp32 --bundle engines/full-fp16 --backend tensorrt cuda
 
 Compares every stage and the whole loop with the reference bundle on ONNX Runtime's CPU provider (relative error, listed),
 asks for the same seed twice and for all three ways of capturing, then calls from four threads for three minutes and looks at
-the memory. The figures go to benchmarks/results/gpu_check.json; exit code 1 if anything is not as it should be.
+the memory. Needs the bundles and vta_rt alone. The figures go to benchmarks/results/gpu_check.json, after every part of it,
+and a part that fails does not keep the next one from its turn; exit code 1 if anything is not as it should be, 2 if no
+backend asked for is there.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ import argparse
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
 
-from vta_rt import Pipeline
+from vta_rt import Pipeline, VTAError
 from vta_rt.cli import run_command
 
 LIMITS = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}  # relative error of a stage
@@ -27,13 +32,16 @@ GROWTH = 0.2  # GB that memory may grow in the second half of the calls
 
 
 class Report:
-    """Findings, printed as they come."""
+    """Findings of one backend after the other, printed as they come."""
 
     def __init__(self) -> None:
         self.checks: list[dict[str, Any]] = []
+        self.backend = ""
 
     def add(self, what: str, value: Any, limit: Any, passed: bool) -> None:
-        self.checks.append({"what": what, "value": value, "limit": limit, "passed": bool(passed)})
+        self.checks.append(
+            {"backend": self.backend, "what": what, "value": value, "limit": limit, "passed": bool(passed)}
+        )
         print(f"{'pass' if passed else 'FAIL'}  {what:<52}{value!s:>14}   limit {limit}", flush=True)
 
     @property
@@ -45,48 +53,91 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", required=True, help="bundle at fp32, run on the CPU")
     parser.add_argument("--bundle", required=True, help="bundle of the same checkpoint, run on the GPU")
-    parser.add_argument("--backend", default="tensorrt", help="to check (default: tensorrt)")
+    parser.add_argument("--backend", nargs="+", default=["tensorrt"], help="to check (default: tensorrt)")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=4)
-    parser.add_argument("--name", default="gpu_check", help="of the file in benchmarks/results")
+    parser.add_argument("--name", default="gpu_check", help="of the file written")
+    parser.add_argument("--out", type=Path, default=machine.RESULTS, help="its folder (default: benchmarks/results)")
     options = parser.parse_args()
 
-    report = Report()
-    tested = Pipeline(options.bundle, backend=options.backend)
-    print(f"{options.bundle}: {tested.backend}")
-    inputs = compare(tested, Pipeline(options.reference, backend="cpu"), options.steps, report)
-    repeat(tested, options, inputs, report)
-    hold_out(tested, options, inputs, report)
-    print(machine.write(options.name, {"backend": tested.backend, "steps": options.steps, "checks": report.checks}))
+    report, there, left_out = Report(), {}, {}
+    for name in dict.fromkeys(options.backend):
+        try:
+            there[name] = Pipeline(options.bundle, backend=name).backend
+        except VTAError as error:
+            left_out[name] = str(error)
+            print(f"{name}: left out, {error}")
+    if not there:
+        raise VTAError(f"no backend to check: {'; '.join(dict.fromkeys(left_out.values()))}")
+    reference = Reference(options.reference)
+    for name, title in there.items():
+        print(f"{options.bundle}: {title}")
+        report.backend = name
+        tested = Pipeline(options.bundle, backend=name)
+        for part in (compare, repeat, hold_out):
+            attempt(part, tested, name, options, reference, report)
+            result = {"backends": there, "left_out": left_out, "steps": options.steps, "checks": report.checks}
+            path = machine.write(options.name, result, options.out)
+        del tested  # and the GPU's memory with it
+    print(path)
     return 0 if report.passed else 1
 
 
-def compare(tested: Pipeline, reference: Pipeline, steps: int, report: Report) -> dict[str, np.ndarray]:
+def attempt(part: Callable[..., None], tested: Pipeline, *arguments: Any) -> None:
+    report: Report = arguments[-1]
+    try:
+        part(tested, *arguments)
+    except Exception as error:  # whatever it is, it belongs into the report
+        report.add(f"{part.__name__} to its end", f"{type(error).__name__}: {error}", "no error", False)
+
+
+class Reference:
+    """What the reference bundle gives on the CPU for made-up frames; each thing computed once, when asked for."""
+
+    def __init__(self, bundle: str) -> None:
+        self.pipeline = Pipeline(bundle, backend="cpu")
+        model, frames = self.pipeline.model, self.pipeline.frames
+        rng = np.random.default_rng(0)
+        self.pictures = rng.integers(0, 256, (model.frame_count(frames), frames.size, frames.size, 3), np.uint8)
+
+    @cache  # noqa: B019 (there is one)
+    def tokens(self) -> np.ndarray:
+        return self.pipeline.encode(self.pictures)
+
+    @cache  # noqa: B019
+    def latents(self, steps: int, solver: str, guidance: float) -> np.ndarray:
+        return self.pipeline.denoise(self.tokens(), steps=steps, solver=solver, guidance=guidance, seed=1)
+
+    @cache  # noqa: B019
+    def mel(self, steps: int) -> np.ndarray:
+        return self.pipeline.decode(self.latents(steps, "dpmpp_2m", 3.0))
+
+    @cache  # noqa: B019
+    def wave(self, steps: int) -> np.ndarray:
+        return self.pipeline.vocode(self.mel(steps))
+
+
+def compare(tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report) -> None:
     """Every stage on the reference's own inputs, so that no stage answers for the one before it; then the loops."""
-    model, frames = reference.model, reference.frames
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (model.frame_count(frames), frames.size, frames.size, 3), np.uint8)
     limits = {name: LIMITS[record.precision] for name, record in tested.bundle.manifest.graphs.items()}
 
-    tokens = reference.encode(pictures)
-    stage("visual_encoder", tested.encode(pictures), tokens, limits, report)
+    tokens, steps = reference.tokens(), options.steps
+    stage("visual_encoder", tested.encode(reference.pictures), tokens, limits, report)
+
+    def loop(count: int, solver: str, guidance: float) -> tuple[np.ndarray, np.ndarray]:
+        found = tested.denoise(tokens, steps=count, solver=solver, guidance=guidance, seed=1)
+        return found, reference.latents(count, solver, guidance)
+
     for guidance, graph in ((3.0, "denoiser"), (1.0, "denoiser_unguided")):
-        one = {"steps": 1, "solver": "ddim", "guidance": guidance, "seed": 1}
-        stage(graph, tested.denoise(tokens, **one), reference.denoise(tokens, **one), limits, report)
-    settings = {"steps": steps, "guidance": 3.0, "seed": 1}
-    latents = reference.denoise(tokens, **settings)
-    found = relative_error(tested.denoise(tokens, **settings), latents)
+        stage(graph, *loop(1, "ddim", guidance), limits, report)
     limit = LOOP_LIMITS[tested.bundle.manifest.graphs["denoiser"].precision]
-    report.add(f"loop of {steps} guided steps", f"{found:.2e}", limit, found < limit)
-    for solver in ("ddpm", "ddim"):
-        few = {"steps": 10, "guidance": 3.0, "seed": 1, "solver": solver}
-        found = relative_error(tested.denoise(tokens, **few), reference.denoise(tokens, **few))
-        report.add(f"loop of 10 steps, {solver}", f"{found:.2e}", limit, found < limit)
-    mel = reference.decode(latents)
+    for count, solver in ((steps, "dpmpp_2m"), (10, "ddpm"), (10, "ddim")):
+        found = relative_error(*loop(count, solver, 3.0))
+        report.add(f"loop of {count} guided steps, {solver}", f"{found:.2e}", limit, found < limit)
+    latents, mel = reference.latents(steps, "dpmpp_2m", 3.0), reference.mel(steps)
     stage("vae_decoder", tested.decode(latents), mel, limits, report)
-    stage("vocoder", tested.vocode(mel), reference.vocode(mel), limits, report)
-    return {"pictures": pictures, "tokens": tokens, "latents": latents, "mel": mel}
+    stage("vocoder", tested.vocode(mel), reference.wave(steps), limits, report)
 
 
 def stage(graph: str, value: np.ndarray, reference: np.ndarray, limits: dict[str, float], report: Report) -> None:
@@ -94,30 +145,30 @@ def stage(graph: str, value: np.ndarray, reference: np.ndarray, limits: dict[str
     report.add(graph, f"{error:.2e}", limits[graph], error < limits[graph])
 
 
-def repeat(tested: Pipeline, options: argparse.Namespace, inputs: dict[str, np.ndarray], report: Report) -> None:
+def repeat(tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report) -> None:
     """The same seed gives the same latents, bit for bit: again, in another lane, captured or not."""
-    tokens, settings = inputs["tokens"], {"steps": options.steps, "guidance": 3.0, "seed": 7}
+    tokens, settings = reference.tokens(), {"steps": options.steps, "guidance": 3.0, "seed": 7}
     first = tested.denoise(tokens, **settings)
     count = differing(tested.denoise(tokens, **settings), first)
     report.add("numbers that differ with the same seed", count, 0, count == 0)
     other = relative_error(tested.denoise(tokens, **{**settings, "seed": 8}), first)
     report.add("another seed, relative difference", f"{other:.2e}", "> 1e-2", other > 1e-2)
     for capture in ("loop", "step", "none"):
-        pipeline = Pipeline(options.bundle, backend=options.backend, capture=capture)
+        pipeline = Pipeline(options.bundle, backend=backend, capture=capture)
         count = differing(pipeline.denoise(tokens, **settings), first)
         report.add(f"numbers that differ with capture {capture}", count, 0, count == 0)
 
 
-def hold_out(tested: Pipeline, options: argparse.Namespace, inputs: dict[str, np.ndarray], report: Report) -> None:
+def hold_out(tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report) -> None:
     """Calls from several threads at once: all right, no memory lost."""
-    expected = {seed: sound(tested, inputs, seed) for seed in range(options.threads)}
+    expected = {seed: sound(tested, reference.pictures, seed) for seed in range(options.threads)}
     end, wrong, calls = time.monotonic() + options.minutes * 60, [], [0] * options.threads
 
     def work(number: int) -> None:
         while time.monotonic() < end and not wrong:
             try:
                 seed = (number + calls[number]) % options.threads
-                if differing(sound(tested, inputs, seed), expected[seed]):
+                if differing(sound(tested, reference.pictures, seed), expected[seed]):
                     wrong.append(f"seed {seed}")
             except Exception as error:  # whatever it is, it belongs into the report
                 wrong.append(f"{type(error).__name__}: {error}")
@@ -140,8 +191,8 @@ def hold_out(tested: Pipeline, options: argparse.Namespace, inputs: dict[str, np
         report.add(f"{kind} memory grown in the second half, GB", growth, GROWTH, growth < GROWTH)
 
 
-def sound(tested: Pipeline, inputs: dict[str, np.ndarray], seed: int) -> np.ndarray:
-    tokens = tested.encode(inputs["pictures"])
+def sound(tested: Pipeline, pictures: np.ndarray, seed: int) -> np.ndarray:
+    tokens = tested.encode(pictures)
     return tested.vocode(tested.decode(tested.denoise(tokens, steps=5, guidance=3.0, seed=seed)))
 
 

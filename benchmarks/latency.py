@@ -3,8 +3,9 @@
     python benchmarks/latency.py --ckpt ckpt/vta-ldm-clip4clip-v-large --bundle engines/full-fp16 --steps 25
 
 Same clip, same steps, same batch for every row; each row in a process of its own, so that its cold start and its memory are
-its own. From decoded frames to wave, per stage and in one go. The table goes to standard output, the figures and a chart to
-benchmarks/results/latency.json and .png. benchmarks/README.md says what the rows and columns mean.
+its own, and what one of them fails of, another need not. From decoded frames to wave, per stage and in one go. The table goes
+to standard output, the figures and a chart to benchmarks/results/latency.json and .png, after every row. benchmarks/README.md
+says what the rows and columns mean.
 """
 
 from __future__ import annotations
@@ -44,20 +45,39 @@ def main() -> None:
     if options.inside:
         print(json.dumps(_measure(options)))
         return
-    rows = []
-    work = _operations(options) if options.ckpt else {}
+    rows: list[dict[str, Any]] = []
+    left_out: dict[str, str] = {}
+    work: dict[str, float] = _or_left_out("floor", left_out, _operations, options) or {}
+    result = {"steps": options.steps, "published_steps": options.published_steps, "operations": work}
+    result |= {"rows": rows, "left_out": left_out}
     for name in options.rows:
         for batch in options.batch:
-            row = _in_process(name, batch, options)
+            row = _or_left_out(f"{name}, batch {batch}", left_out, _in_process, name, batch, options)
             if row is not None:
-                row |= {"floor_ms": _floor(row, work, options.steps)}
+                row["floor_ms"] = _or_left_out("floor", left_out, _floor, row, work, options.steps)
                 rows.append(row)
                 print(latency_chart.line(row, rows), flush=True)
-    result = {"steps": options.steps, "published_steps": options.published_steps, "operations": work, "rows": rows}
+            machine.write(options.name, result, options.out)  # whatever becomes of the next one
     print("\n" + latency_chart.table(rows))
-    print(machine.write(options.name, result))
-    if chart := latency_chart.draw(rows, machine.RESULTS / f"{options.name}.png"):
+    print(machine.write(options.name, result, options.out))
+    if chart := latency_chart.draw(rows, options.out / f"{options.name}.png"):
         print(chart)
+
+
+class LeftOut(Exception):
+    """Why a row, or the floor, is not there."""
+
+
+def _or_left_out(what: str, left_out: dict[str, str], work: Callable[..., Any], *arguments: Any) -> Any:
+    """What ``work`` gives, or None, with the reason printed and noted once."""
+    try:
+        return work(*arguments)
+    except Exception as error:  # whatever it is, it concerns this one alone
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if left_out.get(what) != reason:
+            print(f"{what}: left out, {reason}", flush=True)
+        left_out[what] = reason
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,24 +93,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--repeats", type=int, default=20, help="calls timed after two to warm up (default: 20)")
     parser.add_argument("--seconds", type=float, default=120.0, help="after which a row stops repeating (default: 120)")
-    parser.add_argument("--name", default="latency", help="of the files in benchmarks/results")
+    parser.add_argument(
+        "--limit", type=float, default=900.0, help="seconds after which a row is given up (default: 900)"
+    )
+    parser.add_argument("--name", default="latency", help="of the files written")
+    parser.add_argument("--out", type=Path, default=machine.RESULTS, help="their folder (default: benchmarks/results)")
     parser.add_argument("--inside", help=argparse.SUPPRESS)  # the row measured in this process
     return parser
 
 
-def _in_process(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any] | None:
-    """One row at one batch, or None where this machine has no such thing."""
+def _in_process(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One row at one batch; ``LeftOut`` where this machine has no such thing."""
     if name in ("published", "torch") and not options.ckpt:
-        print(f"{name}: left out, it needs --ckpt")
-        return None
+        raise LeftOut("it needs --ckpt")
     # The later of two like options counts, and a list ends where the next option begins.
     command = [sys.executable, *sys.argv, "--inside", name, "--batch", str(batch)]
     start = time.time()
     with machine.DeviceMemory() as memory:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=options.limit)
+        except subprocess.TimeoutExpired:
+            raise LeftOut(f"it was not done after {options.limit:g} s") from None
     if done.returncode:
-        print(f"{name}, batch {batch}: left out, {(done.stderr.strip().splitlines() or ['it failed'])[-1]}")
-        return None
+        raise LeftOut((done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"])[-1])
     row = json.loads(done.stdout.splitlines()[-1])
     row["cold_start_s"] = round(row.pop("first_sound") - start, 2)
     return {"row": name, "title": ROWS[name], "batch": batch, **row, "device_gb": memory.peak_gb}
@@ -157,7 +182,25 @@ def _backend(name: str, options: argparse.Namespace) -> tuple[System, dict[str, 
     def call(clips: Frames) -> list[np.ndarray]:
         return pipeline._call(lambda stages: run(stages, clips, lambda stage, call: call()))
 
-    return {"call": call, "stages": staged}, {
+    def on_device(clips: Frames) -> float | None:
+        """Milliseconds of the loop by the GPU's own clock, None where there is none."""
+
+        def work(stages: Any) -> float | None:
+            times: list[float] = []
+
+            def timed(stage: str, call: Callable[[], Any]) -> Any:
+                if stage != "denoise" or not hasattr(stages.lane, "milliseconds"):
+                    return call()
+                values: list[Any] = []
+                times.append(round(stages.lane.milliseconds(lambda: values.append(call())), 3))
+                return values[0]
+
+            run(stages, clips, timed)
+            return times[0] if times else None
+
+        return pipeline._call(work)
+
+    return {"call": call, "stages": staged, "on_device": on_device}, {
         "runs_on": pipeline.backend,
         "precision": pipeline.bundle.manifest.precision,
     }
@@ -231,7 +274,12 @@ def _torch(name: str, options: argparse.Namespace) -> tuple[System, dict[str, An
 
 
 def _operations(options: argparse.Namespace) -> dict[str, float]:
-    """Operations (a multiplication and an addition are two) of one clip by stage; of the denoiser, for one branch and step."""
+    """Operations (a multiplication and an addition are two) of one clip by stage; of the denoiser, for one branch and step.
+
+    Counted by PyTorch in the modules of the checkpoint; empty without one.
+    """
+    if not options.ckpt:
+        return {}
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

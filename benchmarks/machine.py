@@ -30,6 +30,7 @@ PACKAGES = (
 )
 
 
+@cache
 def describe() -> dict[str, Any]:
     """Processor, cores, memory, Python and package versions."""
     return {
@@ -43,10 +44,10 @@ def describe() -> dict[str, Any]:
     }
 
 
-def write(name: str, result: dict[str, Any]) -> Path:
-    """Write ``results/NAME.json`` with the machine's description beside the figures."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def write(name: str, result: dict[str, Any], out: Path = RESULTS) -> Path:
+    """Write ``OUT/NAME.json`` with the machine's description beside the figures."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}.json"
     path.write_text(json.dumps({"machine": describe(), **result}, indent=2) + "\n")
     return path
 

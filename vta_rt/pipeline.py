@@ -40,7 +40,8 @@ class Pipeline:
         capture: what of the denoising loop becomes a CUDA graph, on a GPU: ``loop`` (with TensorRT all of it, else a step
             at a time), ``step`` or ``none``. The sound is the same.
 
-    ``backend`` is then one line that says what runs the graphs, and why.
+    ``backend`` is then one line that says what runs the graphs, and why; engines that are there and do not suit the machine
+    are a ``FallbackWarning`` with that line.
 
     Raises:
         BundleError: the bundle cannot be found, is altered, or holds other graphs than it says.
@@ -62,6 +63,8 @@ class Pipeline:
         self.schedule = self.bundle.manifest.schedule
         self._options = (backend, threads, capture)
         self._backend, self.backend = choose(self.bundle, *self._options)
+        if backend == "auto" and self.bundle.manifest.engines and self._backend.name != "tensorrt":
+            warnings.warn(f"engines are not used: {self.backend}", FallbackWarning, stacklevel=2)
         self._choosing = threading.Lock()
 
     @property

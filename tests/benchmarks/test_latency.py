@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import link_tree
+from vta_rt.manifest import MANIFEST, record_file
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -56,13 +59,61 @@ def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, bundle: Path,
     assert (scripts / "results" / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_diffusers_the_rows_that_need_none_are_measured(
+    scripts: Path, bundle: Path, micro_checkpoint: Path
+) -> None:
+    """As on a machine that runs bundles and does not make them; a row that takes too long is given up alone."""
+    (scripts / "diffusers.py").write_text("raise ModuleNotFoundError(\"No module named 'diffusers'\")\n")
+    few = ("--steps", 2, "--repeats", 2, "--out", scripts / "elsewhere")
+    done = run(
+        scripts / "latency.py", "--bundle", bundle, "--ckpt", micro_checkpoint, "--rows", "published", "cpu", *few
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((scripts / "elsewhere" / "latency.json").read_text())
+    assert [(row["row"], row["floor_ms"]) for row in result["rows"]] == [("cpu", None)]
+    assert result["left_out"].keys() == {"floor", "published, batch 1"}
+    assert all("No module named 'diffusers'" in reason for reason in result["left_out"].values())
+    assert not (scripts / "results").exists()
+
+    few = ("--limit", 0.01, "--out", scripts / "late")
+    done = run(scripts / "latency.py", "--bundle", bundle, "--rows", "cpu", "torch", *few)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((scripts / "late" / "latency.json").read_text())
+    assert (result["rows"], result["left_out"]) == (
+        [],
+        {"cpu, batch 1": "it was not done after 0.01 s", "torch, batch 1": "it needs --ckpt"},
+    )
+
+
 def test_the_check_of_a_gpu_passes_where_there_is_nothing_to_find(scripts: Path, bundle: Path) -> None:
-    few = ("--backend", "cpu", "--steps", 2, "--minutes", 0.05, "--threads", 2)
-    done = run(scripts / "gpu_check.py", "--reference", bundle, "--bundle", bundle, *few)
-    result = json.loads((scripts / "results" / "gpu_check.json").read_text())
+    few = ("--backend", "tensorrt", "cpu", "--steps", 2, "--minutes", 0.05, "--threads", 2)
+    done = run(scripts / "gpu_check.py", "--reference", bundle, "--bundle", bundle, *few, "--out", scripts / "here")
+    result = json.loads((scripts / "here" / "gpu_check.json").read_text())
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(check["passed"] for check in result["checks"])
     assert len(result["checks"]) >= 14
+    assert result["backends"].keys() == {"cpu"}
+    assert result["left_out"].keys() == {"tensorrt"}
+
+
+def test_a_part_of_the_check_that_fails_is_a_finding(scripts: Path, bundle: Path, tmp_path: Path) -> None:
+    """A reference whose vocoder cannot be loaded: what comes after it is checked all the same."""
+    link_tree(bundle, tmp_path / "reference")
+    (tmp_path / "reference" / "vocoder.onnx").unlink()
+    (tmp_path / "reference" / "vocoder.onnx").write_bytes(b"no graph" * 1000)
+    manifest = json.loads((tmp_path / "reference" / MANIFEST).read_text())
+    record = record_file(tmp_path / "reference" / "vocoder.onnx")
+    manifest["graphs"]["vocoder"]["graph"] |= {"size": record.size, "sha256": record.sha256}
+    (tmp_path / "reference" / MANIFEST).unlink()
+    (tmp_path / "reference" / MANIFEST).write_text(json.dumps(manifest))
+    few = ("--backend", "cpu", "--steps", 1, "--minutes", 0.01, "--threads", 1)
+    done = run(scripts / "gpu_check.py", "--reference", tmp_path / "reference", "--bundle", bundle, *few)
+    result = json.loads((scripts / "results" / "gpu_check.json").read_text())
+    assert done.returncode == 1, done.stdout + done.stderr
+    (failed,) = [check for check in result["checks"] if not check["passed"]]
+    assert failed["what"] == "compare to its end"
+    assert "vocoder.onnx: ONNX Runtime cannot load it" in failed["value"]
+    assert result["checks"][-1]["what"].startswith("host memory grown")
 
 
 def test_the_check_of_a_gpu_without_one_is_one_line(scripts: Path, bundle: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -31,6 +32,7 @@ class Backend:
 
     Args:
         name: of ``BACKENDS``. title: for people. load: a graph's session by its name. lane: where a call's arrays may lie.
+        close: gives back what the lanes hold, once nobody has the backend any more; must not lead back to it.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Backend:
         title: str,
         load: Callable[[str], Session],
         lane: Callable[[], AbstractContextManager[Lane]] = lambda: nullcontext(Lane()),
+        close: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.title = title
@@ -46,6 +49,8 @@ class Backend:
         self.sessions: dict[str, Session] = {}
         self._load = load
         self._loading = threading.Lock()
+        if close is not None:
+            weakref.finalize(self, close)
 
     def session(self, graph: str) -> Session:
         """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
@@ -122,7 +127,7 @@ def _tensorrt(bundle: Bundle, capture: str) -> Backend:
         else:
             lanes = Lanes()
             session = partial(TensorRTSession, trt=trt, buckets=found, lanes=lanes, capture=capture)
-            return Backend("tensorrt", f"{name} {version}", session, lanes.lane)
+            return Backend("tensorrt", f"{name} {version}", session, lanes.lane, lanes.close)
     raise EngineError("; ".join(problems))
 
 

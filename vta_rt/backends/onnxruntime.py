@@ -83,7 +83,7 @@ class OnnxRuntimeSession(Session):
         def call() -> None:
             assert keep_alive  # the binding holds addresses only
             try:
-                self._session.run_with_iobinding(binding)
+                self._session.run_with_iobinding(binding, self._run_options())
             except Exception as error:
                 raise VTAError(f"{self.name}: ONNX Runtime could not run it ({one_line(error)})") from error
 

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import io
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 
 from vta_rt.backends.base import Array, Lane, OnRow, Scan
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession, one_line, ort
-from vta_rt.errors import DeviceError, EngineError
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning
 from vta_rt.manifest import GraphRecord
 
 CUDA = "CUDAExecutionProvider"
@@ -59,7 +60,9 @@ def gpu_provider() -> Provider:
         return Provider(CUDA, "cuda", {"device_id": "0", "use_tf32": "0", "enable_cuda_graph": "1"})
     if importlib.util.find_spec(RTX_PACKAGE):
         if devices := _rtx_devices():
-            return Provider(RTX, None, {"enable_cuda_graph": "1"}, devices)
+            # No graphs: one that is replayed reads the first row's arrays for ever where they lie on the host
+            # (onnxruntime#29782).
+            return Provider(RTX, devices=devices)
         raise EngineError("TensorRT-RTX's provider for ONNX Runtime runs on none of the GPUs here")
     both = all(_is_installed(name) for name in ("onnxruntime", "onnxruntime-gpu"))
     why = (
@@ -183,6 +186,7 @@ class _Loop:
         self._given |= {name: there(scan.start[name]) for name in scan.rows}
         self._bindings = [self._bind(scan, read, write) for read, write in (self._state, self._state[::-1])]
         self._options = [_run_options(graph) for graph in graphs or ()] or [None, None]
+        self._captured = graphs is not None and NO_GRAPH not in graphs
 
     def start(self, scan: Scan) -> None:
         for name in scan.carried:
@@ -191,7 +195,17 @@ class _Loop:
 
     def row(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
         self._give({name: np.array(array, self._dtypes[name], order="C") for name, array in arrays.items()})
-        self._session.run_with_iobinding(self._bindings[index % 2], self._options[index % 2])
+        binding, options = self._bindings[index % 2], self._options[index % 2]
+        try:
+            self._session.run_with_iobinding(binding, options)
+        except Exception as error:
+            if not self._captured:
+                raise
+            # What cannot be captured may well run without; a row reads one state and writes the other, so it can run again.
+            self._captured = False
+            self._options = [_run_options(NO_GRAPH)] * 2
+            self._session.run_with_iobinding(binding, self._options[index % 2])
+            warnings.warn(f"runs without a CUDA graph ({one_line(error)})", FallbackWarning, stacklevel=2)
 
     def result(self, scan: Scan) -> dict[str, np.ndarray]:
         last = self._state[scan.count % 2]

@@ -78,12 +78,16 @@ class TensorRTSession(Session):
         for row in scan.by_row():
             for name, numbers in places.items():
                 if name in row:
-                    arrays[name].append(row[name])
+                    arrays[name].append(self._as_taken(name, row[name]))
                 numbers.append(len(arrays[name]) - 1 if name in row else 0)
         feeds = {name: array for name, array in scan.start.items() if name in scan.carried} | dict(scan.fixed)
         slots = tuple((name, tuple(numbers)) for name, numbers in places.items())
         plan = _Plan(self._bucket({**feeds, **scan.start}), scan.count, tuple(scan.carried.items()), slots)
         return self._in(lane, lambda lane: self._loop(lane, plan).run(feeds, arrays, on_row))
+
+    def _as_taken(self, name: str, array: np.ndarray) -> np.ndarray:
+        """An array of a row in the type the engine reads: rows may come in any, the host's loop converts them as well."""
+        return np.asarray(array, np.dtype(self.inputs[name].dtype))
 
     def _in(self, lane: Lane | None, call: Callable[[CudaLane], dict[str, DeviceArray]]) -> dict[str, Array]:
         """Call in the lane given, or in one of its own with the results brought to the host."""

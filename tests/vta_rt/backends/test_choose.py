@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle
 from vta_rt.cli import main
 from vta_rt.errors import BundleError, DeviceError, EngineError, FallbackWarning, OptionError
+from vta_rt.manifest import MANIFEST
 from vta_rt.pipeline import Pipeline
 
 
@@ -85,6 +88,20 @@ def test_a_bundle_no_cpu_can_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
         object.__setattr__(record, "precision", "bf16")
     with pytest.raises(BundleError, match=r"is bf16, which needs engines .*built for another GPU; no CUDA.*fp32"):
         choose(bundle)
+
+
+def test_engines_that_do_not_suit_are_said_so(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("built for another GPU")))
+    monkeypatch.setattr(backends, "_cuda", refuse(DeviceError("no CUDA")))
+    manifest = json.loads((bundle_copy / MANIFEST).read_text()) | {"engines": ["tensorrt-11.4-SM86-fp32"]}
+    (bundle_copy / MANIFEST).unlink()
+    (bundle_copy / MANIFEST).write_text(json.dumps(manifest))
+    why = r"engines are not used: ONNX Runtime on the CPU \(built for another GPU; no CUDA\)"
+    with pytest.warns(FallbackWarning, match=why):
+        Pipeline(bundle_copy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Pipeline(bundle_copy, backend="cpu")
 
 
 class Broken:

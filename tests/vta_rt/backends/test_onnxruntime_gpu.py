@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from vta_rt.backends import onnxruntime_gpu
 from vta_rt.backends.base import Scan
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.onnxruntime_gpu import CUDA, OnnxRuntimeGpuSession, Provider, gpu_provider
-from vta_rt.errors import DeviceError, EngineError, OptionError
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.manifest import GraphRecord, TensorSpec, record_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate provider")
@@ -121,6 +122,45 @@ def test_each_parity_of_each_set_of_arrays_has_a_graph_of_its_own(graph: Path, m
     numbers.clear()
     session.run({spec.name: np.ones((1, 3), np.float32) for spec in INPUTS})
     assert numbers == ["-1"], "the arrays of a single run lie anywhere"
+
+
+class Uncapturable:
+    """A session that runs everything but what is to be captured."""
+
+    def __init__(self, session: Any) -> None:
+        self.io_binding, self._session = session.io_binding, session
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        if options.get_run_config_entry(onnxruntime_gpu.GRAPH_ID) != onnxruntime_gpu.NO_GRAPH:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self._session.run_with_iobinding(binding, options)
+
+
+def test_rows_that_cannot_be_captured_run_without(graph: Path) -> None:
+    session = gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"}), capture=True)
+    session._session = Uncapturable(session._session)
+    with pytest.warns(FallbackWarning, match="runs without a CUDA graph .*capturing") as warned:
+        found = session.scan(scan(), lambda _: None)["next"]
+    np.testing.assert_allclose(found, expected(scan()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(session.scan(scan(1), lambda _: None)["next"], expected(scan(1)), rtol=1e-5, atol=1e-6)
+    assert len(warned) == 1
+
+
+def test_host_arrays_are_never_captured(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A captured graph would go on reading what they held the first time."""
+    numbers: list[str] = []
+    options = onnxruntime_gpu._run_options
+    monkeypatch.setattr(onnxruntime_gpu, "_run_options", lambda graph: numbers.append(graph) or options(graph))
+    session = gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"}), capture=True)
+    arrays = {spec.name: np.ones((1, 3), np.float32) for spec in INPUTS}
+    session.bind(arrays, {"next": np.empty((1, 3), np.float32)})()
+    assert numbers == ["-1"]
+
+    monkeypatch.setattr(onnxruntime_gpu.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime_gpu.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(onnxruntime_gpu, "_rtx_devices", lambda: ("a GPU",))
+    provider = gpu_provider()
+    assert (provider.name, provider.device, provider.options) == (onnxruntime_gpu.RTX, None, {})
 
 
 def test_without_a_device_a_scan_binds_host_arrays(graph: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.vta_rt.backends.conftest import MODEL, TOKENS, Bucket, HostSession, kernels, table
 from tests.vta_rt.backends.stand_in import Machine
-from vta_rt.backends import tensorrt
+from vta_rt.backends import Backend, tensorrt
 from vta_rt.backends.base import Lane, Session
 from vta_rt.backends.cuda import Lanes
 from vta_rt.backends.tensorrt import TensorRTSession
@@ -284,6 +284,32 @@ def test_batches_go_to_the_engines_there_are(machine: Machine, lanes: Lanes, hos
     assert load("denoiser").fixed_size("tokens", 1) == TOKENS
     with pytest.raises(OptionError, match=r"vocoder: mel is \[3, 1, 16, 16\]; there are engines for 1, 4"):
         load("vocoder").run({"mel": np.zeros((3, 1, 16, 16), np.float32)})
+
+
+def test_noise_of_another_type_is_converted_as_the_host_does(machine: Machine, lanes: Lanes, host: Load) -> None:
+    """As numpy's generators give it by default: twice as wide, it must not run over what is reserved for it."""
+    noise = np.random.default_rng(0).normal(size=(3, 1, *MODEL.latent_shape()[1:]))
+    assert noise.dtype == np.float64
+
+    def latents(load: Load, lane: Lane) -> np.ndarray:
+        tokens = [np.ones((TOKENS, 3), np.float32)]
+        given = (table(3), 2.0, 0, None, noise, lambda done, total: None)
+        return lane.get(Stages(load, lane, MODEL).denoise(tokens, token_mask(tokens), *given)[0])
+
+    with lanes.lane() as lane:
+        found = latents(sessions(machine, lanes), lane)
+    np.testing.assert_allclose(found, latents(host, Lane()), rtol=1e-6, atol=1e-7)
+
+
+def test_a_backend_nobody_has_any_more_gives_everything_back(machine: Machine, lanes: Lanes) -> None:
+    load = sessions(machine, lanes)
+    backend = Backend("tensorrt", "the stand-in", load, lanes.lane, lanes.close)
+    with backend.lane() as lane:
+        sound(backend.session, lane, [pictures()])
+    assert machine.held[0] > 0
+    assert machine.contexts == 4
+    del backend
+    assert machine.held == (0, 0, 0, 0, 0)
 
 
 def test_engines_of_a_batch_that_is_not_used_are_not_loaded(machine: Machine, lanes: Lanes) -> None:
