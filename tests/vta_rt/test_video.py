@@ -167,10 +167,10 @@ class TestSampleFrames:
 
     def test_only_needed_pictures_are_converted(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, converted, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), [], []
-        upright, pictures = videos._upright, readers.VideoReader.pictures
+        upright, pictures = videos._upright, readers.VideoReader.pictures_for
         monkeypatch.setattr(videos, "_upright", lambda frame, turn: converted.append(frame.pts) or upright(frame, turn))
         monkeypatch.setattr(
-            readers.VideoReader, "pictures", lambda self: (decoded.append(p.pts) or p for p in pictures(self))
+            readers.VideoReader, "pictures_for", lambda *args: (decoded.append(p.pts) or p for p in pictures(*args))
         )
         videos.sample_frames(path, 2.0, seconds=1.5)
         assert len(converted) == 3
@@ -185,9 +185,9 @@ class TestSampleFrames:
 
     def test_streams(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), []
-        pictures = readers.VideoReader.pictures
+        pictures = readers.VideoReader.pictures_for
         monkeypatch.setattr(
-            readers.VideoReader, "pictures", lambda self: (decoded.append(p.pts) or p for p in pictures(self))
+            readers.VideoReader, "pictures_for", lambda *args: (decoded.append(p.pts) or p for p in pictures(*args))
         )
         frames = videos.iter_frames(path)
         assert next(frames).shape == (224, 224, 3)
