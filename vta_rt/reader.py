@@ -23,6 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vta_rt.errors import VideoError
+from vta_rt.thinning import decoded
 
 StrPath = str | os.PathLike[str]
 Stamped = TypeVar("Stamped", bound="VideoFrame | Packet[VideoStream]")
@@ -84,12 +85,15 @@ class VideoReader:
 
     def pictures(self) -> Iterator[VideoFrame]:
         """The pictures that can be decoded, in the order of display; damaged ones are passed over."""
+        return self._decoded(None)
+
+    def pictures_for(self, frame_rate: Fraction) -> Iterator[VideoFrame]:
+        """As ``pictures``, where it saves work less those on screen at no multiple of 1/frame_rate s after the first."""
+        return self._decoded(1 / (frame_rate * self.time_base))
+
+    def _decoded(self, interval: Fraction | None) -> Iterator[VideoFrame]:
         self.stream.thread_type = "AUTO"
-        for packet in self._demuxed():  # the last one is empty and makes the decoder give the pictures it holds back
-            try:
-                yield from packet.decode()
-            except av.FFmpegError:
-                continue
+        return decoded(self._demuxed(), self.stream.codec_context, interval)
 
     def timeline(self, items: Iterable[Stamped]) -> Iterator[tuple[Fraction, Stamped | None]]:
         """(start, item) for packets or pictures, never going backwards, closed by (end, None); nothing for no items."""

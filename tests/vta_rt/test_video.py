@@ -144,6 +144,19 @@ class TestSampleFrames:
         np.testing.assert_array_equal(videos.sample_frames(path, size=20)[0], expected)
 
     @pytest.mark.parametrize(
+        ("size", "mean", "most"), [((900, 672), 0, 0), ((1280, 720), 0.002, 1), ((2160, 3840), 0.35, 3)]
+    )
+    def test_large_pictures_are_resized_almost_exactly(self, size: tuple[int, int], mean: float, most: int) -> None:
+        small = np.random.default_rng(0).integers(0, 256, (size[1] // 8, size[0] // 8, 3), np.uint8)
+        image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+        width, height = (int(224 * side / min(size)) for side in size)
+        left, top = round((width - 224) / 2), round((height - 224) / 2)
+        exact = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))[top:, left:][:224, :224]
+        difference = np.abs(videos.fitted(image, 224, "crop").astype(int) - exact)
+        assert difference.mean() <= mean
+        assert difference.max() <= most
+
+    @pytest.mark.parametrize(
         ("suffix", "matrix"),
         [
             *product([".mp4", ".mkv"], [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]),
@@ -167,10 +180,10 @@ class TestSampleFrames:
 
     def test_only_needed_pictures_are_converted(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, converted, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), [], []
-        upright, pictures = videos._upright, readers.VideoReader.pictures
+        upright, pictures = videos._upright, readers.VideoReader.pictures_for
         monkeypatch.setattr(videos, "_upright", lambda frame, turn: converted.append(frame.pts) or upright(frame, turn))
         monkeypatch.setattr(
-            readers.VideoReader, "pictures", lambda self: (decoded.append(p.pts) or p for p in pictures(self))
+            readers.VideoReader, "pictures_for", lambda *args: (decoded.append(p.pts) or p for p in pictures(*args))
         )
         videos.sample_frames(path, 2.0, seconds=1.5)
         assert len(converted) == 3
@@ -185,9 +198,9 @@ class TestSampleFrames:
 
     def test_streams(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), []
-        pictures = readers.VideoReader.pictures
+        pictures = readers.VideoReader.pictures_for
         monkeypatch.setattr(
-            readers.VideoReader, "pictures", lambda self: (decoded.append(p.pts) or p for p in pictures(self))
+            readers.VideoReader, "pictures_for", lambda *args: (decoded.append(p.pts) or p for p in pictures(*args))
         )
         frames = videos.iter_frames(path)
         assert next(frames).shape == (224, 224, 3)
