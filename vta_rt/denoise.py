@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -20,6 +20,7 @@ def denoise(
     guidance: float,
     on_step: Callable[[int], None],
     lane: Lane | None = None,
+    negative: Mapping[str, Array] | None = None,
 ) -> Array:
     """Run every row of ``table`` through the denoiser graph, which does a whole step a call.
 
@@ -31,6 +32,7 @@ def denoise(
         guidance: scale of ``y = y_u + guidance * (y_c - y_u)``; read by the guided graph only.
         on_step: called with the number of rows done; once, where the whole loop is one call.
         lane: where ``tokens`` may and the result will lie; None for the host.
+        negative: ``negative_tokens`` and ``negative_mask`` of a graph that takes them.
 
     Returns:
         latents ``[B, C, T, F]`` float32.
@@ -53,6 +55,7 @@ def denoise(
         fixed={
             "tokens": tokens.astype(np.float32) if isinstance(tokens, np.ndarray) else tokens,
             "token_mask": token_mask.astype(bool),
+            **(negative or {}),
         },
         rows={
             "timestep": timesteps,

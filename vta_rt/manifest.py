@@ -78,7 +78,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``bundle.json``. engines: names of the folders in ``tensorrt/`` that hold any (``vta_rt.engines``)."""
+    """``bundle.json``.
+
+    tokenizer: of prompts; there where ``model.text`` is. engines: names of the folders in ``tensorrt/`` that hold any
+    (``vta_rt.engines``).
+    """
 
     format_version: int
     model: ModelConfig
@@ -87,6 +91,14 @@ class Manifest:
     graphs: dict[str, GraphRecord]
     source: Source
     engines: tuple[str, ...] = ()
+    tokenizer: FileRecord | None = None
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file but engines, once."""
+        records = [file for record in self.graphs.values() for file in record.files]
+        records += [self.tokenizer] if self.tokenizer else []
+        return tuple({file.file: file for file in records}.values())
 
     @property
     def precision(self) -> str:
@@ -161,6 +173,13 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
         },
         dict.fromkeys(("latents_next", "denoised"), (state, "float32")),
     )
+    text: dict[str, tuple[Signature, Signature]] = {}
+    if model.text is not None:
+        # The tokens of the unconditional branch, which else are zeros inside the graph.
+        negative = {"negative_tokens": step[0]["tokens"], "negative_mask": step[0]["token_mask"]}
+        text["denoiser"] = (step[0] | negative, step[1])
+        vectors: Signature = {"tokens": ((None, model.token_width), "float32")}
+        text["text_encoder"] = ({"token_ids": ((None, None), "int64")}, vectors)
     pictures: Shape = (None, frames.size, frames.size, 3)
     latents: Shape = (None, model.latent_channels, None, model.latent_bins)
     return {
@@ -169,6 +188,7 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
         "denoiser_unguided": step,
         "vae_decoder": ({"latents": (latents, "float32")}, {"mel": (mel, "float32")}),
         "vocoder": ({"mel": (mel, "float32")}, {"wave": ((None, None), "float32")}),
+        **text,
     }
 
 
@@ -177,6 +197,8 @@ def _misfit(manifest: Manifest) -> str | None:
     frames = manifest.frames
     if (frames.clip_length, frames.clip_stride) != (1, 1) or frames.tokens_per_second != frames.rate:
         return "its encoder looks at several pictures at once, which this vta_rt cannot do; a newer one may"
+    if (manifest.model.text is None) != (manifest.tokenizer is None):
+        return "has a tokenizer without a model of prompts, or the other way round"
     expected = signatures(manifest.model, frames)
     if missing := expected.keys() - manifest.graphs.keys():
         return f"lists no graph {', '.join(name for name in expected if name in missing)}"

@@ -115,7 +115,7 @@ def test_long_prompts_are_cut_and_still_end(tokenizer: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text": None}, r"'text': the model has no text encoder; add a section \[model.text\]"),
+        ({"text": None}, r"'text': the model has no text encoder \(section \[model.text\]\)"),
         ({"text": TextConfig(projection=8)}, r"^model.text.projection is 8 and model.encoder.projection 16: "),
         ({"unet": UNetConfig(aligned_channels=8)}, r"'text': the time-aligned path .* takes frames alone"),
         (
