@@ -198,7 +198,9 @@ def _misfit(manifest: Manifest) -> str | None:
     if (frames.clip_length, frames.clip_stride) != (1, 1) or frames.tokens_per_second != frames.rate:
         return "its encoder looks at several pictures at once, which this vta_rt cannot do; a newer one may"
     if (manifest.model.text is None) != (manifest.tokenizer is None):
-        return "has a tokenizer without a model of prompts, or the other way round"
+        return (
+            "its model takes prompts, but lists no tokenizer" if manifest.model.text else "has a tokenizer, but no text"
+        )
     expected = signatures(manifest.model, frames)
     if missing := expected.keys() - manifest.graphs.keys():
         return f"lists no graph {', '.join(name for name in expected if name in missing)}"
