@@ -236,7 +236,7 @@ def test_prompts_that_are_refused(pipeline: Pipeline, arguments: dict, message: 
 def test_arrays_that_are_no_negative_tokens(pipeline: Pipeline) -> None:
     tokens = np.zeros((2, 3, 24), np.float32)
     for negative in (np.zeros((1, 3, 24)), np.zeros((3, 23)), np.zeros(24), np.zeros((2, 0, 24))):
-        with pytest.raises(OptionError, match="^negative is "):
+        with pytest.raises(OptionError, match=r"^negative is "):
             pipeline.denoise(tokens, negative=negative, **QUICK)
 
 
