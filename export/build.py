@@ -52,7 +52,7 @@ def _build(arguments: Sequence[str] | None) -> int:
                 dynamic_batch=options.dynamic_batch or any(bucket.batch > 1 for bucket in buckets),
                 dynamic_length=any(bucket.seconds is not None for bucket in buckets),
             )
-            out = build(options.ckpt, options.first_stage, options.out, chosen, report)
+            out = build(options.ckpt, options.first_stage, options.out, chosen, report, options.tokenizer)
         else:
             out = Bundle(options.bundle).path
         folder = engines.run(out, report) if engines is not None else None
@@ -70,7 +70,7 @@ def _check(options: argparse.Namespace) -> None:
         if options.precision == "bf16":
             raise OptionError("bf16 graphs run as engines only; name them with --engine, or choose fp32 or fp16")
     if options.bundle is not None:
-        for name in ("first_stage", "out", "precision", "seconds"):
+        for name in ("first_stage", "tokenizer", "out", "precision", "seconds"):
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --ckpt; a bundle has its own")
 
@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="VAE and vocoder: audioldm-s-full.ckpt, a diffusers AudioLDM folder, or a model-hub id such as "
         "cvssp/audioldm-s-full; looked for beside the checkpoint if not given",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="for a model trained with prompts: CLIP's tokenizer.json, or its folder; looked for beside the checkpoint if "
+        "not given",
     )
     parser.add_argument("--out", metavar="DIR", help="the bundle's folder (default: engines/NAME of the checkpoint)")
     parser.add_argument(

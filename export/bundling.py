@@ -26,11 +26,12 @@ import vta_rt
 from export import stages
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch, runnable
+from export.prompts import find_tokenizer
 from export.report import Report
 from export.staging import staging_folder
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.bundle import Bundle
-from vta_rt.config import FrameConfig, ModelConfig
+from vta_rt.config import FrameConfig, ModelConfig, TextConfig
 from vta_rt.errors import BundleError, OptionError, VTAError
 from vta_rt.files import replacing, writing
 from vta_rt.manifest import (
@@ -45,6 +46,7 @@ from vta_rt.manifest import (
     record_file,
     write_manifest,
 )
+from vta_rt.text import TOKENIZER
 
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}  # relative error against the torch module at fp32
@@ -80,6 +82,7 @@ def build(
     out: str | os.PathLike[str] | None = None,
     options: Options | None = None,
     report: Report | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Export a checkpoint as a bundle.
 
@@ -87,13 +90,14 @@ def build(
         ckpt: folder, weights file or model-hub id of the diffusion model.
         first_stage: file, folder or model-hub id of the VAE and vocoder; None looks beside the checkpoint.
         out: the bundle's folder; None for ``engines/NAME``.
+        tokenizer: the tokenizer.json of a model that takes prompts, or its folder; None looks beside the checkpoint.
 
     Returns:
         the bundle's folder.
 
     Raises:
         CheckpointError: the checkpoint is not what it should be.
-        OptionError: seconds or precision outside what is allowed.
+        OptionError: seconds or precision outside what is allowed; a tokenizer that is not this model's.
         OutputError: the folder cannot be written.
     """
     options, report = options or Options(), report or Report()
@@ -101,6 +105,9 @@ def build(
         raise OptionError(f"precision {options.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     checkpoint = open_checkpoint(ckpt, first_stage)
     model, frames = model_config(checkpoint, options.seconds), frame_config(checkpoint)
+    prompts = find_tokenizer(checkpoint, tokenizer, report)
+    if prompts is not None:
+        model = replace(model, text=text_config(checkpoint))
     if not math.isclose(model.seconds, options.seconds):
         report.note(f"{options.seconds:g} s rounded up to {model.seconds:g} s, the next length the UNet can halve")
     out = Path(out) if out is not None else Path("engines") / checkpoint.name
@@ -132,12 +139,17 @@ def build(
             checkpoint.config.sampling,
         )
         with writing(out):
+            if prompts is not None:
+                manifest = replace(manifest, tokenizer=record_file(Path(shutil.copyfile(prompts, staging / TOKENIZER))))
             _put_in_place(out, staging, manifest)
     return out
 
 
 def units(checkpoint: Checkpoint, model: ModelConfig, frames: FrameConfig, options: Options) -> Iterable[Unit]:
-    """The graphs in the order they are built. Only the denoiser depends on the length: the others' time axis is open."""
+    """The graphs in the order they are built. Only the denoiser depends on the length: the others' time axis is open.
+
+    The text encoder is one of them where ``model.text`` is.
+    """
     batch, length = options.dynamic_batch, options.dynamic_length
     config = checkpoint.config
 
@@ -159,12 +171,27 @@ def units(checkpoint: Checkpoint, model: ModelConfig, frames: FrameConfig, optio
             for guided in (True, False)
         ]
 
+    def text_encoders() -> list[stages.Stage]:
+        text = checkpoint.text_encoder()
+        assert text is not None
+        return [stages.text_encoder(text, checkpoint.encoder().linear_layer, model)]
+
     yield Unit(
         "visual_encoder",
         lambda: [stages.visual_encoder(checkpoint.encoder(), model, frames)],
         key("encoder", asdict(config.encoder)),
     )
-    yield Unit("denoiser", denoisers, key("unet", asdict(config.unet), batch, "open" if length else model.seconds))
+    negative = () if model.text is None else ("negative tokens",)
+    yield Unit(
+        "denoiser", denoisers, key("unet", asdict(config.unet), batch, "open" if length else model.seconds, *negative)
+    )
+    if model.text is not None and config.text is not None:
+        linear = {name: value for name, value in checkpoint.parts["encoder"].state.items() if "linear_layer" in name}
+        yield Unit(
+            "text_encoder",
+            text_encoders,
+            key("text", asdict(config.text), fingerprint(linear)),
+        )
     yield Unit(
         "vae_decoder",
         lambda: [stages.vae_decoder(checkpoint.vae(), checkpoint.scale_factor, model, dynamic_batch=batch)],
@@ -201,6 +228,12 @@ def model_config(checkpoint: Checkpoint, seconds: float) -> ModelConfig:
             f"{rows / config.frame_rate:g} s"
         )
     return model
+
+
+def text_config(checkpoint: Checkpoint) -> TextConfig | None:
+    """What prompts become, where the checkpoint has a text encoder."""
+    text = checkpoint.config.text
+    return None if text is None else TextConfig(text.vocabulary, text.context)
 
 
 def frame_config(checkpoint: Checkpoint) -> FrameConfig:
@@ -306,13 +339,13 @@ def _put_in_place(out: Path, staging: Path, manifest: Manifest) -> None:
     A process that is killed in the milliseconds between leaves a bundle that is refused on opening, for its hashes; the
     next build finds all it needs and completes it.
     """
-    files = {file.file for record in manifest.graphs.values() for file in record.files}
+    files = {file.file for file in manifest.files}
     for name in sorted(files):
         if (staging / name).exists():
             os.replace(staging / name, out / name)
     write_manifest(out / MANIFEST, manifest)
     shutil.rmtree(staging)
-    for path in (*out.glob("*.onnx"), *out.glob("*.onnx.data")):
+    for path in (*out.glob("*.onnx"), *out.glob("*.onnx.data"), *out.glob(TOKENIZER)):
         if path.name not in files:
             path.unlink()
     Bundle(out)  # what was written opens

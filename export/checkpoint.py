@@ -32,9 +32,10 @@ from train.vae import build_vae
 from train.vocoder import build_vocoder
 from vta_rt.files import sha256_of
 from vta_rt.hub import resolve
+from vta_rt.text import TOKENIZER
 
 WEIGHTS = ("model_2.safetensors", "pytorch_model_2.bin")
-MODEL_PATTERNS = [f"*{name}" for name in (*WEIGHTS, SUMMARY, CONFIG)]
+MODEL_PATTERNS = [f"*{name}" for name in (*WEIGHTS, SUMMARY, CONFIG, TOKENIZER)]
 BUILDERS: dict[str, Callable[[Any], Any]] = {
     "encoder": build_encoder,
     "text": build_text_encoder,
@@ -51,6 +52,7 @@ class Checkpoint:
     Float32 weights are not copied: they stay in the mapped file, and modules built twice share them.
 
     name: what the model is called, after its folder or hub id. config: everything the modules are built from.
+    folder: of the weights. mode: what it was conditioned on in training, as far as known: ``video`` or another.
     model_files, first_stage_files: each file read, by the name it has in ``sha256``.
     """
 
@@ -59,6 +61,8 @@ class Checkpoint:
     model_files: Mapping[str, Path]
     first_stage_files: Mapping[str, Path]
     parts: Mapping[str, Part] = field(repr=False)
+    folder: Path = Path()
+    mode: str = ""
 
     @property
     def scale_factor(self) -> float:
@@ -85,7 +89,7 @@ class Checkpoint:
         """Token ids [B, 77 at most] -> ``text_embeds`` [B, projection]; None where the checkpoint has none."""
         if self.config.text is None:
             return None
-        text = self._load("text")
+        text: CLIPTextModelWithProjection = self._load("text")
         text.text_model.embeddings.position_ids = torch.arange(self.config.text.context)[None]
         return text
 
@@ -141,6 +145,8 @@ def open_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike
         model_files={weights.name: weights, **settings.files},
         first_stage_files=_distinct(stage.files, {weights.name, *settings.files}),
         parts={name: part for source in sources for name, part in match(source, modules).items()},
+        folder=weights.parent,
+        mode=settings.mode,
     )
 
 

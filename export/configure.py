@@ -14,7 +14,7 @@ from export.weights import read_json
 from train.config import SystemConfig, from_dict
 from vta_rt.errors import OptionError
 
-SUMMARY, CONFIG = "summary.jsonl", "config.json"
+SUMMARY, CONFIG, TRAINING = "summary.jsonl", "config.json", "training.json"
 PUBLISHED_LICENCE = (
     "code Apache-2.0 (VTA-LDM); first-stage weights CC BY-NC-SA 4.0, non-commercial (AudioLDM); "
     "the model's own weights as stated where they are published"
@@ -38,6 +38,16 @@ class Settings:
     summary: Section = field(default_factory=dict)
     given: Section = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> str:
+        """What the model was conditioned on in training, ``video`` or another; empty where nothing says so."""
+        if "input_mol" in self.summary:
+            return str(self.summary["input_mol"])
+        if not (path := self.folder / TRAINING).is_file():
+            return ""
+        settings = read_json(path).get("settings", {})
+        return str(settings.get("conditioning", {}).get("mode", ""))
 
 
 def read_settings(folder: Path) -> Settings:

@@ -166,12 +166,12 @@ class EngineBuild:
     def _wanted(self, bundle: Bundle, target: Target) -> Iterator[_Wanted]:
         manifest = bundle.manifest
         for graph, record in manifest.graphs.items():
-            items = {}  # by key: the visual encoder's is the same for every batch
+            items = {}  # by key: an encoder's is the same for every batch
             for bucket in self.buckets:
                 seconds = _rounded(bundle, bucket.seconds)
                 inputs = static_inputs(record, replace(manifest.model, seconds=seconds), manifest.frames, bucket.batch)
                 key = engine_key(record, target, inputs)
-                batch = 1 if graph == "visual_encoder" else bucket.batch
+                batch = 1 if graph.endswith("_encoder") else bucket.batch
                 items[key] = _Wanted(graph, bucket_name(batch, seconds), inputs, key)
             yield from items.values()
 

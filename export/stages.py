@@ -46,11 +46,27 @@ class VisualEncoder(nn.Module):
         return self.encoder(frames).float()
 
 
+class TextEncoder(nn.Module):
+    """token_ids [B, L] int64, each ending with the vocabulary's last -> one token each, [B, D] float32.
+
+    What stands after the end is not looked at. As in training, the prompt's vector gets no position.
+    """
+
+    def __init__(self, text: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.text = text
+        self.projection = projection
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return self.projection(self.text(token_ids).text_embeds).float()
+
+
 class Denoiser(nn.Module):
     """One whole step of any solver in ``vta_rt.schedule``: guidance, data prediction and update.
 
     latents, previous, noise [B, C, T, F] float32; tokens [B, N, D]; token_mask [B, N] bool; timestep [B];
-    step [8]: p, q, a, b, c, s, guidance, 0 -> latents_next, denoised [B, C, T, F] float32.
+    step [8]: p, q, a, b, c, s, guidance, 0 -> latents_next, denoised [B, C, T, F] float32. Where given, negative_tokens
+    [B, N, D] and negative_mask [B, N] are what the unconditional branch attends to, in place of zeros.
     """
 
     def __init__(self, unet: nn.Module, *, guided: bool) -> None:
@@ -67,15 +83,19 @@ class Denoiser(nn.Module):
         token_mask: Tensor,
         timestep: Tensor,
         step: Tensor,
+        negative_tokens: Tensor | None = None,
+        negative_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         p, q, a, b, c, s, guidance, _ = step.unbind()
         if self.guided:
+            negative_tokens = torch.zeros_like(tokens) if negative_tokens is None else negative_tokens
+            negative_mask = torch.ones_like(token_mask) if negative_mask is None else negative_mask
             # Published guidance (arXiv 2207.12598): the unconditional branch sees zero tokens, none of them masked.
             both = self._predict(
                 torch.cat([latents, latents]),
                 torch.cat([timestep, timestep]),
-                torch.cat([torch.zeros_like(tokens), tokens]),
-                torch.cat([torch.ones_like(token_mask), token_mask]),
+                torch.cat([negative_tokens, tokens]),
+                torch.cat([negative_mask, token_mask]),
             )
             batch = latents.shape[0]
             unconditional, conditional = both[:batch], both[batch:]  # chunk() would fix an open batch size
@@ -123,6 +143,17 @@ def visual_encoder(encoder: nn.Module, model: ModelConfig, frames: FrameConfig) 
     return Stage("visual_encoder", VisualEncoder(encoder), {"frames": pictures}, ("tokens",), {"frames": {0: "frames"}})
 
 
+def text_encoder(text: nn.Module, projection: nn.Module, model: ModelConfig) -> Stage:
+    """The number of prompts and their length stay open."""
+    assert model.text is not None
+    lengths, end = (model.text.context, 3), model.text.vocabulary - 1
+    ids = torch.randint(0, end, (len(lengths), model.text.context), generator=_generator())
+    for row, length in zip(ids, lengths, strict=True):
+        row[length - 1] = end
+    varying = {0: "prompts", 1: "length"}
+    return Stage("text_encoder", TextEncoder(text, projection), {"token_ids": ids}, ("tokens",), {"token_ids": varying})
+
+
 def denoiser(
     unet: UNet2DConditionModel,
     model: ModelConfig,
@@ -133,6 +164,8 @@ def denoiser(
     dynamic_length: bool = False,
 ) -> Stage:
     """``denoiser`` or ``denoiser_unguided``. The number of tokens stays open: it costs nothing, attention's key length.
+
+    The guided one of a model that takes prompts has further inputs, of the unconditional branch.
 
     An open length is a number of blocks: the latent steps that the UNet halves down to one.
     """
@@ -151,7 +184,10 @@ def denoiser(
         "timestep": torch.linspace(801, 17, batch),
         "step": torch.tensor([0.4, -0.9, 0.5, 0.6, -0.2, 0.3, 3.0, 0.0]),
     }
-    varying: dict[str, Axes] = {"tokens": {1: "frames"}, "token_mask": {1: "frames"}}
+    if guided and model.text is not None:
+        inputs["negative_tokens"] = torch.randn(inputs["tokens"].shape, generator=generator)
+        inputs["negative_mask"] = mask.flip(1)
+    varying: dict[str, Axes] = {name: {1: "frames"} for name in inputs if name.endswith(("tokens", "mask"))}
     if dynamic_length:
         for name in ("latents", "previous", "noise"):
             varying[name] = {2: f"{block}*blocks"}

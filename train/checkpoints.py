@@ -4,7 +4,7 @@
                              training.json                       step, best validation loss, settings
                              state/                              what going on exactly needs beyond that
     RUN/last, RUN/best -> checkpoints/…
-    RUN/vae, RUN/vocoder                                         the first stage, laid beside
+    RUN/vae, RUN/vocoder, RUN/tokenizer.json                     first stage and tokenizer, laid beside
 
 Knows no training loop.
 """
@@ -32,7 +32,8 @@ from train.config import SystemConfig, to_dict
 from train.settings import TrainSettings
 from train.settings import to_dict as settings_dict
 from vta_rt.errors import OutputError, VTAError
-from vta_rt.files import writing
+from vta_rt.files import replacing, writing
+from vta_rt.text import TOKENIZER
 
 WEIGHTS, CONFIG, TRAINING, STATE = "model_2.safetensors", "config.json", "training.json", "state"
 FOLDER = "checkpoints"
@@ -71,8 +72,8 @@ class RunFolder:
                 f"{self.path}: holds the checkpoints of a run; go on with --resume {self.path}, or name another folder"
             )
 
-    def claim(self, first_stage: Path | None, *, resume: bool) -> None:
-        """Make the folder, free it from what a killed run left half-written, and lay the first stage beside.
+    def claim(self, first_stage: Path | None, tokenizer: Path | None = None, *, resume: bool) -> None:
+        """Make the folder, free it from what a killed run left half-written, and lay first stage and tokenizer beside.
 
         Raises:
             OutputError: it cannot be written.
@@ -86,6 +87,10 @@ class RunFolder:
                 (self.path / "metrics.jsonl").unlink(missing_ok=True)
             if first_stage is not None:
                 self._lay_beside(first_stage)
+            if tokenizer is not None:
+                with replacing(self.path / TOKENIZER) as temporary:
+                    shutil.copyfile(tokenizer, temporary)
+                self._link_for_steps(TOKENIZER)
 
     def steps(self) -> list[int]:
         """Of the checkpoints there are, in order."""
@@ -121,8 +126,12 @@ class RunFolder:
             target = self.path / name
             if not target.exists():
                 shutil.copytree(first_stage / name, target, copy_function=_link_or_copy)
-            if not (beside := self.path / FOLDER / name).exists():  # for a checkpoint that is named by its step
-                beside.symlink_to(Path("..") / name)
+            self._link_for_steps(name)
+
+    def _link_for_steps(self, name: str) -> None:
+        """Let a checkpoint that is named by its step find what lies beside ``last`` and ``best``."""
+        if not (beside := self.path / FOLDER / name).exists():
+            beside.symlink_to(Path("..") / name)
 
 
 def save_checkpoint(

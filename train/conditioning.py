@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from train.config import SystemConfig
 from train.data.sample import Sample
 from train.settings import ConditioningSettings
+from vta_rt.config import TextConfig
 from vta_rt.errors import OptionError
+from vta_rt.text import PromptTokenizer
 
 # What a generator is for: the same number of a sample gives other values for another purpose.
 TRAINING, VALIDATION, STEP = 0, 1, 2
@@ -82,7 +83,13 @@ class Conditioner:
 
     def __init__(self, settings: ConditioningSettings, config: SystemConfig, frames: int) -> None:
         self._settings, self._frames = settings, frames
-        self._tokenizer = None if settings.mode == "video" else _open_tokenizer(settings, config)
+        self._tokenizer = None
+        if settings.mode != "video":
+            if not settings.tokenizer:
+                raise OptionError(
+                    f"conditioning.mode {settings.mode!r}: give conditioning.tokenizer, the tokenizer.json of CLIP"
+                )
+            self._tokenizer = open_tokenizer(Path(settings.tokenizer), config, f"conditioning.mode {settings.mode!r}")
 
     def __call__(self, sample: Sample, chance: Chance, dropout: float | None = None) -> Condition:
         """``dropout`` replaces the settings' probability."""
@@ -98,7 +105,7 @@ class Conditioner:
         )
 
     def _parts(self, sample: Sample, visual: Tensor | None, chance: Chance) -> tuple[bool, bool]:
-        mode, has_text, has_visual = self._settings.mode, bool(sample.text), visual is not None
+        mode, has_text, has_visual = self._settings.mode, bool(sample.text.strip()), visual is not None
         if mode == "video":
             return False, has_visual
         if mode == "text":
@@ -109,34 +116,27 @@ class Conditioner:
 
     def _encode(self, text: str) -> Tensor:
         assert self._tokenizer is not None
-        return torch.tensor(self._tokenizer.encode(text).ids)
+        return torch.from_numpy(self._tokenizer(text, warn=False))
 
 
-def _open_tokenizer(settings: ConditioningSettings, config: SystemConfig) -> Tokenizer:
-    mode, path = settings.mode, Path(settings.tokenizer)
+def open_tokenizer(path: Path, config: SystemConfig, purpose: str) -> PromptTokenizer:
+    """The tokenizer of a model that takes prompts.
+
+    Args:
+        purpose: what prompts are wanted for; the message begins with it where the model cannot have them.
+
+    Raises:
+        OptionError: the model takes none, or the file is not its tokenizer.
+    """
     if config.unet.aligned_channels:
         raise OptionError(
-            f"conditioning.mode {mode!r}: the time-aligned path (model.unet.aligned_channels) takes frames alone; "
-            "set the mode to 'video' or aligned_channels to 0"
+            f"{purpose}: the time-aligned path (model.unet.aligned_channels) takes frames alone, and no prompts"
         )
     if config.text is None:
-        raise OptionError(f"conditioning.mode {mode!r}: the model has no text encoder; add a section [model.text]")
+        raise OptionError(f"{purpose}: the model has no text encoder (section [model.text])")
     if config.text.projection != config.encoder.projection:
         raise OptionError(
             f"model.text.projection is {config.text.projection} and model.encoder.projection {config.encoder.projection}: "
             "prompts and frames go through the same linear layer, so they must be equally wide"
         )
-    if not settings.tokenizer:
-        raise OptionError(f"conditioning.mode {mode!r}: give conditioning.tokenizer, the tokenizer.json of CLIP")
-    if not path.is_file():
-        raise OptionError(f"{path}: conditioning.tokenizer is not there; it is the tokenizer.json of CLIP")
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise OptionError(f"{path}: is no tokenizer.json ({error})") from error
-    tokenizer.enable_truncation(config.text.context)
-    tokenizer.no_padding()
-    end = config.text.vocabulary - 1  # CLIP's end of a prompt, where its vector is read
-    if max(tokenizer.get_vocab().values()) > end or tokenizer.encode("").ids[-1:] != [end]:
-        raise OptionError(f"{path}: is not CLIP's tokenizer.json: prompts must end with token {end}, the last of them")
-    return tokenizer
+    return PromptTokenizer(path, TextConfig(config.text.vocabulary, config.text.context))

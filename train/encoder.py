@@ -119,6 +119,8 @@ def build_text_encoder(config: TextConfig) -> CLIPTextModelWithProjection:
             max_position_embeddings=config.context,
             projection_dim=config.projection,
             hidden_act=config.activation,
+            bos_token_id=None,  # not looked at
+            eos_token_id=config.vocabulary - 1,  # where the vector is read; by default CLIP's own number
         ),
         attn_implementation="sdpa",
     )

@@ -77,7 +77,9 @@ def train(settings: TrainSettings, *, resume: bool = False) -> Report:
     if accelerator.is_main_process:
         for note in parts.notes:
             print(f"note: {note}", file=sys.stderr)
-        run.claim(parts.first_stage, resume=resume)
+        conditioning = settings.conditioning
+        tokenizer = Path(conditioning.tokenizer) if conditioning.mode != "video" else None
+        run.claim(parts.first_stage, tokenizer, resume=resume)
         if checkpoint is not None:  # the run may have been killed between writing it and naming it
             run.name("last", trainer.progress.step)
             if trainer.progress.best_step is not None and run.checkpoint(trainer.progress.best_step).is_dir():

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vta_rt.errors import BundleError
+from vta_rt.errors import BundleError, OptionError
 from vta_rt.hub import resolve
 from vta_rt.manifest import MANIFEST, FileRecord, read_manifest
+from vta_rt.text import TOKENIZER, PromptTokenizer
 from vta_rt.verified import file_stamp, has_hash
 
 
@@ -25,7 +26,7 @@ class Bundle:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = resolve(path, BundleError, patterns=[MANIFEST, "*.onnx", "*.data"])
+        self.path = resolve(path, BundleError, patterns=[MANIFEST, "*.onnx", "*.data", TOKENIZER])
         self.manifest = read_manifest(self.path / MANIFEST)
         for record in self._files():
             self._check_presence(record)
@@ -40,10 +41,29 @@ class Bundle:
         """
         record = self.manifest.graphs[name]
         for file in record.files:
-            path = self.path / file.file
-            if not path.is_file() or file_stamp(path) != self._stamps[file.file]:
-                raise BundleError(f"{path}: has changed since the bundle was opened; open it again")
+            self._check_unchanged(file)
         return self.path / record.graph.file
+
+    def tokenizer(self) -> PromptTokenizer:
+        """What makes token ids of prompts.
+
+        Raises:
+            OptionError: the model takes no prompts. BundleError: the file is not the one that was there when the bundle
+            was opened, or is no tokenizer. VTAError: the library for it is not installed.
+        """
+        text, record = self.manifest.model.text, self.manifest.tokenizer
+        if text is None or record is None:
+            raise OptionError(f"{self.path}: takes no prompts; its model was built without a text encoder")
+        self._check_unchanged(record)
+        try:
+            return PromptTokenizer(self.path / record.file, text)
+        except OptionError as error:
+            raise BundleError(str(error)) from error
+
+    def _check_unchanged(self, record: FileRecord) -> None:
+        path = self.path / record.file
+        if not path.is_file() or file_stamp(path) != self._stamps[record.file]:
+            raise BundleError(f"{path}: has changed since the bundle was opened; open it again")
 
     def check(self) -> list[FileRecord]:
         """Hash every file again whatever its time says, and return them all.
@@ -55,8 +75,7 @@ class Bundle:
         return self._files()
 
     def _files(self) -> list[FileRecord]:
-        unique = {file.file: file for record in self.manifest.graphs.values() for file in record.files}
-        return list(unique.values())
+        return list(self.manifest.files)
 
     def _check_presence(self, record: FileRecord) -> None:
         path = self.path / record.file

@@ -20,7 +20,7 @@ from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.engine_index import check_engines, describe
-from vta_rt.errors import FallbackWarning, OptionError, OutputError, VTAError
+from vta_rt.errors import FallbackWarning, OptionError, OutputError, PromptWarning, VTAError
 from vta_rt.files import check_writable, writing
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling
@@ -73,7 +73,7 @@ def _notes() -> Iterator[None]:
     """Our own warnings in one line, as a person reads them, without our source code."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, FallbackWarning):
+        if issubclass(category, (FallbackWarning, PromptWarning)):
             print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
         else:
             usual(message, category, *where, **more)
@@ -101,15 +101,23 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser(
         "generate",
         help="make sound for videos",
-        description="Make sound that fits each video, and write it as sound or as the video with that sound.",
+        description="Make sound that fits each video, and write it as sound or as the video with that sound. A model trained "
+        "with prompts also makes sound for a text, with or without a video.",
         epilog="examples:\n"
         "  vta generate clip.mp4                        clip_with_sound.mp4, pictures untouched\n"
         "  vta generate clip.mp4 -o clip.wav            the sound alone\n"
         "  vta generate *.mp4 -o out/ --format flac     out/NAME.flac for each\n"
-        "  vta generate clip.mp4 --seed 7 --steps 50    another take, more carefully made",
+        "  vta generate clip.mp4 --seed 7 --steps 50    another take, more carefully made\n"
+        '  vta generate --text "a bell" -o bell.wav     from a prompt alone',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    generate.add_argument("videos", nargs="+", metavar="VIDEO", help="video file: anything FFmpeg reads")
+    generate.add_argument(
+        "videos", nargs="*", metavar="VIDEO", help="video file: anything FFmpeg reads; none with --text alone"
+    )
+    generate.add_argument("--text", metavar="PROMPT", help="what is to be heard, for every video or for none")
+    generate.add_argument(
+        "--negative-text", metavar="PROMPT", help="what is not to be heard: guidance leads away from it"
+    )
     generate.add_argument(
         "-o",
         "--out",
@@ -184,17 +192,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    targets = plan_outputs([Path(video) for video in options.videos], options.out, options.format)
+    targets: Sequence[tuple[Path | None, Path]]
+    if options.videos:
+        targets = plan_outputs([Path(video) for video in options.videos], options.out, options.format)
+    else:
+        targets = [(None, plan_sound(options.text, options.out, options.format))]
     pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
     failed = 0
     for video, target in targets:
         start = time.perf_counter()
         try:
-            length = probe(video).duration
+            length = 0.0 if video is None else probe(video).duration
             _check_target(video, target)  # now, not after minutes of work
-            with _Bar(video.name) as bar:
+            with _Bar(target.name if video is None else video.name) as bar:
                 audio = pipeline.generate(
                     video,
+                    text=options.text,
+                    negative=options.negative_text,
                     seed=options.seed,
                     steps=options.steps,
                     solver=options.solver,
@@ -203,7 +217,7 @@ def _generate(options: argparse.Namespace) -> int:
                     spacing=options.spacing,
                     progress=bar,
                 )
-                if target.suffix.lower() in SOUND_FORMATS:
+                if video is None or target.suffix.lower() in SOUND_FORMATS:
                     audio.save(target)
                 else:
                     audio.mux(video, target)
@@ -218,8 +232,8 @@ def _generate(options: argparse.Namespace) -> int:
     return BAD_INPUT if failed else 0
 
 
-def _check_target(video: Path, target: Path) -> None:
-    if target.suffix.lower() in VIDEO_FORMATS:
+def _check_target(video: Path | None, target: Path) -> None:
+    if video is not None and target.suffix.lower() in VIDEO_FORMATS:
         check_mux(video, target)
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -256,6 +270,24 @@ def plan_outputs(videos: Sequence[Path], out: str | None, extension: str | None)
     return list(zip(videos, targets, strict=True))
 
 
+def plan_sound(text: str | None, out: str | None, extension: str | None) -> Path:
+    """Which file the sound of a prompt alone goes to.
+
+    Raises:
+        OptionError: no prompt either, or a file that is no sound.
+    """
+    if text is None:
+        raise OptionError("no video given; name one, or say by --text what is to be heard")
+    if out is None or _names_folder(out):
+        out = os.path.join(out or "", f"sound.{extension or 'wav'}")
+    target = Path(out)
+    if target.suffix.lower() not in SOUND_FORMATS:
+        raise OptionError(f"{out}: a prompt alone makes no pictures; use {', '.join(SOUND_FORMATS)}")
+    if extension and f".{extension}" != target.suffix.lower():
+        raise OptionError(f"{out}: ends in {target.suffix} but --format says {extension}; give one of the two")
+    return target
+
+
 def _names_folder(out: str) -> bool:
     return out.endswith(("/", os.sep)) or os.path.isdir(out) or not Path(out).suffix
 
@@ -270,6 +302,7 @@ def _info(options: argparse.Namespace) -> int:
         f"  frames       {frames.rate:g} a second, {frames.size} x {frames.size} pixels, {frames.fit}; "
         f"{model.frame_count(frames)} a pass{', with positions' if model.positions else ''}"
     )
+    print(f"  text         {f'prompts of up to {model.text.context} tokens' if model.text else 'takes no prompts'}")
     print(f"  latents      {list(model.latent_shape())}, tokens of {model.token_width}")
     schedule = manifest.schedule
     print(

@@ -36,11 +36,24 @@ class FrameConfig:
 
 
 @dataclass(frozen=True)
+class TextConfig:
+    """What prompts become: ids below ``vocabulary``, the last of which ends each prompt, ``context`` of them at most."""
+
+    vocabulary: int = 49408
+    context: int = 77
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "context"):
+            _require_positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Sizes of one bundle's model; ``seconds`` is the length of sound one pass makes.
 
     hop_length: samples a mel frame. latent_stride: mel frames a latent step, and mel bins a latent bin.
     token_width: D of the tokens ``[B, N, D]``. positions: tokens carry their frame's place in the clip.
+    text: None where the model takes no prompts.
     """
 
     seconds: float
@@ -51,6 +64,7 @@ class ModelConfig:
     latent_stride: int = 4
     token_width: int = 2048
     positions: bool = False
+    text: TextConfig | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -90,6 +104,10 @@ class ModelConfig:
     def latent_shape(self, batch: int = 1) -> tuple[int, int, int, int]:
         """[B, C, T, F]: batch, channels, time, mel frequency."""
         return (batch, self.latent_channels, self.latent_steps, self.latent_bins)
+
+    def token_count(self, frames: FrameConfig) -> int:
+        """Most tokens of one full window: a prompt's vector as often as there are frames, then the frames."""
+        return self.frame_count(frames) * (1 if self.text is None else 2)
 
     def frame_count(self, frames: FrameConfig) -> int:
         """Pictures in one full window: those at 0, 1/rate, 2/rate … before ``seconds``."""

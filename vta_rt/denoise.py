@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -21,6 +21,7 @@ def denoise(
     on_step: Callable[[int], None],
     lane: Lane | None = None,
     previous: Array | None = None,
+    negative: Mapping[str, Array] | None = None,
 ) -> tuple[Array, Array]:
     """Run every row of ``table`` through the denoiser graph, which does a whole step a call.
 
@@ -33,6 +34,7 @@ def denoise(
         on_step: called with the number of rows done; once, where the whole loop is one call.
         lane: where ``tokens`` may and the results will lie; None for the host.
         previous: ``[B, C, T, F]`` float32, the data prediction of the row before these; None where there was none.
+        negative: ``negative_tokens`` and ``negative_mask`` of a graph that takes them.
 
     Returns:
         latents and the last data prediction, ``[B, C, T, F]`` float32.
@@ -55,6 +57,7 @@ def denoise(
         fixed={
             "tokens": tokens.astype(np.float32) if isinstance(tokens, np.ndarray) else tokens,
             "token_mask": token_mask.astype(bool),
+            **(negative or {}),
         },
         rows={
             "timestep": timesteps,

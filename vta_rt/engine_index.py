@@ -211,18 +211,20 @@ def engine_key(graph: GraphRecord, target: Target, inputs: tuple[TensorSpec, ...
 def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, batch: int) -> tuple[TensorSpec, ...]:
     """A graph's inputs with every size a number, for ``batch`` clips of the model's length.
 
-    The visual encoder takes one clip whatever the batch: what it does in time must not reach into the next clip.
+    The visual encoder takes one clip whatever the batch: what it does in time must not reach into the next clip. The text
+    encoder takes one prompt.
 
     Raises:
         EngineError: the graph fixes a size to another number.
     """
-    count = model.frame_count(frames)
+    count, tokens = model.frame_count(frames), model.token_count(frames)
     latents: Sizes = model.latent_shape(batch)
     shapes: dict[str, Sizes] = {
         "frames": (count, frames.size, frames.size, 3),
         **dict.fromkeys(("latents", "previous", "noise"), latents),
-        "tokens": (batch, count, model.token_width),
-        "token_mask": (batch, count),
+        **dict.fromkeys(("tokens", "negative_tokens"), (batch, tokens, model.token_width)),
+        **dict.fromkeys(("token_mask", "negative_mask"), (batch, tokens)),
+        "token_ids": (1, 0 if model.text is None else model.text.context),
         "timestep": (batch,),
         "step": (8,),
         "mel": (batch, 1, model.mel_frames, model.mel_bins),

@@ -32,5 +32,9 @@ class DeviceError(VTAError):
     """A GPU that failed or has too little memory; the message says whether this process may go on using it."""
 
 
+class PromptWarning(UserWarning):
+    """A prompt of which the model reads a part only."""
+
+
 class FallbackWarning(RuntimeWarning):
     """Something runs otherwise than was picked first, slower, and gives the same sound."""

@@ -79,9 +79,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``bundle.json``. engines: names of the folders in ``tensorrt/`` that hold any (``vta_rt.engines``).
+    """``bundle.json``.
 
-    sampling: how the model is sampled unless a call says otherwise.
+    tokenizer: of prompts; there where ``model.text`` is. engines: names of the folders in ``tensorrt/`` that hold any
+    (``vta_rt.engines``). sampling: how the model is sampled unless a call says otherwise.
     """
 
     format_version: int
@@ -92,6 +93,14 @@ class Manifest:
     source: Source
     engines: tuple[str, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
+    tokenizer: FileRecord | None = None
+
+    @property
+    def files(self) -> tuple[FileRecord, ...]:
+        """Every file but engines, once."""
+        records = [file for record in self.graphs.values() for file in record.files]
+        records += [self.tokenizer] if self.tokenizer else []
+        return tuple({file.file: file for file in records}.values())
 
     @property
     def precision(self) -> str:
@@ -166,6 +175,13 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
         },
         dict.fromkeys(("latents_next", "denoised"), (state, "float32")),
     )
+    text: dict[str, tuple[Signature, Signature]] = {}
+    if model.text is not None:
+        # The tokens of the unconditional branch, which else are zeros inside the graph.
+        negative = {"negative_tokens": step[0]["tokens"], "negative_mask": step[0]["token_mask"]}
+        text["denoiser"] = (step[0] | negative, step[1])
+        vectors: Signature = {"tokens": ((None, model.token_width), "float32")}
+        text["text_encoder"] = ({"token_ids": ((None, None), "int64")}, vectors)
     pictures: Shape = (None, frames.size, frames.size, 3)
     latents: Shape = (None, model.latent_channels, None, model.latent_bins)
     return {
@@ -174,6 +190,7 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
         "denoiser_unguided": step,
         "vae_decoder": ({"latents": (latents, "float32")}, {"mel": (mel, "float32")}),
         "vocoder": ({"mel": (mel, "float32")}, {"wave": ((None, None), "float32")}),
+        **text,
     }
 
 
@@ -186,6 +203,10 @@ def _misfit(manifest: Manifest) -> str | None:
         manifest.sampling.plan(manifest.schedule)
     except OptionError as error:
         return f"its section sampling cannot be: {error}"
+    if (manifest.model.text is None) != (manifest.tokenizer is None):
+        return (
+            "its model takes prompts, but lists no tokenizer" if manifest.model.text else "has a tokenizer, but no text"
+        )
     expected = signatures(manifest.model, frames)
     if missing := expected.keys() - manifest.graphs.keys():
         return f"lists no graph {', '.join(name for name in expected if name in missing)}"

@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -18,14 +18,16 @@ from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError
 from vta_rt.manifest import MANIFEST
-from vta_rt.sampling import Sampling
+from vta_rt.sampling import UNGUIDED, Sampling
 from vta_rt.stages import Stages, pad_tokens, token_mask
+from vta_rt.text import PromptTokenizer
 
 __all__ = ["Pipeline", "generate", "pad_tokens"]
 
 Path = str | os.PathLike[str]
 Seed = int | None
 T = TypeVar("T")
+Prompts = str | list[str] | tuple[str, ...] | None
 Progress = Callable[[str, int, int], Any]
 """Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
 
@@ -78,8 +80,10 @@ class Pipeline:
     @overload
     def generate(
         self,
-        video: Path,
+        video: Path | None = None,
         *,
+        text: str | None = None,
+        negative: str | None = None,
         seed: Seed = 0,
         steps: int | None = None,
         solver: str | None = None,
@@ -91,8 +95,10 @@ class Pipeline:
     @overload
     def generate(
         self,
-        video: list[Path] | tuple[Path, ...],
+        video: list[Path] | tuple[Path, ...] | None = None,
         *,
+        text: Prompts = None,
+        negative: Prompts = None,
         seed: Seed = 0,
         steps: int | None = None,
         solver: str | None = None,
@@ -103,8 +109,10 @@ class Pipeline:
     ) -> list[Audio]: ...
     def generate(
         self,
-        video: Path | list[Path] | tuple[Path, ...],
+        video: Path | list[Path] | tuple[Path, ...] | None = None,
         *,
+        text: Prompts = None,
+        negative: Prompts = None,
         seed: Seed = 0,
         steps: int | None = None,
         solver: str | None = None,
@@ -113,10 +121,13 @@ class Pipeline:
         guidance_interval: tuple[float, float] | None = None,
         progress: Progress | None = None,
     ) -> Audio | list[Audio]:
-        """Sound for a video, as long as the video or as the model's window, whichever is shorter.
+        """Sound for a video, as long as the video or as the model's window, whichever is shorter; or for a prompt alone.
 
         Args:
-            video: a file, or several: each gets the sound it would get alone.
+            video: a file, or several: each gets the sound it would get alone. None: the prompt alone, for a whole window.
+            text: a prompt, or one for each video; without videos, several prompts make several sounds. A model trained with
+                prompts is needed; so for ``negative``.
+            negative: a prompt for what is not to be heard: guidance leads away from it, instead of from nothing.
             seed: of the noise; the same seed gives the same sound, None another one each time.
             steps: denoiser calls, 1 to the schedule's training timesteps.
             solver: a row of ``vta_rt.schedule.SOLVERS``: ``ddpm``, ``ddim``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``;
@@ -130,18 +141,29 @@ class Pipeline:
 
         Raises:
             VideoError: a file cannot be opened or has no pictures.
-            OptionError: a value outside what is allowed.
+            OptionError: a value outside what is allowed, or prompts for a model that takes none.
         """
+        many = isinstance(video, (list, tuple)) or (video is None and isinstance(text, (list, tuple)))
         paths = list(video) if isinstance(video, (list, tuple)) else [video]
-        if not paths:
-            raise OptionError("no video given, at least one is needed")
+        if video is None:
+            paths *= len(text) if isinstance(text, (list, tuple)) else 1
+        if not paths or (video is None and text is None):
+            raise OptionError("no video given, at least one is needed, or a prompt (text)")
         report = progress or _no_progress
         how = self._sampling(steps, solver, guidance, spacing, guidance_interval)
         table, scales = how.plan(self.schedule)  # this and the next before the work that comes first
         entropy = _entropy(seed)
+        prompts = self._token_ids("text", text, len(paths))
+        negatives = self._token_ids("negative", negative, len(paths))
+        _check_negative(negative, scales)
 
-        durations, pictures = [], []
+        durations: list[float] = []
+        pictures: list[np.ndarray | None] = []
         for index, path in enumerate(paths):
+            if path is None:
+                durations.append(self.model.seconds)
+                pictures.append(None)
+                continue
             report("frames", index, len(paths))
             durations.append(min(videos.probe(path).duration, self.model.seconds))
             pictures.append(
@@ -152,13 +174,16 @@ class Pipeline:
             report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
-            stages.load(scales)
+            stages.load(scales, _encoders(pictures, [*prompts, *negatives]))
             tokens, waves = [], []
-            for index, frames in enumerate(pictures):
+            for index, (frames, prompt) in enumerate(zip(pictures, prompts, strict=True)):
                 report("encode", index, len(paths))
-                tokens.append(stages.encode(frames))
+                tokens.append(stages.condition(frames, prompt, self.model.frame_count(self.frames)))
                 report("encode", index + 1, len(paths))
-            latents = stages.denoise(tokens, token_mask(tokens), table, scales, entropy, None, None, _steps(report))
+            away = [None if prompt is None else stages.encode_text(prompt, 1) for prompt in negatives]
+            latents = stages.denoise(
+                tokens, token_mask(tokens), table, scales, entropy, None, None, _steps(report), away
+            )
             at_once = stages.together("vae_decoder", "latents")
             for start in range(0, len(paths), at_once):
                 stop = min(start + at_once, len(paths))
@@ -173,9 +198,10 @@ class Pipeline:
         audios = []
         for path, duration, wave in zip(paths, durations, self._call(run), strict=True):
             if not np.isfinite(wave).all():
-                raise VTAError(f"{path}: the model gave values that are not finite; a bundle at fp32 may help")
+                name = "sound for the prompt" if path is None else path
+                raise VTAError(f"{name}: the model gave values that are not finite; a bundle at fp32 may help")
             audios.append(Audio(wave, self.model.sample_rate).trim(duration))
-        return audios if isinstance(video, (list, tuple)) else audios[0]
+        return audios if many else audios[0]
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[T, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, T, D]``.
@@ -198,6 +224,22 @@ class Pipeline:
             return np.stack([self.encode(clip) for clip in frames])
         return self._call(lambda stages: stages.lane.get(stages.encode(frames)))
 
+    def encode_text(self, texts: str | list[str] | tuple[str, ...]) -> np.ndarray:
+        """A prompt -> tokens ``[T, D]`` float32, its vector for each frame of a window; several -> ``[B, T, D]``.
+
+        They condition ``denoise`` alone, as its ``negative``, or joined on axis -2 before the frames' of ``encode``.
+
+        Raises:
+            OptionError: the model takes no prompts, or one is empty or no text.
+        """
+        prompts = list(texts) if isinstance(texts, (list, tuple)) else [texts]
+        ids = [self._tokenizer(prompt) for prompt in prompts]
+        if not ids:
+            raise OptionError("no prompt given, at least one is needed")
+        count = self.model.frame_count(self.frames)
+        tokens = self._call(lambda stages: np.stack([stages.encode_text(prompt, count) for prompt in ids]))
+        return tokens if isinstance(texts, (list, tuple)) else tokens[0]
+
     def denoise(
         self,
         tokens: np.ndarray,
@@ -211,6 +253,7 @@ class Pipeline:
         initial: np.ndarray | None = None,
         step_noise: np.ndarray | None = None,
         token_mask: np.ndarray | None = None,
+        negative: np.ndarray | None = None,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Tokens ``[N, D]`` or ``[B, N, D]`` -> latents ``[B, C, T, F]`` float32 (B is 1 for tokens without a batch).
@@ -219,6 +262,8 @@ class Pipeline:
             initial: ``[B, C, T, F]``, the starting noise, in place of the generator's.
             step_noise: ``[steps, B, C, T, F]``, the noise of each step, in place of the generator's.
             token_mask: ``[N]`` or ``[B, N]`` bool, True where a token is real; None where all are.
+            negative: ``[M, D]`` or ``[B, M, D]``, what the unconditional branch attends to, in place of zeros; a model that
+                takes prompts is needed.
 
         Other arguments as in ``generate``. Every clip of a batch gets the noise of ``seed``, as it would alone.
         """
@@ -232,6 +277,7 @@ class Pipeline:
         _expect_shape("token_mask", mask, tokens.shape[:2])
         how = self._sampling(steps, solver, guidance, spacing, guidance_interval)
         table, scales = how.plan(self.schedule)
+        away = self._negative(negative, batch, scales)
         if initial is not None:
             _expect_shape("initial", initial, (batch, *shape))
         if step_noise is not None:
@@ -241,7 +287,7 @@ class Pipeline:
         entropy = _entropy(seed)
         return self._call(
             lambda stages: _stack(
-                stages, stages.denoise(list(tokens), mask, table, scales, entropy, initial, step_noise, on_step)
+                stages, stages.denoise(list(tokens), mask, table, scales, entropy, initial, step_noise, on_step, away)
             )
         )
 
@@ -300,8 +346,36 @@ class Pipeline:
             steps=steps, solver=solver, guidance=guidance, spacing=spacing, guidance_interval=guidance_interval
         )
 
+    @cached_property
+    def _tokenizer(self) -> PromptTokenizer:
+        return self.bundle.tokenizer()
 
-def generate(video: Path, *, bundle: Path | None = None, **options: Any) -> Audio:
+    def _token_ids(self, name: str, prompts: Prompts, count: int) -> list[np.ndarray | None]:
+        """Ids of the prompt of each of ``count`` sounds: the one there is, or each its own."""
+        if prompts is None:
+            return [None] * count
+        if not isinstance(prompts, (list, tuple)):
+            return [self._tokenizer(prompts)] * count
+        if len(prompts) != count:
+            raise OptionError(f"{name} has {len(prompts)} prompts for {count} sounds; give one, or one for each")
+        return [self._tokenizer(prompt) for prompt in prompts]
+
+    def _negative(self, tokens: np.ndarray | None, batch: int, scales: np.ndarray) -> list[np.ndarray]:
+        """Tokens of the unconditional branch, clip by clip."""
+        _check_negative(tokens, scales)
+        if tokens is None:
+            return []
+        if self.model.text is None:
+            raise OptionError(f"{self.bundle.path}: takes no prompts, and so nothing negative")
+        array = np.asarray(tokens, np.float32)
+        array = array[None].repeat(batch, 0) if array.ndim == 2 else array
+        if array.ndim != 3 or 0 in array.shape:
+            raise OptionError(f"negative is {list(np.shape(tokens))} where [B, M, {self.model.token_width}] is needed")
+        _expect_shape("negative", array, (batch, array.shape[1], self.model.token_width))
+        return list(array)
+
+
+def generate(video: Path | None = None, *, bundle: Path | None = None, **options: Any) -> Audio:
     """Sound for a video in one call; see ``Pipeline.generate`` for the options. The bundle stays loaded between calls.
 
     vta_rt.generate("clip.mp4", seed=1).mux("clip.mp4", "clip_with_sound.mp4")
@@ -316,6 +390,17 @@ def generate(video: Path, *, bundle: Path | None = None, **options: Any) -> Audi
 def _pipeline(bundle: str, built: int | None) -> Pipeline:
     """The bundle of that path or hub id; another one once it was built anew."""
     return Pipeline(bundle)
+
+
+def _encoders(pictures: Sequence[np.ndarray | None], prompts: Sequence[np.ndarray | None]) -> list[str]:
+    """The graphs that make tokens of what there is."""
+    given = {"visual_encoder": pictures, "text_encoder": prompts}
+    return [graph for graph, inputs in given.items() if any(array is not None for array in inputs)]
+
+
+def _check_negative(negative: object, scales: np.ndarray) -> None:
+    if negative is not None and (scales == UNGUIDED).all():
+        raise OptionError("guidance is 1, which leads away from nothing; a negative prompt needs more")
 
 
 def _stack(stages: Stages, clips: Sequence[Any]) -> np.ndarray:

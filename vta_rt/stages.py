@@ -6,7 +6,7 @@ no backend by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -33,10 +33,10 @@ class Stages:
         self._session = session
         self._model = model
 
-    def load(self, guidance: float | np.ndarray) -> None:
+    def load(self, guidance: float | np.ndarray, encoders: Iterable[str] = ("visual_encoder",)) -> None:
         """Load every graph that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
         denoisers = {denoiser(scale) for scale in np.atleast_1d(guidance)}
-        for graph in ("visual_encoder", *sorted(denoisers), "vae_decoder", "vocoder"):
+        for graph in (*encoders, *sorted(denoisers), "vae_decoder", "vocoder"):
             self._session(graph)
 
     def encode(self, frames: np.ndarray) -> Array:
@@ -44,6 +44,25 @@ class Stages:
         session = self._session("visual_encoder")
         padded = pad_axis(frames, 0, session.fixed_size("frames", 0))
         return session.run({"frames": padded}, self.lane)["tokens"][: len(frames)]
+
+    def condition(self, frames: np.ndarray | None, token_ids: np.ndarray | None, count: int) -> Array:
+        """Frames, a prompt or both -> tokens ``[N, D]``: the prompt's vector for each frame, then the frames.
+
+        Args:
+            count: how often the vector stands where there are no frames.
+        """
+        visual = None if frames is None else self.encode(frames)
+        if token_ids is None:
+            return visual
+        text = self.encode_text(token_ids, count if visual is None else len(visual))
+        return text if visual is None else np.concatenate([text, self.lane.get(visual)])
+
+    def encode_text(self, token_ids: np.ndarray, count: int) -> np.ndarray:
+        """A prompt's ``[L]`` int64 -> tokens ``[count, D]``: its vector, so many times."""
+        session = self._session("text_encoder")
+        padded = pad_axis(token_ids[None], 1, session.fixed_size("token_ids", 1))  # no token looks at those after it
+        vector = self.lane.get(session.run({"token_ids": padded}, self.lane)["tokens"])  # [1, D]
+        return np.repeat(vector, count, axis=0)
 
     def denoise(
         self,
@@ -55,6 +74,7 @@ class Stages:
         initial: np.ndarray | None,
         step_noise: np.ndarray | None,
         on_step: Callable[[int, int], Any],
+        negative: Sequence[np.ndarray | None] = (),
     ) -> Clips:
         """Tokens ``[N_i, D]`` and mask ``[B, N]``, N the most of them -> latents ``[C, T, F]``.
 
@@ -62,12 +82,13 @@ class Stages:
             guidance: one scale for all rows, or one for each; rows at 1 go through the unguided graph.
             entropy: of the noise's seed sequence. initial, step_noise: ``[B, ...]``, ``[steps, B, ...]`` instead of it.
             on_step: called with the number of steps done, of the number given second.
+            negative: tokens ``[M_i, D]`` of the unconditional branch; None, or nothing for all, for zeros.
         """
         scales = np.broadcast_to(guidance, len(table))
         parts = [(self._session(graph), rows) for graph, rows in same_graph(scales)]
         session = parts[0][0]
         shape = self._model.latent_shape()[1:]
-        length = max(mask.shape[1], session.fixed_size("tokens", 1) or 0)
+        length = max(mask.shape[1], *map(_length, negative), session.fixed_size("tokens", 1) or 0)
         mask = pad_axis(mask, 1, length)
         results: Clips = []
         pieces = list(split(len(tokens), session.batch_sizes("latents")))
@@ -93,9 +114,23 @@ class Stages:
                     lambda step, before=before, total=total: on_step(before + step, total),  # type: ignore[misc]
                     self.lane,
                     state[1],
+                    self._negative(part, negative[start:stop], (size, length, self._model.token_width)),
                 )
             results += [state[0][index] for index in range(stop - start)]
         return results
+
+    def _negative(
+        self, session: Session, clips: Sequence[np.ndarray | None], shape: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """What the unconditional branch attends to, where that is not zeros inside the graph already."""
+        if "negative_tokens" not in session.inputs:
+            return {}
+        tokens, mask = np.zeros(shape, np.float32), np.ones(shape[:2], bool)
+        for row, clip in enumerate(clips):
+            if clip is not None:
+                tokens[row, : len(clip)] = clip
+                mask[row, len(clip) :] = False
+        return {"negative_tokens": tokens, "negative_mask": mask}
 
     def decode(self, latents: Sequence[Array]) -> Clips:
         """``[C, T, F]`` -> log-mels ``[1, frames, bins]``."""
@@ -117,6 +152,10 @@ class Stages:
             values = session.run({tensor: batch}, self.lane)[output]
             results += [values[index] for index in range(stop - start)]
         return results
+
+
+def _length(tokens: np.ndarray | None) -> int:
+    return 0 if tokens is None else len(tokens)
 
 
 def denoiser(guidance: float) -> str:

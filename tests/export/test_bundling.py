@@ -22,11 +22,6 @@ SHORT = Options(seconds=0.32)
 GRAPHS = ("visual_encoder", "denoiser", "denoiser_unguided", "vae_decoder", "vocoder")
 
 
-@pytest.fixture(scope="module")
-def micro_bundle(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(micro_checkpoint, out=tmp_path_factory.mktemp("engines") / "micro", options=SHORT)
-
-
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the graphs that are exported while a test runs."""

@@ -67,6 +67,14 @@ def test_claiming_sweeps_and_lays_the_first_stage_beside(run: RunFolder, micro_c
     assert not (run.path / "metrics.jsonl").exists()
 
 
+def test_the_tokenizer_is_laid_beside(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "clip.json").write_text("words")
+    for _ in range(2):
+        run.claim(None, tmp_path / "clip.json", resume=True)
+    for place in (run.path, run.path / "checkpoints"):
+        assert (place / "tokenizer.json").read_text() == "words"
+
+
 def test_half_a_first_stage_is_not_laid_beside(tmp_path: Path) -> None:
     (tmp_path / "stage" / "vae").mkdir(parents=True)
     run = RunFolder(tmp_path / "run")

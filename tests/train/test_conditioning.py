@@ -6,18 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
 
+from tests.prompts import BEGIN, END, save_tokenizer
 from train.conditioning import VALIDATION, Chance, Conditioner, Draws
 from train.config import EncoderConfig, SystemConfig, TextConfig, UNetConfig
 from train.data.sample import Sample
 from train.settings import ConditioningSettings
 from vta_rt.errors import OptionError
 
-BEGIN, END = 8, 9
 CONFIG = SystemConfig(encoder=EncoderConfig(projection=16), text=TextConfig(projection=16, vocabulary=10, context=5))
 MOMENTS = torch.zeros(16, 4, 4)
 SILENT = Sample(name="no text", embeddings=torch.zeros(3, 16), moments=MOMENTS)
@@ -26,11 +22,7 @@ BELL = replace(SILENT, text="a bell")
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
-    words = Tokenizer(WordLevel({"?": 0, "a": 1, "bell": 2, "<s>": BEGIN, "</s>": END}, unk_token="?"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", BEGIN), ("</s>", END)])
-    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    words.save(str(path))
+    path = save_tokenizer(tmp_path_factory.mktemp("tokenizer") / "tokenizer.json")
     return str(path)
 
 
@@ -115,7 +107,7 @@ def test_long_prompts_are_cut_and_still_end(tokenizer: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text": None}, r"'text': the model has no text encoder; add a section \[model.text\]"),
+        ({"text": None}, r"'text': the model has no text encoder \(section \[model.text\]\)"),
         ({"text": TextConfig(projection=8)}, r"^model.text.projection is 8 and model.encoder.projection 16: "),
         ({"unet": UNetConfig(aligned_channels=8)}, r"'text': the time-aligned path .* takes frames alone"),
         (

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from train.conditioning import Condition
 from train.config import EncoderConfig, MelConfig, SystemConfig, TextConfig, UNetConfig
+from train.encoder import build_text_encoder
 from train.first_stage.publish import open_vae
 from train.mel import log_mel
 from train.model import TEXT, LatentDiffusion, encode_audio, latents_of
@@ -59,6 +60,14 @@ def test_a_prompt_is_repeated_and_comes_before_the_frames(model: LatentDiffusion
     torch.testing.assert_close(tokens[1], torch.cat([vectors[1].expand(3, -1), linear(embeddings)]))
     assert not vectors[0].allclose(vectors[1])
     assert mask.tolist() == [[True] * 3 + [False] * 3, [True] * 6]
+
+
+def test_the_vector_is_read_at_the_end_of_any_vocabulary() -> None:
+    """Not at its beginning, where every prompt is the same."""
+    text = build_text_encoder(TextConfig(16, 1, 2, 32, 16, vocabulary=10, context=8))
+    vectors = text(torch.tensor([[8, 1, 9, 0], [8, 2, 9, 0], [8, 2, 9, 3]])).text_embeds
+    assert not vectors[0].allclose(vectors[1])
+    torch.testing.assert_close(vectors[1], vectors[2])
 
 
 def test_a_dropped_condition_is_the_unconditional_branch_of_sampling(
