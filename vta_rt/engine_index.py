@@ -216,10 +216,10 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
     Raises:
         EngineError: the graph fixes a size to another number.
     """
-    count = model.frame_count(frames)
+    count = model.token_count(frames)
     latents: Sizes = model.latent_shape(batch)
     shapes: dict[str, Sizes] = {
-        "frames": (count, frames.size, frames.size, 3),
+        "frames": (frames.whole(model.frame_count(frames)), frames.size, frames.size, 3),
         **dict.fromkeys(("latents", "previous", "noise"), latents),
         "tokens": (batch, count, model.token_width),
         "token_mask": (batch, count),

@@ -34,3 +34,7 @@ class DeviceError(VTAError):
 
 class FallbackWarning(RuntimeWarning):
     """Something runs otherwise than was picked first, slower, and gives the same sound."""
+
+
+class LicenceWarning(UserWarning):
+    """What was loaded may not be used for everything."""

@@ -131,11 +131,7 @@ class Pipeline:
         for index, path in enumerate(paths):
             report("frames", index, len(paths))
             durations.append(min(videos.probe(path).duration, self.model.seconds))
-            pictures.append(
-                videos.sample_frames(
-                    path, self.frames.rate, self.frames.size, fit=self.frames.fit, seconds=self.model.seconds
-                )
-            )
+            pictures.append(videos.frames_of(path, self.frames, self.model.seconds))
             report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
@@ -165,7 +161,9 @@ class Pipeline:
         return audios if isinstance(video, (list, tuple)) else audios[0]
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[T, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, T, D]``.
+        """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[N, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, N, D]``.
+
+        N is T for encoders that give a token per frame; ``frames.token_count(T)`` for all.
 
         Raises:
             OptionError: another shape or type.
@@ -252,7 +250,7 @@ class Pipeline:
             backend = self._backend
             try:
                 with backend.lane() as lane:
-                    return work(Stages(backend.session, lane, self.model))
+                    return work(Stages(backend.session, lane, self.model, self.frames))
             except EngineError as error:
                 self._fall_back(backend, error)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vta_rt.backends.base import Array, Lane, Session
-from vta_rt.config import ModelConfig
+from vta_rt.config import FrameConfig, ModelConfig
 from vta_rt.denoise import denoise
 from vta_rt.schedule import Column
 
@@ -26,10 +26,11 @@ class Stages:
         session: the loaded graph of a name.
     """
 
-    def __init__(self, session: Callable[[str], Session], lane: Lane, model: ModelConfig) -> None:
+    def __init__(self, session: Callable[[str], Session], lane: Lane, model: ModelConfig, frames: FrameConfig) -> None:
         self.lane = lane
         self._session = session
         self._model = model
+        self._frames = frames
 
     def load(self, guidance: float) -> None:
         """Load every graph that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
@@ -37,10 +38,11 @@ class Stages:
             self._session(graph)
 
     def encode(self, frames: np.ndarray) -> Array:
-        """``[T, H, W, 3]`` uint8 -> tokens ``[T, D]``."""
+        """``[T, H, W, 3]`` uint8 -> tokens ``[N, D]``. Missing pictures repeat the last; tokens of repeats are dropped."""
         session = self._session("visual_encoder")
-        padded = pad_axis(frames, 0, session.fixed_size("frames", 0))
-        return session.run({"frames": padded}, self.lane)["tokens"][: len(frames)]
+        size = session.fixed_size("frames", 0) or self._frames.whole(len(frames))
+        filled = np.pad(frames, ((0, max(0, size - len(frames))), (0, 0), (0, 0), (0, 0)), mode="edge")
+        return session.run({"frames": filled}, self.lane)["tokens"][: self._frames.token_count(len(frames))]
 
     def denoise(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,6 +25,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from vta_rt.config import Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, OutputError, VideoError
 from vta_rt.files import replacing
 from vta_rt.reader import StrPath, VideoReader, open_video, reading
@@ -32,7 +33,7 @@ from vta_rt.reader import StrPath, VideoReader, open_video, reading
 if TYPE_CHECKING:
     from vta_rt.audio import Audio
 
-Fit = Literal["crop", "squash"]
+KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class Container(NamedTuple):
@@ -104,18 +105,37 @@ def probe(path: StrPath) -> VideoInfo:
 
 
 def sample_frames(
-    path: StrPath, frame_rate: float = 2.0, size: int = 224, *, fit: Fit = "crop", seconds: float | None = None
+    path: StrPath,
+    frame_rate: float = 2.0,
+    size: int = 224,
+    *,
+    fit: Fit = "crop",
+    seconds: float | None = None,
+    resize: int = 0,
+    kernel: Kernel = "bicubic",
 ) -> np.ndarray:
     """Take the pictures on screen at t = 0, 1/frame_rate, 2/frame_rate, ... seconds, all at once; see ``iter_frames``.
 
     Returns:
         ``[T, size, size, 3]`` uint8 RGB; T, at least 1, counts the t before the video's end and before ``seconds``.
     """
-    return np.stack(list(iter_frames(path, frame_rate, size, fit=fit, seconds=seconds)))
+    return np.stack(list(iter_frames(path, frame_rate, size, fit=fit, seconds=seconds, resize=resize, kernel=kernel)))
+
+
+def frames_of(path: StrPath, how: FrameConfig, seconds: float | None = None) -> np.ndarray:
+    """``sample_frames`` the way a model wants them."""
+    return sample_frames(path, how.rate, how.size, fit=how.fit, seconds=seconds, resize=how.resize, kernel=how.kernel)
 
 
 def iter_frames(
-    path: StrPath, frame_rate: float = 2.0, size: int = 224, *, fit: Fit = "crop", seconds: float | None = None
+    path: StrPath,
+    frame_rate: float = 2.0,
+    size: int = 224,
+    *,
+    fit: Fit = "crop",
+    seconds: float | None = None,
+    resize: int = 0,
+    kernel: Kernel = "bicubic",
 ) -> Iterator[np.ndarray]:
     """Yield the picture on screen at t = 0, 1/frame_rate, 2/frame_rate, ... seconds while t is within the video.
 
@@ -127,8 +147,10 @@ def iter_frames(
         frame_rate: pictures to take a second, not the video's own rate; one that stays on screen is taken repeatedly.
         size: side of the square pictures in pixels.
         fit: "crop" brings the shorter side to ``size`` and cuts the middle out of the longer one; "squash" brings both
-            sides to ``size``. Either way the resizing is antialiased bicubic.
+            sides to ``size``.
         seconds: take no picture at or after this time; None for the whole video.
+        resize: what "crop" brings the shorter side to before it cuts the middle out; 0 for ``size``.
+        kernel: of the resizing, "bicubic" or "bilinear"; antialiased either way.
 
     Yields:
         ``[size, size, 3]`` uint8 RGB.
@@ -143,9 +165,14 @@ def iter_frames(
         raise OptionError(f"size is {size!r}, a positive whole number of pixels is needed")
     if fit not in ("crop", "squash"):
         raise OptionError(f"fit is {fit!r}, 'crop' or 'squash' is needed")
+    if kernel not in KERNELS:
+        raise OptionError(f"kernel is {kernel!r}, one of {', '.join(KERNELS)} is needed")
+    if resize and resize < size:
+        raise OptionError(f"resize is {resize}, 0 or at least the size {size} is needed")
     if seconds is not None and not 0 < seconds < float("inf"):
         raise OptionError(f"seconds is {seconds}, a positive number is needed, or None for the whole video")
-    return _sampled(path, _exact(frame_rate), size, fit, None if seconds is None else _exact(seconds))
+    until = None if seconds is None else _exact(seconds)
+    return _sampled(path, _exact(frame_rate), until, lambda image: fitted(image, size, fit, resize, kernel))
 
 
 def _exact(number: float) -> Fraction:
@@ -154,7 +181,7 @@ def _exact(number: float) -> Fraction:
 
 
 def _sampled(
-    path: StrPath, frame_rate: Fraction, size: int, fit: Fit, seconds: Fraction | None
+    path: StrPath, frame_rate: Fraction, seconds: Fraction | None, fit: Callable[[Image.Image], np.ndarray]
 ) -> Iterator[np.ndarray]:
     with open_video(path) as reader:
         previous = orientation = None
@@ -162,7 +189,7 @@ def _sampled(
             if previous is None:
                 orientation = _orientation(frame)  # once for all: to ask a frame ties it in a reference cycle (PyAV)
             if frame is not previous:
-                picture = fitted(_upright(frame, orientation), size, fit)
+                picture = fit(_upright(frame, orientation))
             previous = frame
             yield picture
 
@@ -225,14 +252,14 @@ def _upright(frame: VideoFrame, orientation: Image.Transpose | None) -> Image.Im
     return image if orientation is None else image.transpose(orientation)
 
 
-def fitted(image: Image.Image, size: int, fit: Fit) -> np.ndarray:
-    """``[size, size, 3]`` uint8: resized by antialiased bicubic interpolation, the longer side cut unless squashed."""
+def fitted(image: Image.Image, size: int, fit: Fit, resize: int = 0, kernel: Kernel = "bicubic") -> np.ndarray:
+    """``[size, size, 3]`` uint8: resized with an antialiased kernel, then the middle cut out unless squashed."""
     if fit == "squash":
-        return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+        return np.array(image.resize((size, size), KERNELS[kernel]))
     short = min(image.size)
-    width, height = (int(size * side / short) for side in image.size)
+    width, height = (int((resize or size) * side / short) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image = image.resize((width, height), KERNELS[kernel])
     return np.array(image.crop((left, top, left + size, top + size)))
 
 
