@@ -104,7 +104,8 @@ def build(
     if options.precision not in PRECISIONS:
         raise OptionError(f"precision {options.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     checkpoint = open_checkpoint(ckpt, first_stage)
-    model, frames = model_config(checkpoint, options.seconds), frame_config(checkpoint)
+    model = model_config(checkpoint, options.seconds)
+    frames = frame_config(checkpoint, model)
     prompts = find_tokenizer(checkpoint, tokenizer, report)
     if prompts is not None:
         model = replace(model, text=text_config(checkpoint))
@@ -179,7 +180,7 @@ def units(checkpoint: Checkpoint, model: ModelConfig, frames: FrameConfig, optio
     yield Unit(
         "visual_encoder",
         lambda: [stages.visual_encoder(checkpoint.encoder(), model, frames)],
-        key("encoder", asdict(config.encoder)),
+        key("encoder", asdict(config.encoder), frames.clip_length),
     )
     negative = () if model.text is None else ("negative tokens",)
     yield Unit(
@@ -222,10 +223,11 @@ def model_config(checkpoint: Checkpoint, seconds: float) -> ModelConfig:
     shortest = 2 ** (len(config.unet.block_out_channels) - 1) / model.latents_per_second
     model = replace(model, seconds=round(math.ceil(round(seconds / shortest, 6)) * shortest, 6))
     rows = config.encoder.max_positions
-    if config.encoder.positions and (count := model.frame_count(frame_config(checkpoint))) > rows:
+    count = model.token_count(frame_config(checkpoint, model))
+    if config.encoder.positions and rows and count > rows:
         raise OptionError(
-            f"seconds is {seconds:g}, which takes {count} frames; this checkpoint has positions for {rows}, "
-            f"{rows / config.frame_rate:g} s"
+            f"seconds is {seconds:g}, which takes {count} tokens; this checkpoint has positions for {rows}, "
+            f"{rows / config.tokens_per_second:g} s"
         )
     return model
 
@@ -236,9 +238,20 @@ def text_config(checkpoint: Checkpoint) -> TextConfig | None:
     return None if text is None else TextConfig(text.vocabulary, text.context)
 
 
-def frame_config(checkpoint: Checkpoint) -> FrameConfig:
-    config = checkpoint.config
-    return FrameConfig(rate=config.frame_rate, size=config.picture_size, tokens_per_second=config.frame_rate)
+def frame_config(checkpoint: Checkpoint, model: ModelConfig) -> FrameConfig:
+    """How pictures are taken for windows of the model's length."""
+    config, encoder = checkpoint.config, checkpoint.config.encoder
+    frames = FrameConfig(
+        rate=config.frame_rate,
+        size=config.picture_size,
+        fit=encoder.fit,
+        clip_stride=encoder.clip_stride,
+        tokens_per_second=config.tokens_per_second,
+        resize=encoder.resize,
+        kernel=encoder.kernel,
+        encoder=encoder.kind,
+    )
+    return replace(frames, clip_length=encoder.multiple(model.frame_count(frames)))
 
 
 def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
@@ -255,10 +268,10 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
     made = unit.stages()
     precisions = {stage.name: _precision_of(stage, precision) for stage in made}
     feeds = {stage.name: {name: value.numpy() for name, value in stage.inputs.items()} for stage in made}
-    references, signatures = {}, {}
+    references, operations, signatures = {}, {}, {}
     for stage in made:
         with report.step(f"{stage.name}: reference outputs of the torch module"):
-            references[stage.name] = run_torch(stage)
+            references[stage.name], operations[stage.name] = run_torch(stage)
     with WeightsFile(staging / f"{unit.name}.onnx.data") as weights:
         for stage in made:
             stage.module.to(PRECISIONS[precisions[stage.name]])
@@ -272,7 +285,14 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
     for name, (inputs, outputs) in signatures.items():
         path = staging / f"{name}.onnx"
         record = GraphRecord(
-            record_file(path), (shared,), tuple(inputs), tuple(outputs), precisions[name], key=unit.key
+            record_file(path),
+            (shared,),
+            tuple(inputs),
+            tuple(outputs),
+            precisions[name],
+            {},
+            unit.key,
+            operations[name],
         )
         with report.step(f"{name}: check"), runnable(path, precisions[name]) as file:
             errors = relative_errors(OnnxRuntimeSession(name, record, file).run(feeds[name]), references[name])

@@ -22,14 +22,15 @@ from export.configure import CONFIG, SUMMARY, configure, read_settings
 from export.derive import shapes_of
 from export.errors import CheckpointError
 from export.first_stage import HUB_PATTERNS, FirstStage, find_beside, open_first_stage
-from export.identify import VTA_LDM, kind_of, listing, looks_like
 from export.match import Part, Source, match
-from export.weights import read_tensors
+from export.variants import in_place
 from train.config import SystemConfig
 from train.encoder import FrameEncoder, build_encoder, build_text_encoder
+from train.identify import VTA_LDM, kind_of, listing, looks_like
 from train.unet import build_unet
 from train.vae import build_vae
 from train.vocoder import build_vocoder
+from train.weights import read_tensors
 from vta_rt.files import sha256_of
 from vta_rt.hub import resolve
 from vta_rt.text import TOKENIZER
@@ -129,10 +130,11 @@ def open_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike
     """
     location = resolve(ckpt, CheckpointError, MODEL_PATTERNS)
     weights = _find_weights(location).absolute()
-    tensors = read_tensors(weights)
+    found = read_tensors(weights)
+    tensors = in_place(found)
     if kind_of(tensors) != VTA_LDM:
         expected = f"{VTA_LDM} (tensors named unet.* and vid_fea_extractor.*)"
-        raise CheckpointError(f"{weights}: is not {expected}; {looks_like(tensors)}")
+        raise CheckpointError(f"{weights}: is not {expected}; {looks_like(found)}")
     settings = read_settings(weights.parent)
     stage = _open_first_stage(weights.parent, first_stage)
     config = configure(weights, shapes_of(tensors), settings, stage.config)

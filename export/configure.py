@@ -10,8 +10,8 @@ from pathlib import Path
 
 from export.derive import Section, Shapes, derive_model
 from export.errors import CheckpointError
-from export.weights import read_json
 from train.config import SystemConfig, from_dict
+from train.weights import read_json
 from vta_rt.errors import OptionError
 
 SUMMARY, CONFIG, TRAINING = "summary.jsonl", "config.json", "training.json"
@@ -27,7 +27,7 @@ _LOOKED_UP = {
     "unet.norm_groups": "unet.block_out_channels",
 }
 # Flags of the training summary for encoders other than CLIP.
-_OTHER_ENCODERS = {"ib": "ImageBind", "lb": "LanguageBind", "jepa": "V-JEPA", "cavp": "CAVP", "vivit": "ViViT"}
+_OTHER_ENCODERS = {"ib": "imagebind", "lb": "languagebind", "jepa": "vjepa2", "cavp": "cavp", "vivit": "vivit"}
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,13 @@ def read_settings(folder: Path) -> Settings:
     """Read summary.jsonl (its first line, values only: its paths are of another machine) and config.json.
 
     Raises:
-        CheckpointError: neither is there, one is not JSON, or the summary tells of an encoder that is not supported.
+        CheckpointError: neither is there, or one is not JSON.
     """
     files = {name: folder / name for name in (SUMMARY, CONFIG) if (folder / name).is_file()}
     if not files:
         raise CheckpointError(f"{folder}: has no {SUMMARY} (the training arguments, published with the weights)")
     values = {name: read_json(path) for name, path in files.items()}
-    settings = Settings(folder, values.get(SUMMARY, {}), values.get(CONFIG, {}), files)
-    for flag, encoder in _OTHER_ENCODERS.items():
-        if settings.summary.get(flag) is True:
-            raise CheckpointError(
-                f"{files[SUMMARY]}: says by {flag!r} that frames go through {encoder}; only CLIP is supported"
-            )
-    return settings
+    return Settings(folder, values.get(SUMMARY, {}), values.get(CONFIG, {}), files)
 
 
 def configure(weights: Path, shapes: Shapes, settings: Settings, first_stage: Section) -> SystemConfig:
@@ -91,6 +85,12 @@ def configure(weights: Path, shapes: Shapes, settings: Settings, first_stage: Se
 
 
 def _check_agreement(weights: Path, config: SystemConfig, settings: Settings) -> None:
+    for flag, kind in _OTHER_ENCODERS.items():
+        if settings.summary.get(flag) is True and config.encoder.kind != kind:
+            raise CheckpointError(
+                f"{settings.folder / SUMMARY}: says by {flag!r} that frames go through {kind}, but {weights.name} holds "
+                f"{config.encoder.kind}"
+            )
     width = config.unet.cross_attention_dim
     stated = settings.summary.get("embedding_dim", width)
     if stated != width:

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from export.variants import encoder_kind
+
 Shapes = Mapping[str, tuple[int, ...]]
 Section = dict[str, Any]
 
@@ -64,7 +66,12 @@ def derive_unet(shapes: Shapes) -> Section:
 
 
 def derive_encoder(shapes: Shapes, clip_name: str) -> Section:
-    """``EncoderConfig`` fields but ``positions`` and ``tokens_dim``, from names as ``train.encoder`` has them."""
+    """``EncoderConfig`` fields but ``positions`` and ``tokens_dim``, from names as ``train.encoder`` has them.
+
+    Of another encoder than CLIP only its kind; its sizes are the published ones where config.json does not say otherwise.
+    """
+    if (kind := encoder_kind(shapes)) != "clip":
+        return _known(kind=kind, projection=_size(shapes, r"linear_layer\.weight", 1))
     vision = below(shapes, "clip_vision.")
     transformer = _derive_transformer(vision, "vision_model", clip_name)
     patch, image_size = _patch_and_image(vision)

@@ -17,12 +17,12 @@ from transformers import SpeechT5HifiGanConfig
 
 from export.derive import Section, below, count_levels, derive_vae, derive_vocoder, shapes_of
 from export.errors import CheckpointError
-from export.identify import looks_like
 from export.match import Source
-from export.weights import read_json, read_tensors
 from train.config import VAEConfig
+from train.identify import looks_like
 from train.vae import compvis_name, legacy_name
 from train.vocoder import published_name
+from train.weights import read_json, read_tensors
 
 PREFIX = "first_stage_model."
 PUBLISHED_NAME = "audioldm-s-full"

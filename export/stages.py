@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from train.encoder import FrameEncoder
 from train.sinusoidal import SinusoidalVocoder
 from vta_rt.config import FrameConfig, ModelConfig
 
@@ -36,14 +37,15 @@ class Stage:
 
 
 class VisualEncoder(nn.Module):
-    """frames [T, H, W, 3] uint8 -> tokens [T, D] float32."""
+    """frames [T, H, W, 3] uint8 -> tokens [T / stride, D] float32, a window of T after another; 0: all T at once."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: FrameEncoder, window: int) -> None:
         super().__init__()
         self.encoder = encoder
+        self.window = window
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.encoder(frames).float()
+        return self.encoder.project(self.encoder.look(frames, self.window)).float()
 
 
 class TextEncoder(nn.Module):
@@ -137,10 +139,19 @@ class Vocoder(nn.Module):
         return self.vocoder(mel.squeeze(1).to(dtype)).float()
 
 
-def visual_encoder(encoder: nn.Module, model: ModelConfig, frames: FrameConfig) -> Stage:
-    count = model.frame_count(frames)
-    pictures = torch.randint(0, 256, (count, frames.size, frames.size, 3), dtype=torch.uint8, generator=_generator())
-    return Stage("visual_encoder", VisualEncoder(encoder), {"frames": pictures}, ("tokens",), {"frames": {0: "frames"}})
+def visual_encoder(encoder: FrameEncoder, model: ModelConfig, frames: FrameConfig) -> Stage:
+    """The number of frames stays open; where it must be a multiple of ``clip_length``, the number of clips does."""
+    count, multiple = model.frame_count(frames), frames.clip_length
+    module = VisualEncoder(encoder, encoder.config.window(count))
+    shape = (
+        max(frames.whole(count), 2 * multiple),
+        frames.size,
+        frames.size,
+        3,
+    )  # an example of one clip would stay one
+    pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=_generator())
+    varying = {0: "frames" if multiple == 1 else f"{multiple}*clips"}
+    return Stage("visual_encoder", module, {"frames": pictures}, ("tokens",), {"frames": varying})
 
 
 def text_encoder(text: nn.Module, projection: nn.Module, model: ModelConfig) -> Stage:
@@ -169,7 +180,7 @@ def denoiser(
 
     An open length is a number of blocks: the latent steps that the UNet halves down to one.
     """
-    batch, count = 2 if dynamic_batch else 1, model.frame_count(frames)
+    batch, count = 2 if dynamic_batch else 1, model.token_count(frames)
     generator = _generator()
     block = 2 ** (len(unet.config.block_out_channels) - 1)
     shape = list(model.latent_shape(batch))

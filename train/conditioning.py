@@ -39,8 +39,8 @@ class Chance:
 class Condition:
     """What one sample is conditioned on: its pictures, a prompt, both, or (``is_dropped``) nothing.
 
-    visual: frames [T, S, S, 3] uint8 or embeddings [T, E] of the tower. prompt: token ids [L].
-    length: how many frames there are, and how often the prompt's vector stands.
+    visual: frames [T, S, S, 3] uint8 or embeddings [N, E] of the tower. prompt: token ids [L].
+    length: how many tokens the frames have, and how often the prompt's vector stands.
     """
 
     visual: Tensor | None
@@ -82,7 +82,7 @@ class Conditioner:
     """
 
     def __init__(self, settings: ConditioningSettings, config: SystemConfig, frames: int) -> None:
-        self._settings, self._frames = settings, frames
+        self._settings, self._frames, self._encoder = settings, frames, config.encoder
         self._tokenizer = None
         if settings.mode != "video":
             if not settings.tokenizer:
@@ -96,6 +96,8 @@ class Conditioner:
         visual = sample.embeddings if sample.frames is None else sample.frames
         has_text, has_visual = self._parts(sample, visual, chance)
         length = self._frames if visual is None else len(visual)
+        if sample.frames is not None:
+            length = self._encoder.token_count(length)
         dropped = chance.drop < (self._settings.dropout if dropout is None else dropout)
         return Condition(
             visual=visual if has_visual else None,

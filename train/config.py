@@ -13,52 +13,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from train.encoder_config import ENCODERS as ENCODERS
+from train.encoder_config import EncoderConfig as EncoderConfig
+from train.encoder_config import FrameEncoderConfig as FrameEncoderConfig
+from train.encoder_config import MotionConfig as MotionConfig
 from vta_rt.errors import OptionError
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameEncoderConfig:
-    """What every frame encoder has, whatever tower looks at the pictures: one embedding per frame, then a linear layer."""
-
-    kind: str  # which tower; the names of ENCODERS
-    image_size: int = 224
-    projection: int = 768  # width of an embedding
-    tokens_dim: int = 2048
-    positions: bool = False  # add a sinusoid row per frame before the linear layer ("pe" of the published training)
-    max_positions: int = 30  # rows of that table
-
-
-@dataclass(frozen=True)
-class EncoderConfig(FrameEncoderConfig):
-    """CLIP vision transformer with projection."""
-
-    width: int = 1024
-    layers: int = 24
-    heads: int = 16
-    intermediate: int = 4096
-    patch: int = 14
-    activation: str = "quick_gelu"
-    kind: str = field(default="clip", kw_only=True)
-
-
-@dataclass(frozen=True)
-class MotionConfig(FrameEncoderConfig):
-    """Small convolutional tower that sees each frame with its neighbours (``train.motion``).
-
-    ``channels`` see the picture at a quarter, an eighth and a sixteenth of its size; one of ``dilations`` per temporal block.
-    """
-
-    channels: tuple[int, int, int] = (48, 64, 128)
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
-    kind: str = field(default="motion", kw_only=True)
-    image_size: int = field(default=80, kw_only=True)
-    projection: int = field(default=256, kw_only=True)
-    tokens_dim: int = field(default=256, kw_only=True)
-
-
-ENCODERS: dict[str, type[FrameEncoderConfig]] = {"clip": EncoderConfig, "motion": MotionConfig}
 
 
 @dataclass(frozen=True)
@@ -151,14 +112,23 @@ class SystemConfig:
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     noise: NoiseSchedule = field(default_factory=NoiseSchedule)
     mel: MelConfig = field(default_factory=MelConfig)
-    frame_rate: float = 2.0  # pictures a second
+    frame_rate: float = 0.0  # pictures a second; 0: the encoder's own rate, which then stands here
     licence: str = ""  # of the weights, as shown to whoever uses them
     sampling: Sampling = field(default_factory=Sampling)  # what the bundle uses unless told otherwise
+
+    def __post_init__(self) -> None:
+        if self.frame_rate == 0:
+            object.__setattr__(self, "frame_rate", self.encoder.rate)
 
     @property
     def picture_size(self) -> int:
         """Side of the square pictures, in pixels."""
         return self.encoder.image_size
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that the encoder gives for a second of video."""
+        return self.frame_rate / self.encoder.clip_stride
 
 
 def to_dict(config: SystemConfig) -> dict[str, Any]:
@@ -179,8 +149,9 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> SystemCo
     rest = {name: value for name, value in values.items() if name != "encoder"}
     try:
         # msgspec takes no union of dataclasses, so the encoder's section is converted by its kind.
-        encoder = msgspec.convert({"encoder": section}, _ENCODER_SECTIONS[kind]).encoder
-        config = replace(msgspec.convert(rest, SystemConfig), encoder=encoder)
+        encoder = msgspec.convert({"encoder": section}, _section_of(ENCODERS[kind])).encoder
+        config = msgspec.convert(rest, SystemConfig)
+        config = replace(config, encoder=encoder, frame_rate=config.frame_rate if "frame_rate" in rest else 0.0)
     except msgspec.ValidationError as error:
         raise OptionError(f"{source}: {error}") from error
     _check_steps(config, source)
@@ -189,19 +160,18 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> SystemCo
     return config
 
 
-_ENCODER_SECTIONS: dict[str, Any] = {
-    kind: make_dataclass(kind, [("encoder", section)]) for kind, section in ENCODERS.items()
-}
+def _section_of(encoder: type[FrameEncoderConfig]) -> Any:
+    return make_dataclass("Section", [("encoder", encoder)])
 
 
 def _check_steps(config: SystemConfig, source: str) -> None:
     """The time-aligned path must know how many tokens there are to a latent step."""
     stride = 2 ** (len(config.vae.block_out_channels) - 1)
-    expected = config.frame_rate * config.mel.hop * stride / config.mel.sample_rate
+    expected = config.tokens_per_second * config.mel.hop * stride / config.mel.sample_rate
     if config.unet.aligned_channels and not math.isclose(config.unet.tokens_per_step, expected, rel_tol=1e-6):
         raise OptionError(
-            f"{source}: unet.tokens_per_step is {config.unet.tokens_per_step:g}, but {config.frame_rate:g} frames a second "
-            f"are {expected:g} a latent step"
+            f"{source}: unet.tokens_per_step is {config.unet.tokens_per_step:g}, but {config.tokens_per_second:g} frames a "
+            f"second are {expected:g} a latent step"
         )
 
 

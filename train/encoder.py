@@ -1,42 +1,43 @@
-"""Pictures to tokens: a tower's embedding of each frame, an optional position, a linear layer.
+"""Pictures to tokens: a tower's embedding of each moment, an optional position, a linear layer.
 
-Also the text half of CLIP, where a model was trained with prompts. Knows neither videos nor tokenisers.
+Which towers there are, and the windows in which a video goes through them. Also the text half of CLIP, where a model was
+trained with prompts. Knows neither videos nor tokenisers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from train.config import EncoderConfig, FrameEncoderConfig, TextConfig
+from train.config import TextConfig
+from train.encoder_config import ENCODERS, FrameEncoderConfig
 from train.motion import MotionTower
+from train.towers import cavp, clip, imagebind, languagebind, vivit, vjepa2
 from vta_rt.errors import OptionError
 
 
 class FrameEncoder(nn.Module):
-    """One token per frame. Parameters are named as in a published checkpoint below ``vid_fea_extractor.``.
+    """One token per moment. Parameters are named as in a published checkpoint below ``vid_fea_extractor.``.
 
     ``embed`` is the tower, which training usually leaves frozen; ``project`` makes tokens of its embeddings.
     """
 
-    positions: Tensor
-
     def __init__(self, config: FrameEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self._tower, build = TOWERS[config.kind]
-        self.add_module(self._tower, build(config))
+        self._tower = TOWERS[config.kind].name
+        self.add_module(self._tower, TOWERS[config.kind].build(config))
         self.linear_layer = nn.Linear(config.projection, config.tokens_dim)
-        self.register_buffer("positions", sinusoids(config.max_positions, config.projection), persistent=False)
 
     @property
     def tower(self) -> nn.Module:
-        """What looks at the pictures: [T, 3, H, W] in [0, 1] -> embeddings."""
+        """What looks at the pictures: clips [B, T, 3, H, W] -> embeddings [B, T / clip_stride, projection]."""
         return self.get_submodule(self._tower)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -44,39 +45,55 @@ class FrameEncoder(nn.Module):
             frames: [T, H, W, 3] uint8; H and W are the configured picture size.
 
         Returns:
-            tokens [T, D].
+            tokens [N, D], N = T / clip_stride rounded up.
 
         Raises:
-            OptionError: more frames than positions, where positions are on.
+            OptionError: more tokens than positions, where positions are on and limited.
         """
         return self.project(self.embed(frames))
 
     def embed(self, frames: Tensor) -> Tensor:
-        """Frames [T, H, W, 3] uint8 -> embeddings [T, projection].
+        """Frames [T, H, W, 3] uint8, any number -> embeddings [N, projection]."""
+        count = frames.shape[0]
+        multiple = self.config.multiple(count)
+        if multiple == 1:
+            return self.look(frames, 0)
+        repeats = frames[-1:].expand(-count % multiple, *frames.shape[1:])
+        return self.look(torch.cat([frames, repeats]), self.config.window(count))[: self.config.token_count(count)]
 
-        Pictures are only divided by 255: the published weights were trained without CLIP's mean and deviation.
+    def look(self, frames: Tensor, window: int) -> Tensor:
+        """Frames [T, H, W, 3] uint8 -> embeddings [T / clip_stride, projection], ``window`` frames at once; 0: all of them.
+
+        T is a multiple of the window, or of ``clip_stride`` where there is none.
         """
-        floats = frames.to(self.linear_layer.weight.dtype)  # first: TensorRT does nothing else with bytes
-        pictures = floats.permute(0, 3, 1, 2) / 255  # [T, 3, H, W]
-        out = self.tower(pictures)
-        return getattr(out, "image_embeds", out)
+        pictures = self._normalized(frames)
+        clips = pictures.unflatten(0, (-1, window)) if window else pictures[None]
+        return self.tower(clips).flatten(0, 1)
 
     def project(self, embeddings: Tensor) -> Tensor:
-        """Embeddings [T, projection] of one clip from its beginning -> tokens [T, D]; raises as ``forward``."""
+        """Embeddings [N, projection] of one clip from its beginning -> tokens [N, D]; raises as ``forward``."""
         if self.config.positions:
-            count, rows = embeddings.shape[0], self.config.max_positions
-            if count > rows:
-                raise OptionError(f"{count} frames, but this encoder's position table has {rows} rows")
-            embeddings = embeddings + self.positions[:count]
+            count, limit = embeddings.shape[0], self.config.max_positions
+            if limit and count > limit:
+                raise OptionError(f"{count} tokens, but this encoder has positions for {limit}")
+            table = sinusoids(count, self.config.projection, embeddings.device)
+            embeddings = embeddings + table.to(embeddings.dtype)
         return self.linear_layer(embeddings)
 
     def reset_buffers(self) -> None:
         """Compute what no state dict holds, on the parameters' device: for a model built on the meta device."""
-        weight = self.linear_layer.weight
-        if isinstance(self.tower, CLIPVisionModelWithProjection):
-            embeddings = self.tower.vision_model.embeddings
-            embeddings.position_ids = torch.arange(embeddings.num_positions, device=weight.device)[None]
-        self.positions = sinusoids(self.config.max_positions, self.config.projection).to(weight)
+        if (reset := getattr(self.tower, "reset_buffers", None)) is not None:
+            reset()
+
+    def _normalized(self, frames: Tensor) -> Tensor:
+        """[T, H, W, 3] uint8 -> [T, 3, H, W] as the tower was trained to see them."""
+        floats = frames.to(self.linear_layer.weight.dtype)  # first: TensorRT does nothing else with bytes
+        pictures = floats.permute(0, 3, 1, 2) / 255
+        mean, deviation = self.config.mean, self.config.deviation
+        if any(mean) or deviation != (1.0, 1.0, 1.0):
+            colours = torch.tensor([mean, deviation], dtype=pictures.dtype, device=pictures.device)[..., None, None]
+            pictures = (pictures - colours[0]) / colours[1]
+        return pictures
 
 
 def build_encoder(config: FrameEncoderConfig) -> FrameEncoder:
@@ -84,27 +101,43 @@ def build_encoder(config: FrameEncoderConfig) -> FrameEncoder:
     return FrameEncoder(config)
 
 
-def _build_clip(config: EncoderConfig) -> CLIPVisionModelWithProjection:
-    return CLIPVisionModelWithProjection._from_config(
-        CLIPVisionConfig(
-            hidden_size=config.width,
-            intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            image_size=config.image_size,
-            patch_size=config.patch,
-            projection_dim=config.projection,
-            hidden_act=config.activation,
-        ),
-        attn_implementation="sdpa",
-    )
+def _same(name: str) -> str | None:
+    return name
 
 
-# kind -> the tower's name in a checkpoint, and how it is built
-TOWERS: dict[str, tuple[str, Callable[[Any], nn.Module]]] = {
-    "clip": ("clip_vision", _build_clip),
-    "motion": ("motion", MotionTower),
+@dataclass(frozen=True)
+class Tower:
+    """What there is to a kind of frame encoder besides its configuration.
+
+    name: the tower's name in a checkpoint. build: makes it of its configuration. own_name: from a tensor's name in the
+    public file to the tower's own; None for one of another part, which is skipped. licence: to be told when the public
+    weights are loaded.
+    """
+
+    name: str
+    build: Callable[[Any], nn.Module]
+    own_name: Callable[[str], str | None] = _same
+    licence: str = ""
+
+
+TOWERS: dict[str, Tower] = {
+    "clip": Tower("clip_vision", clip.build, clip.own_name),
+    "motion": Tower("motion", MotionTower),
+    "imagebind": Tower("ib_model", imagebind.ImageBind, imagebind.own_name, imagebind.LICENCE),
+    "languagebind": Tower("lb_model", languagebind.LanguageBind, languagebind.own_name),
+    "cavp": Tower("cavp", cavp.CAVP, cavp.own_name),
+    "vivit": Tower("vivit", vivit.build, vivit.own_name),
+    "vjepa2": Tower("vjepa_model", vjepa2.VJEPA2, vjepa2.own_name),
 }
+
+
+def register(kind: str, config: type[FrameEncoderConfig], tower: Callable[[Any], nn.Module] | Tower) -> None:
+    """Add a frame encoder under a name of its own: its configuration, and the module that it builds.
+
+    The module takes clips [B, T, 3, H, W] and gives embeddings [B, T / clip_stride, projection].
+    """
+    ENCODERS[kind] = config
+    TOWERS[kind] = tower if isinstance(tower, Tower) else Tower(kind, tower)
 
 
 def build_text_encoder(config: TextConfig) -> CLIPTextModelWithProjection:
@@ -126,12 +159,11 @@ def build_text_encoder(config: TextConfig) -> CLIPTextModelWithProjection:
     )
 
 
-def sinusoids(length: int, width: int) -> Tensor:
+def sinusoids(length: int, width: int, device: torch.device | str | None = None) -> Tensor:
     """Sine and cosine positions [length, width], interleaved ("Attention Is All You Need", arXiv 1706.03762)."""
-    position = torch.arange(length, dtype=torch.float64)[:, None]
-    frequency = 10000 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = position * frequency  # [length, width / 2]
-    return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)[:, :width].float()
+    frequencies = [10000 ** (-index / width) for index in range(0, width, 2)]  # a constant, in whatever precision
+    angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] * torch.tensor(frequencies, device=device)
+    return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)[:, :width]
 
 
 def pad_tokens(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

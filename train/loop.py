@@ -161,7 +161,7 @@ class Trainer:
         self.micro_batch, accumulation = split_batch(length.batch, length.micro_batch, accelerator.num_processes)
         accelerator.gradient_accumulation_steps = accumulation
 
-        conditioner = Conditioner(settings.conditioning, parts.config, parts.train.window.frames)
+        conditioner = Conditioner(settings.conditioning, parts.config, parts.train.window.tokens)
         vae = None if parts.vae is None else parts.vae.to(accelerator.device).eval().requires_grad_(False)
         self.collate = Collator(conditioner, parts.config, vae, accelerator.device)
         self.loader = self._loader(parts.train, concat=settings.data.concat, shuffle=True)

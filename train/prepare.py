@@ -49,7 +49,6 @@ def _prepare(arguments: Sequence[str] | None) -> int:
         out,
         _networks(options),
         options.seconds,
-        fit=options.fit,
         batch=options.batch,
         workers=options.workers,
     )
@@ -113,14 +112,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RECIPE",
         help="without --checkpoint: a recipe, or a model's config.json, that describes the model",
     )
-    parser.add_argument("--encoder", metavar="FILE", help="weights of the frame encoder (safetensors)")
+    parser.add_argument(
+        "--encoder",
+        metavar="PATH",
+        help="weights of the frame encoder's tower: a file of our own, or as they are published",
+    )
     parser.add_argument("--first-stage", metavar="DIR", help="folder with vae/, as train.first_stage writes it")
     parser.add_argument(
         "--keep-frames", action="store_true", help="keep pictures, not embeddings: for training the encoder's tower"
     )
     parser.add_argument("--frames-only", action="store_true", help="keep pictures and sound; no network is used")
     parser.add_argument("--seconds", type=float, default=10.24, metavar="S", help="of each clip (default: 10.24)")
-    parser.add_argument("--fit", choices=("crop", "squash"), default="crop", help="how pictures are made square")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="clips at once (default: 8)")
     parser.add_argument("--device", metavar="NAME", help="where networks run (default: a GPU if there is one)")
     parser.add_argument(

@@ -20,7 +20,7 @@ from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.engine_index import check_engines, describe
-from vta_rt.errors import FallbackWarning, OptionError, OutputError, PromptWarning, VTAError
+from vta_rt.errors import FallbackWarning, LicenceWarning, OptionError, OutputError, PromptWarning, VTAError
 from vta_rt.files import check_writable, writing
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling
@@ -73,7 +73,7 @@ def _notes() -> Iterator[None]:
     """Our own warnings in one line, as a person reads them, without our source code."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, (FallbackWarning, PromptWarning)):
+        if issubclass(category, (FallbackWarning, LicenceWarning, PromptWarning)):
             print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
         else:
             usual(message, category, *where, **more)
@@ -302,6 +302,11 @@ def _info(options: argparse.Namespace) -> int:
         f"  frames       {frames.rate:g} a second, {frames.size} x {frames.size} pixels, {frames.fit}; "
         f"{model.frame_count(frames)} a pass{', with positions' if model.positions else ''}"
     )
+    cost = manifest.graphs["visual_encoder"].operations
+    print(
+        f"  encoder      {frames.encoder or 'not named'}, {frames.tokens_per_second:g} tokens a second; "
+        f"{frames.token_count(model.frame_count(frames))} a pass{f', {_operations(cost)}' if cost else ''}"
+    )
     print(f"  text         {f'prompts of up to {model.text.context} tokens' if model.text else 'takes no prompts'}")
     print(f"  latents      {list(model.latent_shape())}, tokens of {model.token_width}")
     schedule = manifest.schedule
@@ -327,6 +332,12 @@ def _info(options: argparse.Namespace) -> int:
         print(f"  {name:<20}{record.precision:<11}{size:>9.1f}  {error:<11.1e} {inputs}")
     print("  (weights shared by two graphs are counted with the first)")
     return 0
+
+
+def _operations(count: int) -> str:
+    """``3.24 TFLOP``, a multiply-add counted as two."""
+    size, unit = next(((10**power, name) for power, name in ((12, "T"), (9, "G")) if count >= 10**power), (10**6, "M"))
+    return f"{count / size:.3g} {unit}FLOP"
 
 
 def _check(options: argparse.Namespace) -> int:

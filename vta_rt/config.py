@@ -13,26 +13,44 @@ from vta_rt.errors import OptionError
 
 LONGEST = 3600.0  # seconds in one window
 
+Fit = Literal["crop", "squash"]
+Kernel = Literal["bicubic", "bilinear"]
+
 
 @dataclass(frozen=True)
 class FrameConfig:
     """How pictures are taken from a video. Normalisation is not here: it belongs to the graph.
 
     rate: pictures a second. size: side of the square picture in pixels. fit: ``crop`` resizes the shorter side and crops
-    the centre, ``squash`` resizes both sides. clip_length, clip_stride: pictures per token group, for encoders that look
-    at several at once. tokens_per_second: tokens a second of video the encoder gives.
+    the centre, ``squash`` resizes both sides. resize: what ``crop`` brings the shorter side to; 0 for ``size``. kernel: of
+    the resizing, antialiased. clip_length: the graph takes a multiple of so many pictures, the last one repeated where
+    there are fewer. clip_stride: pictures from one token to the next. tokens_per_second: rate / clip_stride. encoder: what
+    made the tokens, for people; nothing depends on it.
     """
 
     rate: float = 2.0
     size: int = 224
-    fit: Literal["crop", "squash"] = "crop"
+    fit: Fit = "crop"
     clip_length: int = 1
     clip_stride: int = 1
     tokens_per_second: float = 2.0
+    resize: int = 0
+    kernel: Kernel = "bicubic"
+    encoder: str = ""
 
     def __post_init__(self) -> None:
         for name in ("rate", "size", "clip_length", "clip_stride", "tokens_per_second"):
             _require_positive(name, getattr(self, name))
+        if self.resize and self.resize < self.size:
+            raise OptionError(f"resize is {self.resize}, 0 or at least the size {self.size} is needed")
+
+    def whole(self, count: int) -> int:
+        """``count`` pictures filled up to what the graph takes."""
+        return math.ceil(count / self.clip_length) * self.clip_length
+
+    def token_count(self, count: int) -> int:
+        """Tokens of ``count`` pictures; those of pictures that only fill up stand for nothing."""
+        return math.ceil(count / self.clip_stride)
 
 
 @dataclass(frozen=True)
@@ -105,13 +123,13 @@ class ModelConfig:
         """[B, C, T, F]: batch, channels, time, mel frequency."""
         return (batch, self.latent_channels, self.latent_steps, self.latent_bins)
 
-    def token_count(self, frames: FrameConfig) -> int:
-        """Most tokens of one full window: a prompt's vector as often as there are frames, then the frames."""
-        return self.frame_count(frames) * (1 if self.text is None else 2)
-
     def frame_count(self, frames: FrameConfig) -> int:
         """Pictures in one full window: those at 0, 1/rate, 2/rate … before ``seconds``."""
         return math.ceil(round(self.seconds * frames.rate, 6))
+
+    def token_count(self, frames: FrameConfig) -> int:
+        """Most tokens of one full window: those of its pictures, after a prompt's vector as often where there is one."""
+        return frames.token_count(self.frame_count(frames)) * (1 if self.text is None else 2)
 
 
 def _require_positive(name: str, value: float) -> None:

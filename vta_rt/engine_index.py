@@ -217,10 +217,10 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
     Raises:
         EngineError: the graph fixes a size to another number.
     """
-    count, tokens = model.frame_count(frames), model.token_count(frames)
+    tokens = model.token_count(frames)
     latents: Sizes = model.latent_shape(batch)
     shapes: dict[str, Sizes] = {
-        "frames": (count, frames.size, frames.size, 3),
+        "frames": (frames.whole(model.frame_count(frames)), frames.size, frames.size, 3),
         **dict.fromkeys(("latents", "previous", "noise"), latents),
         **dict.fromkeys(("tokens", "negative_tokens"), (batch, tokens, model.token_width)),
         **dict.fromkeys(("token_mask", "negative_mask"), (batch, tokens)),

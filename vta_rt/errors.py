@@ -38,3 +38,7 @@ class PromptWarning(UserWarning):
 
 class FallbackWarning(RuntimeWarning):
     """Something runs otherwise than was picked first, slower, and gives the same sound."""
+
+
+class LicenceWarning(UserWarning):
+    """What was loaded may not be used for everything."""

@@ -6,6 +6,7 @@ the model: that is checked here, once, so that nothing later need doubt it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class GraphRecord:
 
     error: relative error against the torch module at fp32, by output, as measured when it was exported.
     key: hash of everything the graph was made from; a build with the same key need not make it again.
+    operations: of one call at the model's length, a multiply-add counted as two; 0 where nobody counted.
     """
 
     graph: FileRecord
@@ -61,6 +63,7 @@ class GraphRecord:
     precision: Precision
     error: dict[str, float] = field(default_factory=dict)
     key: str = ""
+    operations: int = 0
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -197,8 +200,13 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
 def _misfit(manifest: Manifest) -> str | None:
     """What in a manifest contradicts itself or this version, in a few words; None for nothing."""
     frames = manifest.frames
-    if (frames.clip_length, frames.clip_stride) != (1, 1) or frames.tokens_per_second != frames.rate:
-        return "its encoder looks at several pictures at once, which this vta_rt cannot do; a newer one may"
+    if frames.clip_length % frames.clip_stride:
+        return f"frames.clip_length {frames.clip_length} is no multiple of frames.clip_stride {frames.clip_stride}"
+    if not math.isclose(frames.tokens_per_second, frames.rate / frames.clip_stride, rel_tol=1e-6):
+        return (
+            f"frames.tokens_per_second is {frames.tokens_per_second:g}, but a token for every {frames.clip_stride} of "
+            f"{frames.rate:g} pictures a second makes {frames.rate / frames.clip_stride:g}"
+        )
     try:
         manifest.sampling.plan(manifest.schedule)
     except OptionError as error:

@@ -166,11 +166,7 @@ class Pipeline:
                 continue
             report("frames", index, len(paths))
             durations.append(min(videos.probe(path).duration, self.model.seconds))
-            pictures.append(
-                videos.sample_frames(
-                    path, self.frames.rate, self.frames.size, fit=self.frames.fit, seconds=self.model.seconds
-                )
-            )
+            pictures.append(videos.frames_of(path, self.frames, self.model.seconds))
             report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
@@ -178,7 +174,7 @@ class Pipeline:
             tokens, waves = [], []
             for index, (frames, prompt) in enumerate(zip(pictures, prompts, strict=True)):
                 report("encode", index, len(paths))
-                tokens.append(stages.condition(frames, prompt, self.model.frame_count(self.frames)))
+                tokens.append(stages.condition(frames, prompt))
                 report("encode", index + 1, len(paths))
             away = [None if prompt is None else stages.encode_text(prompt, 1) for prompt in negatives]
             latents = stages.denoise(
@@ -204,7 +200,9 @@ class Pipeline:
         return audios if many else audios[0]
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
-        """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[T, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, T, D]``.
+        """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[N, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, N, D]``.
+
+        N is T for encoders that give a token per frame; ``frames.token_count(T)`` for all.
 
         Raises:
             OptionError: another shape or type.
@@ -236,8 +234,9 @@ class Pipeline:
         ids = [self._tokenizer(prompt) for prompt in prompts]
         if not ids:
             raise OptionError("no prompt given, at least one is needed")
-        count = self.model.frame_count(self.frames)
-        tokens = self._call(lambda stages: np.stack([stages.encode_text(prompt, count) for prompt in ids]))
+        tokens = self._call(
+            lambda stages: np.stack([stages.lane.get(stages.condition(None, prompt)) for prompt in ids])
+        )
         return tokens if isinstance(texts, (list, tuple)) else tokens[0]
 
     def denoise(
@@ -314,7 +313,7 @@ class Pipeline:
             backend = self._backend
             try:
                 with backend.lane() as lane:
-                    return work(Stages(backend.session, lane, self.model))
+                    return work(Stages(backend.session, lane, self.model, self.frames))
             except EngineError as error:
                 self._fall_back(backend, error)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vta_rt.backends.base import Array, Lane, Session
-from vta_rt.config import ModelConfig
+from vta_rt.config import FrameConfig, ModelConfig
 from vta_rt.denoise import denoise
 from vta_rt.sampling import UNGUIDED
 from vta_rt.schedule import Column
@@ -28,10 +28,11 @@ class Stages:
         session: the loaded graph of a name.
     """
 
-    def __init__(self, session: Callable[[str], Session], lane: Lane, model: ModelConfig) -> None:
+    def __init__(self, session: Callable[[str], Session], lane: Lane, model: ModelConfig, frames: FrameConfig) -> None:
         self.lane = lane
         self._session = session
         self._model = model
+        self._frames = frames
 
     def load(self, guidance: float | np.ndarray, encoders: Iterable[str] = ("visual_encoder",)) -> None:
         """Load every graph that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
@@ -40,21 +41,22 @@ class Stages:
             self._session(graph)
 
     def encode(self, frames: np.ndarray) -> Array:
-        """``[T, H, W, 3]`` uint8 -> tokens ``[T, D]``."""
+        """``[T, H, W, 3]`` uint8 -> tokens ``[N, D]``. Missing pictures repeat the last; tokens of repeats are dropped."""
         session = self._session("visual_encoder")
-        padded = pad_axis(frames, 0, session.fixed_size("frames", 0))
-        return session.run({"frames": padded}, self.lane)["tokens"][: len(frames)]
+        size = session.fixed_size("frames", 0) or self._frames.whole(len(frames))
+        filled = np.pad(frames, ((0, max(0, size - len(frames))), (0, 0), (0, 0), (0, 0)), mode="edge")
+        return session.run({"frames": filled}, self.lane)["tokens"][: self._frames.token_count(len(frames))]
 
-    def condition(self, frames: np.ndarray | None, token_ids: np.ndarray | None, count: int) -> Array:
-        """Frames, a prompt or both -> tokens ``[N, D]``: the prompt's vector for each frame, then the frames.
+    def condition(self, frames: np.ndarray | None, token_ids: np.ndarray | None) -> Array:
+        """Frames, a prompt or both -> tokens ``[N, D]``: the prompt's vector for each token of the frames, then those.
 
-        Args:
-            count: how often the vector stands where there are no frames.
+        Without frames the vector stands as often as for a full window of them.
         """
         visual = None if frames is None else self.encode(frames)
         if token_ids is None:
             return visual
-        text = self.encode_text(token_ids, count if visual is None else len(visual))
+        full = self._frames.token_count(self._model.frame_count(self._frames))
+        text = self.encode_text(token_ids, full if visual is None else len(visual))
         return text if visual is None else np.concatenate([text, self.lane.get(visual)])
 
     def encode_text(self, token_ids: np.ndarray, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import heapq
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
+from vta_rt.config import Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, OutputError, VideoError
 from vta_rt.files import replacing
 from vta_rt.reader import StrPath, VideoReader, open_video, reading
@@ -34,7 +35,7 @@ from vta_rt.reader import StrPath, VideoReader, open_video, reading
 if TYPE_CHECKING:
     from vta_rt.audio import Audio
 
-Fit = Literal["crop", "squash"]
+KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class Container(NamedTuple):
@@ -112,18 +113,37 @@ def probe(path: StrPath) -> VideoInfo:
 
 
 def sample_frames(
-    path: StrPath, frame_rate: float = 2.0, size: int = 224, *, fit: Fit = "crop", seconds: float | None = None
+    path: StrPath,
+    frame_rate: float = 2.0,
+    size: int = 224,
+    *,
+    fit: Fit = "crop",
+    seconds: float | None = None,
+    resize: int = 0,
+    kernel: Kernel = "bicubic",
 ) -> np.ndarray:
     """Take the pictures on screen at t = 0, 1/frame_rate, 2/frame_rate, ... seconds, all at once; see ``iter_frames``.
 
     Returns:
         ``[T, size, size, 3]`` uint8 RGB; T, at least 1, counts the t before the video's end and before ``seconds``.
     """
-    return np.stack(list(iter_frames(path, frame_rate, size, fit=fit, seconds=seconds)))
+    return np.stack(list(iter_frames(path, frame_rate, size, fit=fit, seconds=seconds, resize=resize, kernel=kernel)))
+
+
+def frames_of(path: StrPath, how: FrameConfig, seconds: float | None = None) -> np.ndarray:
+    """``sample_frames`` the way a model wants them."""
+    return sample_frames(path, how.rate, how.size, fit=how.fit, seconds=seconds, resize=how.resize, kernel=how.kernel)
 
 
 def iter_frames(
-    path: StrPath, frame_rate: float = 2.0, size: int = 224, *, fit: Fit = "crop", seconds: float | None = None
+    path: StrPath,
+    frame_rate: float = 2.0,
+    size: int = 224,
+    *,
+    fit: Fit = "crop",
+    seconds: float | None = None,
+    resize: int = 0,
+    kernel: Kernel = "bicubic",
 ) -> Iterator[np.ndarray]:
     """Yield the picture on screen at t = 0, 1/frame_rate, 2/frame_rate, ... seconds while t is within the video.
 
@@ -135,8 +155,10 @@ def iter_frames(
         frame_rate: pictures to take a second, not the video's own rate; one that stays on screen is taken repeatedly.
         size: side of the square pictures in pixels.
         fit: "crop" brings the shorter side to ``size`` and cuts the middle out of the longer one; "squash" brings both
-            sides to ``size``. Either way the resizing is antialiased bicubic.
+            sides to ``size``.
         seconds: take no picture at or after this time; None for the whole video.
+        resize: what "crop" brings the shorter side to before it cuts the middle out; 0 for ``size``.
+        kernel: of the resizing, "bicubic" or "bilinear"; antialiased either way.
 
     Yields:
         ``[size, size, 3]`` uint8 RGB.
@@ -151,9 +173,14 @@ def iter_frames(
         raise OptionError(f"size is {size!r}, a positive whole number of pixels is needed")
     if fit not in ("crop", "squash"):
         raise OptionError(f"fit is {fit!r}, 'crop' or 'squash' is needed")
+    if kernel not in KERNELS:
+        raise OptionError(f"kernel is {kernel!r}, one of {', '.join(KERNELS)} is needed")
+    if resize and resize < size:
+        raise OptionError(f"resize is {resize}, 0 or at least the size {size} is needed")
     if seconds is not None and not 0 < seconds < float("inf"):
         raise OptionError(f"seconds is {seconds}, a positive number is needed, or None for the whole video")
-    return _sampled(path, _exact(frame_rate), size, fit, None if seconds is None else _exact(seconds))
+    until = None if seconds is None else _exact(seconds)
+    return _sampled(path, _exact(frame_rate), until, lambda image: fitted(image, size, fit, resize, kernel))
 
 
 def _exact(number: float) -> Fraction:
@@ -162,7 +189,7 @@ def _exact(number: float) -> Fraction:
 
 
 def _sampled(
-    path: StrPath, frame_rate: Fraction, size: int, fit: Fit, seconds: Fraction | None
+    path: StrPath, frame_rate: Fraction, seconds: Fraction | None, fit: Callable[[Image.Image], np.ndarray]
 ) -> Iterator[np.ndarray]:
     with (
         open_video(path) as reader,
@@ -173,17 +200,13 @@ def _sampled(
             if previous is None:
                 orientation = _orientation(frame)  # once for all: to ask a frame ties it in a reference cycle (PyAV)
             if frame is not previous:
-                fitting = fitter.submit(_fitted, frame, orientation, size, fit)
+                fitting = fitter.submit(lambda shown, turn: fit(_upright(shown, turn)), frame, orientation)
             previous = frame
             if waiting is not None:
                 yield waiting.result()
             waiting = fitting
         if waiting is not None:
             yield waiting.result()
-
-
-def _fitted(frame: VideoFrame, orientation: Image.Transpose | None, size: int, fit: Fit) -> np.ndarray:
-    return fitted(_upright(frame, orientation), size, fit)
 
 
 def _on_screen(
@@ -246,19 +269,19 @@ def _upright(frame: VideoFrame, orientation: Image.Transpose | None) -> Image.Im
     return image if orientation is None else image.transpose(orientation)
 
 
-def fitted(image: Image.Image, size: int, fit: Fit) -> np.ndarray:
-    """``[size, size, 3]`` uint8: resized by antialiased bicubic interpolation, the longer side cut unless squashed."""
+def fitted(image: Image.Image, size: int, fit: Fit, resize: int = 0, kernel: Kernel = "bicubic") -> np.ndarray:
+    """``[size, size, 3]`` uint8: resized with an antialiased kernel, then the middle cut out unless squashed."""
     if fit == "squash":
-        return np.array(image.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP))
-    short = min(image.size)
-    lengths = [int(size * side / short) for side in image.size]  # width, height once resized
+        return np.array(image.resize((size, size), KERNELS[kernel], reducing_gap=REDUCING_GAP))
+    short, shorter = min(image.size), resize or size
+    lengths = [int(shorter * side / short) for side in image.size]  # width, height once resized
     left, top = (round((length - size) / 2) for length in lengths)
-    if short <= WHOLE * size:
-        image = image.resize((lengths[0], lengths[1]), Image.Resampling.BICUBIC)
+    if short <= WHOLE * shorter:
+        image = image.resize((lengths[0], lengths[1]), KERNELS[kernel])
         return np.array(image.crop((left, top, left + size, top + size)))
     x, y = (side / length for side, length in zip(image.size, lengths, strict=True))
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box, REDUCING_GAP))
+    return np.array(image.resize((size, size), KERNELS[kernel], box, REDUCING_GAP))
 
 
 def mux(video: StrPath, audio: Audio, out: StrPath) -> None:

@@ -133,4 +133,4 @@ def test_summary_and_tensors_that_disagree(folder: Path) -> None:
 
 def test_summary_of_another_encoder(folder: Path) -> None:
     change_summary(folder, ib=True)
-    assert "ImageBind; only CLIP is supported" in refusal(folder)
+    assert "says by 'ib' that frames go through imagebind, but pytorch_model_2.bin holds clip" in refusal(folder)

@@ -27,7 +27,7 @@ LOOK_ALIKES: list[tuple[Callable[[StateDict], object], str]] = [
     (lambda tensors: below(tensors, "vid_fea_extractor.clip_vision."), "a CLIP image encoder"),
     (lambda tensors: below(tensors, "vid_fea_extractor.clip_text."), "a CLIP text encoder"),
     (lambda tensors: {f"module.{name}": t for name, t in tensors.items()}, "DistributedDataParallel"),
-    (lambda tensors: tensors | {"ib_model.head": torch.zeros(2)}, "ImageBind as frame encoder; only CLIP is supported"),
+    (lambda tensors: {"ib_model.head": torch.zeros(2)}, "a VTA-LDM variant with ImageBind as frame encoder"),
     (
         lambda tensors: {"unet.conv_in.bias": torch.zeros(2), "text_encoder.shared.weight": torch.zeros(2)},
         "a text-to-audio checkpoint of Tango",

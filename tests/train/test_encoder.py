@@ -51,7 +51,7 @@ def test_order_shows_only_with_positions(encoder: FrameEncoder, positioned: Fram
 
 
 def test_more_frames_than_positions_are_refused(positioned: FrameEncoder, frames: torch.Tensor) -> None:
-    with pytest.raises(OptionError, match=r"^40 frames, .* 30 rows$"):
+    with pytest.raises(OptionError, match=r"^40 tokens, .* for 30$"):
         positioned(torch.cat([frames, frames]))
 
 

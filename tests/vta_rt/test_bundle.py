@@ -47,6 +47,9 @@ def test_the_manifest_is_plain_json(bundle_short: Path) -> None:
         "clip_length": 1,
         "clip_stride": 1,
         "tokens_per_second": 2.0,
+        "resize": 0,
+        "kernel": "bicubic",
+        "encoder": "clip",
     }
     denoiser = {spec["name"]: spec for spec in manifest["graphs"]["denoiser"]["inputs"]}
     assert denoiser["latents"] == {"name": "latents", "shape": [1, 8, 16, 16], "dtype": "float32"}
@@ -98,8 +101,9 @@ def test_a_manifest_that_is_wrong_is_named_with_the_field(bundle_copy: Path, cha
         ("model", "token_width", 2048, "tokens of graph visual_encoder"),
         ("model", "mel_bins", 80, "latents of graph denoiser"),
         ("frames", "size", 336, "frames of graph visual_encoder"),
-        ("frames", "clip_length", 8, "looks at several pictures at once"),
-        ("frames", "tokens_per_second", 8.0, "looks at several pictures at once"),
+        ("frames", "resize", 112, "resize is 112, 0 or at least the size 224"),
+        ("frames", "clip_stride", 2, "clip_length 1 is no multiple of frames.clip_stride 2"),
+        ("frames", "tokens_per_second", 8.0, "a token for every 1 of 2 pictures a second makes 2"),
     ],
 )
 def test_a_manifest_that_contradicts_itself(

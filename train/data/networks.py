@@ -6,30 +6,59 @@ Knows no clips.
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from train.config import FrameEncoderConfig
 from train.encoder import TOWERS, FrameEncoder, build_encoder
-from vta_rt.errors import OptionError
+from train.weights import read_json, read_tensors
+from vta_rt.errors import LicenceWarning, OptionError
 
 MODEL_PREFIX = "vid_fea_extractor."  # of the encoder's tensors in a whole model's file
+FILES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "imagebind_huge.pth",
+    "cavp_epoch66.ckpt",
+)  # in a folder, as published
+# What a folder's config.json says of a tower -> the configuration's field of that meaning
+STATED = {
+    "hidden_size": "width",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "intermediate",
+    "hidden_act": "activation",
+    "num_frames": "clip_length",
+    "image_size": "image_size",
+    "crop_size": "image_size",
+    "patch_size": "patch",
+}
 
 
 def open_encoder(path: Path, config: FrameEncoderConfig) -> FrameEncoder:
-    """A frame encoder with the tower of a safetensors file, frozen; its linear layer, trained later, stays random.
+    """A frame encoder with the tower of a public or an own file, frozen; its linear layer, trained later, stays random.
 
-    The file names its tensors as ``FrameEncoder`` does, as a whole model does, or as the tower alone does.
+    Args:
+        path: a file of tensors (safetensors, or torch's), or a folder with one as it is published; where the folder has
+            a config.json, that must agree. Tensors are named as ``FrameEncoder`` does, as a whole model does, as the
+            tower alone does, or as in the public file, whose other parts are skipped.
 
     Raises:
-        OptionError: the file cannot be read, or its tower is not the one that is configured.
+        VTAError: the file cannot be read, or its tower is not the one that is configured.
     """
+    path = Path(path)
     encoder = build_encoder(config)
-    encoder.tower.load_state_dict(_tower_state(path, TOWERS[config.kind][0], encoder.tower))
+    file = _file_of(path)
+    if path.is_dir() and (path / "config.json").is_file():
+        _check_stated(path / "config.json", read_json(path / "config.json"), config)
+    encoder.tower.load_state_dict(_tower_state(file, read_tensors(file), config.kind, encoder.tower))
+    if licence := TOWERS[config.kind].licence:
+        warnings.warn(f"{file}: {licence}", LicenceWarning, stacklevel=2)
     return encoder.eval().requires_grad_(False)
 
 
@@ -42,33 +71,47 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _tower_state(path: Path, name: str, tower: nn.Module) -> dict[str, Tensor]:
-    tensors = _read(path)
-    for prefix in (f"{MODEL_PREFIX}{name}.", f"{name}.", ""):
+def _file_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in FILES if (path / name).is_file()), None)
+    if found is None:
+        raise OptionError(f"{path}: holds no weights of a frame encoder, none of {', '.join(FILES)}")
+    return found
+
+
+def _check_stated(file: Path, stated: Mapping[str, Any], config: FrameEncoderConfig) -> None:
+    """A folder's config.json tells what shapes do not, such as heads and the activation: it must be as configured."""
+    sections = {**stated, **(stated.get("vision_config") or {})}
+    if sections.get("lora_r", 0) > 0:
+        raise OptionError(f"{file}: lora_r is {sections['lora_r']}{_MERGED}")
+    for name, field in STATED.items():
+        ours, theirs = getattr(config, field, None), sections.get(name)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise OptionError(f"{file}: says {name} {theirs!r}, but encoder.{field} is {ours!r}")
+
+
+def _tower_state(path: Path, tensors: Mapping[str, Tensor], kind: str, tower: nn.Module) -> dict[str, Tensor]:
+    known = TOWERS[kind]
+    tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+    if any(".lora_A." in key or ".base_model.model." in key for key in tensors):
+        raise OptionError(f"{path}: is tuned by LoRA{_MERGED}")
+    for prefix in (f"{MODEL_PREFIX}{known.name}.", f"{known.name}.", ""):
         state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if state:
             break
+    state = {own: tensor for key, tensor in state.items() if (own := known.own_name(key)) is not None}
     wanted = tower.state_dict()
-    others = ("text_model.", "text_projection.", "logit_scale")  # the rest of a whole CLIP
-    state = {
-        key: tensor for key, tensor in state.items() if not (key.endswith("position_ids") or key.startswith(others))
-    }
     wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     wrong += [key for key in state if key not in wanted]
     if wrong:
         raise OptionError(
-            f"{path}: its tensors are not those of the configured {name} tower; {len(wrong)} are missing, unexpected or of "
-            f"another shape, such as {wrong[0]}"
+            f"{path}: its tensors are not those of the configured {known.name} tower; {len(wrong)} are missing, unexpected "
+            f"or of another shape, such as {wrong[0]}"
         )
     if broken := [key for key, tensor in state.items() if not tensor.float().isfinite().all()]:
         raise OptionError(f"{path}: holds weights that are not finite numbers, such as {broken[0]}")
     return state
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(path)
-    except OSError as error:
-        raise OptionError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except SafetensorError as error:
-        raise OptionError(f"{path}: is no whole safetensors file ({error})") from error
+_MERGED = "; take LanguageBind_Video_FT, or LanguageBind_Video_merge, which has LoRA's part folded into one layout"

@@ -41,7 +41,6 @@ from train.data.sample import Sample, SampleError, Window
 from train.encoder import FrameEncoder
 from train.model import encode_audio
 from vta_rt.errors import OptionError
-from vta_rt.video import Fit
 
 Item = TypeVar("Item")
 
@@ -72,11 +71,10 @@ class Networks:
                     )
                 )
 
-    def recipe(self, seconds: float, fit: Fit = "crop") -> Recipe:
+    def recipe(self, seconds: float) -> Recipe:
         """What a folder notes about clips made with these."""
         return Recipe(
             Window.of(self.config, seconds),
-            fit,
             "" if self.encoder is None else fingerprint(self.encoder.tower),
             "" if self.vae is None else fingerprint(self.vae),
             None if self.vae is None else asdict(self.config.mel),
@@ -120,7 +118,6 @@ def prepare(
     networks: Networks,
     seconds: float,
     *,
-    fit: Fit = "crop",
     batch: int = 8,
     workers: int = 0,
 ) -> Iterator[Outcome]:
@@ -139,22 +136,22 @@ def prepare(
         if value < least:
             raise OptionError(f"{name} is {value}, a whole number of {least} or more is needed")
     _check_names(listings)
-    recipe = networks.recipe(seconds, fit)
+    recipe = networks.recipe(seconds)
     claim(out, recipe)
     clips = _by_file(listings)
-    frames: dict[str, int] = {}  # pictures in each file that is done
+    frames: dict[str, int] = {}  # pictures or embeddings in each file that is done
     reasons: dict[str, str] = {}  # why there is no file
     for file, entries in clips.items():
         if (count := frames_in(out, file, recipe)) is not None:
             frames[file] = count
             yield from (Outcome(entry.name) for entry in entries)
     todo = [file for file in clips if file not in frames]
-    source = RawSource([clips[file][0] for file in todo], recipe.window, fit=fit)
+    source = RawSource([clips[file][0] for file in todo], recipe.window)
     for group in _batches(zip(todo, _read(source, workers), strict=True), batch):
         samples = {file: sample for file, sample in group if isinstance(sample, Sample)}
-        for (file, sample), tensors in zip(samples.items(), networks(list(samples.values())), strict=True):
+        for file, tensors in zip(samples, networks(list(samples.values())), strict=True):
             write_clip(out, file, tensors)
-            frames[file] = 0 if sample.frames is None else len(sample.frames)
+            frames[file] = len(tensors.get("frames", tensors.get("embeddings", ())))
         reasons |= {file: str(error) for file, error in group if isinstance(error, SampleError)}
         for file, _ in group:
             yield from (Outcome(entry.name, reasons.get(file, ""), file in frames) for entry in clips[file])

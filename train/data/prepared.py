@@ -4,7 +4,7 @@
     DIR/train.jsonl ...      {"name", "file", "description", "frames", ...} a line: one index per list, named after it
     DIR/clips/KEY.safetensors
         frames       [T, S, S, 3] uint8    pictures, or
-        embeddings   [T, E] float32        what the frozen tower makes of them
+        embeddings   [N, E] float32        what the frozen tower makes of them
         wave         [samples] int16       sound, or
         moments      [2C, T', F] float32   mean and log-variance of the autoencoder's posterior for its log-mel
     DIR/skipped.json         by list: the name of each clip that could not be read, and why
@@ -40,12 +40,11 @@ VERSION = 1
 class Recipe:
     """What all clips of a folder were made with.
 
-    window, fit: how they were cut. tower: hash of the network that embedded the pictures, "" where they are kept as they
+    window: how they were cut. tower: hash of the network that embedded the pictures, "" where they are kept as they
     are. vae: likewise for the sound; mel: the analysis before it, empty without.
     """
 
     window: Window
-    fit: str = "crop"
     tower: str = ""
     vae: str = ""
     mel: dict[str, float] | None = None
@@ -59,7 +58,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of an index. file: from the folder. video_path, feature_file, audio_file: what the clip was made of."""
+    """A line of an index. file: from the folder. frames: pictures, or embeddings, in it.
+
+    video_path, feature_file, audio_file: what the clip was made of.
+    """
 
     name: str
     file: str
@@ -183,6 +185,8 @@ def read_recipe(folder: Path) -> Recipe:
             raise OptionError(
                 f"{note}: is of version {values.get('version')}, {VERSION} is read; prepare the clips again"
             )
+        if "fit" in values:  # as notes once had it
+            values["window"].setdefault("fit", values["fit"])
         return msgspec.convert(values, Recipe)
     except (OSError, ValueError, AttributeError) as error:
         if isinstance(error, OptionError):
@@ -236,7 +240,7 @@ def write_clip(folder: Path, file: str, tensors: Mapping[str, np.ndarray]) -> No
 
 
 def frames_in(folder: Path, file: str, recipe: Recipe) -> int | None:
-    """Number of pictures in a clip's file; None where it is missing, cut short, or holds something else."""
+    """Number of pictures or embeddings in a clip's file; None where it is missing, cut short, or holds something else."""
     try:
         with safe_open(folder / file, "numpy") as content:
             if set(content.keys()) != recipe.tensors:

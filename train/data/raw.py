@@ -18,7 +18,7 @@ from train.data.sample import Sample, SampleError, Window
 from train.data.saved_frames import read_frames
 from train.data.sound import read_sound
 from vta_rt.errors import VTAError
-from vta_rt.video import Fit, iter_frames, probe
+from vta_rt.video import iter_frames, probe
 
 
 class RawSource:
@@ -34,13 +34,11 @@ class RawSource:
         entries: Listing | Sequence[Entry],
         window: Window,
         *,
-        fit: Fit = "crop",
         random_window: bool = False,
     ) -> None:
         self.entries: Sequence[Entry] = entries.entries if isinstance(entries, Listing) else entries
         self.problems: Mapping[str, str] = entries.problems if isinstance(entries, Listing) else {}
         self.window = window
-        self.fit = fit
         self.random_window = random_window
 
     def __len__(self) -> int:
@@ -70,13 +68,13 @@ class RawSource:
 
     def _frames(self, entry: Entry, rng: np.random.Generator | None) -> tuple[int, np.ndarray]:
         """The number of the first picture, and the pictures [T, S, S, 3] uint8."""
-        count, size = self.window.frames, self.window.size
+        count, how = self.window.frames, self.window.pictures
         if entry.features is not None:
-            return read_frames(entry.features, size, self.fit, lambda total: _first(total, count, rng), count)
+            return read_frames(entry.features, how, lambda total: _first(total, count, rng), count)
         assert entry.video is not None
-        rate = self.window.frame_rate
-        first = 0 if rng is None else _first(_total(entry.video, rate), count, rng)
-        with closing(iter_frames(entry.video, rate, size, fit=self.fit)) as pictures:  # type: ignore[type-var]
+        first = 0 if rng is None else _first(_total(entry.video, how.rate), count, rng)
+        taken = iter_frames(entry.video, how.rate, how.size, fit=how.fit, resize=how.resize, kernel=how.kernel)
+        with closing(taken) as pictures:  # type: ignore[type-var]
             return first, np.stack(list(itertools.islice(pictures, first, first + count)))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from train.config import SystemConfig
+from vta_rt.config import Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, VTAError
 
 
@@ -24,13 +25,18 @@ class Window:
     """What is taken of every clip: a stretch of time, its pictures and its sound.
 
     seconds: length; short clips have fewer pictures, and silence at the end. frame_rate: pictures a second. size: side of
-    the square pictures in pixels. sample_rate: samples of sound a second.
+    the square pictures in pixels. sample_rate: samples of sound a second. fit, resize, kernel: how pictures are made
+    square (``vta_rt.config.FrameConfig``). clip_stride: pictures from one token to the next.
     """
 
     seconds: float
     frame_rate: float
     size: int
     sample_rate: int
+    fit: Fit = "crop"
+    resize: int = 0
+    kernel: Kernel = "bicubic"
+    clip_stride: int = 1
 
     @classmethod
     def of(cls, config: SystemConfig, seconds: float) -> Window:
@@ -43,14 +49,32 @@ class Window:
         steps = round(seconds * config.mel.sample_rate / step) if math.isfinite(seconds) else 0
         if steps < 1:
             raise OptionError(f"seconds is {seconds:g}, at least {step / config.mel.sample_rate:g} is needed")
+        encoder, rate = config.encoder, config.mel.sample_rate
         return cls(
-            steps * step / config.mel.sample_rate, config.frame_rate, config.picture_size, config.mel.sample_rate
+            steps * step / rate,
+            config.frame_rate,
+            config.picture_size,
+            rate,
+            encoder.fit,
+            encoder.resize,
+            encoder.kernel,
+            encoder.clip_stride,
         )
 
     @property
     def frames(self) -> int:
         """Pictures of a clip that fills the window: those at 0, 1/frame_rate, ... before its end."""
         return math.ceil(round(self.seconds * self.frame_rate, 6))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a clip that fills the window."""
+        return -(-self.frames // self.clip_stride)
+
+    @property
+    def pictures(self) -> FrameConfig:
+        """How pictures are taken, as ``vta_rt.video`` is told."""
+        return FrameConfig(self.frame_rate, self.size, self.fit, resize=self.resize, kernel=self.kernel)
 
     @property
     def samples(self) -> int:
@@ -63,7 +87,7 @@ class Sample:
     """One clip, ready for training: pictures, their embeddings or neither, and sound or what the autoencoder made of it.
 
     name: shown in reports. text: what is to be heard, "" where nobody said. frames: [T, S, S, 3] uint8. embeddings:
-    [T, E] float32, the frozen tower's output. wave: [samples] float32 in [-1, 1] at the model's sample rate. moments:
+    [N, E] float32, the frozen tower's output. wave: [samples] float32 in [-1, 1] at the model's sample rate. moments:
     [2C, T', F] float32, mean and log-variance of the autoencoder's posterior, before the scale factor.
     """
 
@@ -115,22 +139,23 @@ class Source(Protocol):
 def join(first: Sample, second: Sample, share: float, window: Window) -> Sample:
     """The beginning of one clip and the rest of another, cut at the same moment: the published concat augmentation.
 
-    The cut falls on a picture, the one nearest to ``share`` of the window, and no later than the first clip's end; the
-    sound is cut at that picture's time. The texts become "first, then second". The published training cuts at 5 to 15 of
-    20 pictures; as a share of the window that is 0.25 to 0.75 for any frame rate.
+    The cut falls on a token, the one nearest to ``share`` of the window, and no later than the first clip's end; pictures
+    and sound are cut at that token's time. The texts become "first, then second". The published training cuts at 5 to 15
+    of 20 pictures; as a share of the window that is 0.25 to 0.75 for any encoder.
 
     Moments and embeddings are cut likewise, at the latent step nearest to that time. That is an approximation: a tower
     that sees neighbouring pictures, and the autoencoder always, have looked across the cut.
     """
-    pictures = first.frames if first.frames is not None else first.embeddings
-    cut = round(share * window.frames)
-    if pictures is not None:
-        cut = min(cut, len(pictures))
-    at = cut / window.frame_rate / window.seconds
+    cut, stride = round(share * window.tokens), window.clip_stride
+    if first.frames is not None:
+        cut = min(cut, len(first.frames) // stride)
+    if first.embeddings is not None:
+        cut = min(cut, len(first.embeddings))
+    at = cut * stride / window.frame_rate / window.seconds
     return Sample(
         name=f"{first.name} + {second.name}",
         text=_joined_text(first.text, second.text),
-        frames=_joined(first.frames, second.frames, cut, axis=0),
+        frames=_joined(first.frames, second.frames, cut * stride, axis=0),
         embeddings=_joined(first.embeddings, second.embeddings, cut, axis=0),
         wave=None if first.wave is None else _joined(first.wave, second.wave, round(at * len(first.wave)), axis=0),
         moments=None

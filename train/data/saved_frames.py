@@ -16,12 +16,13 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from train.data.sample import SampleError
-from vta_rt.video import Fit, fitted
+from vta_rt.config import FrameConfig
+from vta_rt.video import fitted
 
 NAME = "frames"  # of the array, in files that can hold several
 
 
-def read_frames(path: Path, size: int, fit: Fit, first: Callable[[int], int], count: int) -> tuple[int, np.ndarray]:
+def read_frames(path: Path, how: FrameConfig, first: Callable[[int], int], count: int) -> tuple[int, np.ndarray]:
     """Frames of a file at the model's picture size, resized and cropped as those of a video are.
 
     The file holds [T, H, W, 3] or [T, 3, H, W]: uint8; or floating point in [0, 1], or if anything exceeds 1, in
@@ -29,6 +30,7 @@ def read_frames(path: Path, size: int, fit: Fit, first: Callable[[int], int], co
     one called ``frames``. They are taken to have the model's frame rate.
 
     Args:
+        how: size of the pictures, and how they are brought to it.
         first: says with which of all T frames to begin.
         count: take so many at most.
 
@@ -41,8 +43,9 @@ def read_frames(path: Path, size: int, fit: Fit, first: Callable[[int], int], co
     frames = _channels_last(path, _read(path))
     begin = first(len(frames))
     frames = _as_uint8(path, frames[begin : begin + count])
-    if frames.shape[1:3] != (size, size):
-        frames = np.stack([fitted(Image.fromarray(frame), size, fit) for frame in frames])
+    if frames.shape[1:3] != (how.size, how.size):
+        images = (Image.fromarray(frame) for frame in frames)
+        frames = np.stack([fitted(image, how.size, how.fit, how.resize, how.kernel) for image in images])
     return begin, np.ascontiguousarray(frames)
 
 

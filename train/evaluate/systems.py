@@ -28,7 +28,7 @@ from train.vocoder import build_vocoder
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.errors import BundleError, VTAError
-from vta_rt.video import probe, sample_frames
+from vta_rt.video import frames_of, probe
 
 System = Callable[[Clip], np.ndarray | None]
 """Sound for a clip, [samples] at 16 kHz; None where the system has none for it."""
@@ -66,8 +66,8 @@ class Shuffled:
     sampling: Sampling
 
     def __call__(self, clip: Clip) -> np.ndarray:
-        pipeline, how, frames = self.pipeline, self.sampling, self.pipeline.frames
-        pictures = sample_frames(clip.video, frames.rate, frames.size, fit=frames.fit, seconds=pipeline.model.seconds)
+        pipeline, how = self.pipeline, self.sampling
+        pictures = frames_of(clip.video, pipeline.frames, pipeline.model.seconds)
         order = np.random.default_rng([how.seed, clip.index]).permutation(len(pictures))
         latents = pipeline.denoise(
             pipeline.encode(pictures[order]),

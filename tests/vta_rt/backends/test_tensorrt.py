@@ -16,6 +16,7 @@ from vta_rt.backends import Backend, tensorrt
 from vta_rt.backends.base import Lane, Session
 from vta_rt.backends.cuda import Lanes
 from vta_rt.backends.tensorrt import TensorRTSession
+from vta_rt.config import FrameConfig
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.stages import Stages, token_mask
 
@@ -43,7 +44,7 @@ def sound(
     load: Load, lane: Lane, clips: list[np.ndarray], steps: int = 3, guidance: float | np.ndarray = 2.0, seed: int = 0
 ) -> list:
     """Every stage, as ``Pipeline.generate`` calls them."""
-    stages = Stages(load, lane, MODEL)
+    stages = Stages(load, lane, MODEL, FrameConfig())
     stages.load(guidance)
     tokens = [stages.encode(frames) for frames in clips]
     latents = stages.denoise(

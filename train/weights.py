@@ -19,8 +19,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from export.errors import CheckpointError
-from export.identify import listing, looks_like
+from train.identify import listing, looks_like
+from vta_rt.errors import VTAError
+
+
+class CheckpointError(VTAError):
+    """Weights that cannot be found or read, are of another kind, or do not fit their own shapes."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
