@@ -13,15 +13,22 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate
 
 from train.config import MotionConfig
+from vta_rt.errors import OptionError
 
 GAZES = 4  # places that are read off a map
 
 
 class MotionTower(nn.Module):
-    """Pictures [T, 3, H, W] or [B, T, 3, H, W] in [0, 1], one after the other in time -> embeddings [(B,) T, E]."""
+    """Pictures [T, 3, H, W] or [B, T, 3, H, W] in [0, 1], one after the other in time -> embeddings [(B,) T, E].
+
+    Raises:
+        OptionError: an embedding cannot be shared out evenly among the gazes.
+    """
 
     def __init__(self, config: MotionConfig) -> None:
         super().__init__()
+        if config.projection % GAZES:
+            raise OptionError(f"projection is {config.projection}, the motion tower needs a multiple of {GAZES}")
         stem, near, far = config.channels
         # Large overlapping patches: fine levels cost most and say least.
         self.stem = nn.Sequential(nn.Conv2d(6, stem, 8, 4, 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())

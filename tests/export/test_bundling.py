@@ -12,6 +12,7 @@ import pytest
 
 from export import bundling
 from export.bundling import Options, build
+from export.staging import staging_folder
 from tests.conftest import link_tree, relative_error
 from vta_rt.bundle import Bundle
 from vta_rt.errors import OptionError, OutputError, VTAError
@@ -147,7 +148,7 @@ def test_a_new_bundle_is_not_there_before_it_is_whole(
 
 
 def test_two_builds_do_not_write_into_one_folder(micro_checkpoint: Path, tmp_path: Path) -> None:
-    with bundling._staging_folder(tmp_path / "bundle"), pytest.raises(OutputError, match="another build is writing"):
+    with staging_folder(tmp_path / "bundle"), pytest.raises(OutputError, match="another build is writing"):
         build(micro_checkpoint, out=tmp_path / "bundle", options=SHORT)
 
 

@@ -137,3 +137,8 @@ def test_zero_tokens_say_nothing() -> None:
     unet = build_unet(UNetConfig(**{**vars(ALIGNED), "aligned_channels": 4, "tokens_per_step": 1.0}))
     assert isinstance(unet, AlignedUNet)
     assert not unet.aligned(torch.zeros(1, 3, 10)).any()
+
+
+def test_embeddings_are_shared_out_among_the_gazes() -> None:
+    with pytest.raises(OptionError, match=f"projection is 6, the motion tower needs a multiple of {GAZES}"):
+        build_encoder(MotionConfig(channels=(8, 16, 8), projection=6))

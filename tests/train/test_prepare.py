@@ -24,7 +24,7 @@ from train.synthetic.dataset import Recipe, write_dataset
 from train.vae import build_vae
 
 CONFIG = SystemConfig(
-    encoder=MotionConfig((4, 8, 8), (1,), image_size=16, projection=6, tokens_dim=8),
+    encoder=MotionConfig((4, 8, 8), (1,), image_size=16, projection=8, tokens_dim=8),
     unet=UNetConfig((8, 8), (1, 1), 8, layers_per_block=1, norm_groups=4),
     vae=VAEConfig((8, 8, 8), layers_per_block=1, norm_groups=4),
     frame_rate=12.5,

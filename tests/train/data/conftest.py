@@ -31,7 +31,7 @@ def window() -> Window:
 def system() -> SystemConfig:
     """The smallest system that fits that window."""
     return SystemConfig(
-        encoder=MotionConfig((4, 8, 8), (1,), image_size=SIZE, projection=6, tokens_dim=8),
+        encoder=MotionConfig((4, 8, 8), (1,), image_size=SIZE, projection=8, tokens_dim=8),
         unet=UNetConfig((8, 8), (1, 1), 8, layers_per_block=1, norm_groups=4),
         vae=VAEConfig((8, 8, 8), layers_per_block=1, norm_groups=4),
         frame_rate=RATE,

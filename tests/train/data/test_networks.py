@@ -15,8 +15,8 @@ from train.encoder import build_encoder
 from train.settings import read_model
 from vta_rt.errors import OptionError
 
-MOTION = MotionConfig((4, 8, 8), (1,), image_size=16, projection=6, tokens_dim=8)
-CLIP = EncoderConfig(16, 1, 2, 32, 8, image_size=16, projection=6, tokens_dim=8)
+MOTION = MotionConfig((4, 8, 8), (1,), image_size=16, projection=8, tokens_dim=8)
+CLIP = EncoderConfig(16, 1, 2, 32, 8, image_size=16, projection=8, tokens_dim=8)
 
 
 @pytest.mark.parametrize("config", [MOTION, CLIP], ids=["motion", "clip"])
@@ -56,20 +56,20 @@ def test_other_weights_have_another_hash() -> None:
             "its tensors are not those of the configured motion tower; 1 are missing, unexpected or of another",
         ),
         ("unexpected", "1 are missing, unexpected or of another shape, such as more"),
-        ("misshapen", "1 are missing, unexpected or of another shape, such as place.bias"),
-        ("nan", "holds weights that are not finite numbers, such as place.bias"),
+        ("misshapen", "1 are missing, unexpected or of another shape, such as gaze.bias"),
+        ("nan", "holds weights that are not finite numbers, such as gaze.bias"),
     ],
 )
 def test_a_tower_that_does_not_fit_is_refused(change: str, message: str, tmp_path: Path) -> None:
     state = {f"motion.{key}": tensor.clone() for key, tensor in build_encoder(MOTION).tower.state_dict().items()}
-    bias = state["motion.place.bias"]
+    bias = state["motion.gaze.bias"]
     match change:
         case "missing":
-            del state["motion.place.bias"]
+            del state["motion.gaze.bias"]
         case "unexpected":
             state["motion.more"] = bias
         case "misshapen":
-            state["motion.place.bias"] = bias[:-1]
+            state["motion.gaze.bias"] = bias[:-1]
         case "nan":
             bias[0] = torch.nan
     safetensors.torch.save_file({key: tensor.clone() for key, tensor in state.items()}, tmp_path / "w.safetensors")
