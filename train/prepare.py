@@ -51,6 +51,7 @@ def _prepare(arguments: Sequence[str] | None) -> int:
         options.seconds,
         batch=options.batch,
         workers=options.workers,
+        reuse=Path(options.reuse) if options.reuse else None,
     )
     kinds: Counter[str] = Counter()
     for outcome in tqdm(outcomes, total=count, unit="clip", disable=None, leave=False):
@@ -122,6 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-frames", action="store_true", help="keep pictures, not embeddings: for training the encoder's tower"
     )
     parser.add_argument("--frames-only", action="store_true", help="keep pictures and sound; no network is used")
+    parser.add_argument(
+        "--reuse", metavar="DIR", help="clips prepared with --frames-only before: read those there, not videos again"
+    )
     parser.add_argument("--seconds", type=float, default=10.24, metavar="S", help="of each clip (default: 10.24)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="clips at once (default: 8)")
     parser.add_argument("--device", metavar="NAME", help="where networks run (default: a GPU if there is one)")

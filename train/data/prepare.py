@@ -32,6 +32,8 @@ from train.data.prepared import (
     Row,
     claim,
     frames_in,
+    read_clip,
+    read_recipe,
     write_clip,
     write_index,
     write_json,
@@ -120,6 +122,7 @@ def prepare(
     *,
     batch: int = 8,
     workers: int = 0,
+    reuse: Path | None = None,
 ) -> Iterator[Outcome]:
     """Prepare all clips of some lists into the folder ``out``; gives what became of each, and writes the indexes last.
 
@@ -127,9 +130,11 @@ def prepare(
         seconds: length of the window that clips are cut to.
         batch: sounds that go through the autoencoder at once.
         workers: processes that read clips; 0 reads in this one.
+        reuse: folder of pictures and sound (samples of 16 bits) prepared before; what it has is read from there.
 
     Raises:
-        OptionError: ``out`` holds clips that were made otherwise; two lists of one name; options outside what is allowed.
+        OptionError: ``reuse`` holds something else, or was cut otherwise; ``out`` holds clips that were made otherwise; two
+            lists of one name; options outside what is allowed.
         OutputError: something cannot be written.
     """
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
@@ -137,6 +142,7 @@ def prepare(
             raise OptionError(f"{name} is {value}, a whole number of {least} or more is needed")
     _check_names(listings)
     recipe = networks.recipe(seconds)
+    kept = reuse and Kept(reuse, recipe)
     claim(out, recipe)
     clips = _by_file(listings)
     frames: dict[str, int] = {}  # pictures or embeddings in each file that is done
@@ -146,8 +152,8 @@ def prepare(
             frames[file] = count
             yield from (Outcome(entry.name) for entry in entries)
     todo = [file for file in clips if file not in frames]
-    source = RawSource([clips[file][0] for file in todo], recipe.window)
-    for group in _batches(zip(todo, _read(source, workers), strict=True), batch):
+    source = _Clips(RawSource([clips[file][0] for file in todo], recipe.window), todo, kept or None)
+    for group in _batches(zip(todo, read_ahead(source, range(len(source)), workers=workers), strict=True), batch):
         samples = {file: sample for file, sample in group if isinstance(sample, Sample)}
         for file, tensors in zip(samples, networks(list(samples.values())), strict=True):
             write_clip(out, file, tensors)
@@ -161,25 +167,41 @@ def prepare(
     _note_skipped(out, listings, reasons)
 
 
-class _Clips(Dataset[Sample | SampleError]):
-    """A source whose errors are values, so that they pass from one process to another."""
+class Kept:
+    """Clips whose pictures and sound lie prepared in a folder. A file's name tells what it was made of, so none is stale.
 
-    def __init__(self, source: RawSource) -> None:
-        self.source = source
+    Raises:
+        OptionError: the folder holds something else, or clips that were cut otherwise than ``recipe`` says.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, read_recipe(folder)
+        if self.recipe != Recipe(recipe.window):
+            raise OptionError(f"{folder}: its clips cannot be reused; pictures and sound of the same window are needed")
+
+    def load(self, file: str, entry: Entry) -> Sample | None:
+        """None where there is no such file, or a damaged one."""
+        with suppress(SampleError):
+            return read_clip(self.folder / file, self.recipe, entry.name, entry.text)
+        return None
+
+
+class _Clips(Dataset[Sample | SampleError]):
+    """A source whose errors are values, so that they pass from one process to another. files: of each clip."""
+
+    def __init__(self, source: RawSource, files: Sequence[str], kept: Kept | None) -> None:
+        self.source, self.files, self.kept = source, files, kept
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Sample | SampleError:
+        if self.kept and (sample := self.kept.load(self.files[index], self.source.entries[index])):
+            return sample
         try:
             return self.source.load(index)
         except SampleError as error:
             return error
-
-
-def _read(source: RawSource, workers: int) -> Iterator[Sample | SampleError]:
-    """All clips in order, read ahead in ``workers`` processes."""
-    return read_ahead(_Clips(source), range(len(source)), workers=workers)
 
 
 def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

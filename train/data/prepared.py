@@ -115,11 +115,7 @@ class PreparedSource:
             SampleError: its file is missing, damaged, or holds something else.
         """
         row = self.rows[index]
-        arrays = self._read(row)
-        if "wave" in arrays:
-            arrays["wave"] = arrays["wave"].astype(np.float32) / FULL_SCALE
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return Sample(name=row.name, text=row.description, **tensors)
+        return read_clip(self.folder / row.file, self.recipe, row.name, row.description)
 
     def frames(self, index: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """``[count, S, S, 3]`` uint8 from frame ``start`` on, reading no others; raises as ``load``."""
@@ -142,18 +138,6 @@ class PreparedSource:
                     f"{self.folder}: was prepared with another {what} (hash {made_with[:12]}, not {now[:12]}); "
                     "prepare the clips again with the present one, into another folder"
                 )
-
-    def _read(self, row: Row) -> dict[str, np.ndarray]:
-        path = self.folder / row.file
-        try:
-            arrays = safetensors.numpy.load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise SampleError(_unreadable(path, error)) from error
-        if set(arrays) != self.recipe.tensors:
-            raise SampleError(
-                f"{path}: holds {', '.join(sorted(arrays))}, not {', '.join(sorted(self.recipe.tensors))}"
-            )
-        return arrays
 
     def _part(self, row: Row, name: str, part: slice) -> np.ndarray:
         path = self.folder / row.file
@@ -237,6 +221,19 @@ def write_clip(folder: Path, file: str, tensors: Mapping[str, np.ndarray]) -> No
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     with replacing(folder / file) as part:
         part.write_bytes(safetensors.numpy.save(contiguous))
+
+
+def read_clip(path: Path, recipe: Recipe, name: str, text: str) -> Sample:
+    """Read one clip's file; raises as ``PreparedSource.load``."""
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SampleError(_unreadable(path, error)) from error
+    if set(arrays) != recipe.tensors:
+        raise SampleError(f"{path}: holds {', '.join(sorted(arrays))}, not {', '.join(sorted(recipe.tensors))}")
+    if "wave" in arrays:
+        arrays["wave"] = arrays["wave"].astype(np.float32) / FULL_SCALE
+    return Sample(name=name, text=text, **{key: torch.from_numpy(array) for key, array in arrays.items()})
 
 
 def frames_in(folder: Path, file: str, recipe: Recipe) -> int | None:

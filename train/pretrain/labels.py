@@ -25,6 +25,7 @@ LOUD, SPAN = -16.0, 8.0  # dB: level that counts as 0, and difference that count
 RARE = 3.0  # weight of a frame in which something happens
 MOST = 12  # things of a film that are looked for
 SMALL = 0.1  # heights of the picture: the size that counts as 0
+SMALLEST, SIZES = -4, 44  # semitones over SMALL of the first class of size, and how many are told apart
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,10 @@ class EventHead(nn.Module):
         hit = true["onset"] > 0
         rare = onset.new_tensor(RARE)
         loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true["onset"], pos_weight=rare)
-        loss = loss + (speed[..., 0] - true["speed"]).abs().mean()
+        loss = loss + 2 * (speed[..., 0] - true["speed"]).abs().mean()
         if hit.any():
-            off = torch.arange(NOTES, device=onset.device) - true["note"][hit][:, None]  # semitones
-            near = (-((off / NEAR) ** 2) / 2).softmax(1)
             loss = loss + 0.7 * cross_entropy(materials[hit], true["material"][hit])
-            loss = loss + 0.5 * cross_entropy(notes[hit], near)
+            loss = loss + cross_entropy(notes[hit], _near(true["note"][hit], NOTES))
             loss = loss + 0.5 * (level[..., 0][hit] - true["level"][hit]).abs().mean()
         return loss
 
@@ -169,7 +168,7 @@ class ThingHead(nn.Module):
 
     def __init__(self, width: int, materials: int) -> None:
         super().__init__()
-        self.sizes = (materials + 1, 1, 1)
+        self.sizes = (materials + 1, SIZES, 1)
         self.linear = nn.Linear(width, sum(self.sizes))
         self.hit = nn.Linear(width, 1)
         nn.init.constant_(self.hit.bias, -6.0)  # few places are hit
@@ -195,9 +194,10 @@ class ThingHead(nn.Module):
         loss = missed / cells.shape[:2].numel()
         if len(film):
             classes, wheel = true["thing"][seen], true["thing"][seen] == self.sizes[0] - 1
-            loss = loss + 0.5 * cross_entropy(things, classes) + 2 * (size[:, 0] - true["size"][seen]).abs().mean()
+            loss = loss + 0.5 * cross_entropy(things, classes)
+            loss = loss + cross_entropy(size, _near(12 * true["size"][seen] - SMALLEST, SIZES))
             if wheel.any():
-                loss = loss + 0.5 * (turns[:, 0] - true["turns"][seen])[wheel].abs().mean()
+                loss = loss + 2 * (turns[:, 0] - true["turns"][seen])[wheel].abs().mean()
         if struck.any():
             rests = gazes[film[struck], frame[struck], 0].flatten(1).float()
             loss = loss + 0.3 * cross_entropy(rests, (row * maps.shape[-1] + column)[struck])
@@ -213,8 +213,14 @@ class ThingHead(nn.Module):
         things, size, _ = self.linear(maps[film, frame, :, rows[seen], columns[seen]]).float().split(self.sizes, dim=1)
         return {
             "thing": (things.argmax(1) == true["thing"][seen]).tolist(),
-            "size": ((size[:, 0] - true["size"][seen]).abs() <= 1 / 12).tolist(),
+            "size": ((size.argmax(1) + SMALLEST - 12 * true["size"][seen]).abs() <= 1).tolist(),
         }
+
+
+def _near(true: Tensor, classes: int) -> Tensor:
+    """Shares of classes, a semitone each, that lie around true ones: [N] -> [N, classes]."""
+    off = torch.arange(classes, device=true.device) - true[:, None]
+    return (-((off / NEAR) ** 2) / 2).softmax(1)
 
 
 def _tensors(labels: Labels, device: torch.device) -> dict[str, Tensor]:

@@ -27,6 +27,8 @@ CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
+SHORT = 8  # every other step with labels sees so many times the films, for so much shorter
+INNER = slice(1, -2)  # frames of those whose neighbours, as ``with_changes`` looks at them, are there too
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ class Regressor(nn.Module):
         if self.events is None or self.things is None or labels is None:
             return loss
         return MEL * loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
+
+    def glance(self, pictures: Tensor, labels: Labels) -> Tensor:
+        """What things look like alone: that takes many films, not many frames."""
+        assert self.things is not None
+        maps, gazes = self.tower.look(pictures)
+        inner = Labels(*(values[:, INNER] for values in vars(labels).values()))
+        return self.things.loss(maps[:, INNER], gazes[:, INNER], inner)
 
     @torch.no_grad()
     def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
@@ -122,12 +131,19 @@ class Pretraining:
         self.model.train()
         while self.done < settings.steps:
             rng = np.random.default_rng([settings.seed, self.done])
-            pictures, mel, labels = train.batch(settings.batch, settings.window, rng)
+            glances = self.model.things is not None and self.done % 2 == 1
+            size, window = settings.batch, settings.window
+            if glances:
+                size, window = size * SHORT, max(window // SHORT, 4)
+            pictures, mel, labels = train.batch(size, window, rng)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-                loss = self.model.loss(pictures.to(self.device), mel.to(self.device), labels)
+                if glances and labels is not None:
+                    loss = self.model.glance(pictures.to(self.device), labels)
+                else:
+                    loss = self.model.loss(pictures.to(self.device), mel.to(self.device), labels)
             if not loss.isfinite():
                 raise VTAError(f"step {self.done + 1}: the loss is {loss.item()}; try a lower learning rate")
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad()  # to None: what a glance does not reach stays as it is
             loss.backward()
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
             self.optimizer.step()

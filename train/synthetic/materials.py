@@ -76,9 +76,9 @@ SOLIDS = (
 )
 
 BARS = (
-    Material("wooden bar", 840.0, TUNED_BAR_MODES, 1.2, 9.0, 0.005, 5e-4, 0.08, (0.0, 0.0), ((140, 84, 48),)),
+    Material("wooden bar", 960.0, TUNED_BAR_MODES, 1.2, 9.0, 0.005, 5e-4, 0.08, (0.0, 0.0), ((140, 84, 48),)),
     Material(
-        "metal bar", 840.0, BAR_MODES, 1.0, 2.5, 0.0006, 3e-4, 0.04, (0.0, 0.0), ((178, 186, 198), (205, 174, 96))
+        "metal bar", 960.0, BAR_MODES, 1.0, 2.5, 0.0006, 3e-4, 0.04, (0.0, 0.0), ((178, 186, 198), (205, 174, 96))
     ),
     Material("bell", 1400.0, BELL_MODES, 0.9, 3.0, 0.0008, 4e-4, 0.04, (0.0, 0.0), ((190, 148, 62), (150, 110, 50))),
 )
@@ -94,6 +94,11 @@ DRUM = Material(
     (0.0, 0.0),
     ((232, 222, 200), (180, 52, 48), (50, 80, 140)),
 )
+
+
+SCALE = (0, 2, 4, 7, 9)  # semitones above C that bars and bells are tuned to: pentatonic, as toy xylophones are
+INCH = 0.025  # heights of the picture
+DRUM_INCHES = (8, 10, 12, 14, 16, 20)  # diameters that drums are made in
 
 
 def pitch_of(material: Material, size: float) -> float:

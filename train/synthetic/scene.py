@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from train.synthetic.materials import BARS, DRUM, SLOWEST_AUDIBLE, SOLIDS, size_of
+from train.synthetic.materials import BARS, DRUM, DRUM_INCHES, INCH, SCALE, SLOWEST_AUDIBLE, SOLIDS, size_of
 from train.synthetic.motion import (
     Blow,
     Hit,
@@ -29,11 +29,11 @@ from train.synthetic.motion import (
 )
 
 CLOSEST = 0.1  # s between two hits of a scene, and from either end
-KINDS = {"bounce": 0.34, "strike": 0.26, "spin": 0.12, "mixed": 0.18, "nothing": 0.10}  # and their shares
+KINDS = {"bounce": 0.30, "strike": 0.30, "spin": 0.14, "mixed": 0.16, "nothing": 0.10}  # and their shares
 ROUND_SHAPES = ("circle", "circle", "circle", "ring", "hexagon", "octagon")
 SHAPES = (*ROUND_SHAPES, "square", "square")
 ASPECTS = (1.0, 1.0, 4 / 3, 4 / 3, 16 / 9)  # all happens in the middle square, which a centre crop keeps
-FRAME_RATES = (16.0, 20.0, 24.0, 25.0, 25.0, 30000 / 1001, 30.0, 30.0, 50.0, 60.0)
+FRAME_RATES = (16.0, 20.0, 24.0, 24.0, 25.0, 25.0, 25.0, 30000 / 1001, 30.0, 30.0, 30.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ Maker = Callable[[np.random.Generator, Scene, float, float], Scene]
 def _look(rng: np.random.Generator) -> Look:
     still = rng.random() < 0.45
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
-    short = int(rng.choice([96, 112, 128, 144, 160, 192]))
+    short = int(rng.choice([96, 112, 128, 144, 160]))
     return Look(
         seed=int(rng.integers(2**31)),
         backdrop=str(rng.choice(["plain", "gradient", "noise", "stripes", "tiles", "blobs", "planks"])),
@@ -150,7 +150,7 @@ def _look(rng: np.random.Generator) -> Look:
         aspect=aspect,
         frame_rate=FRAME_RATES[rng.integers(len(FRAME_RATES))],
         crf=int(rng.integers(16, 34)),
-        preset=str(rng.choice(["ultrafast", "veryfast", "faster"])),
+        preset=str(rng.choice(["ultrafast", "superfast", "veryfast"])),
     )
 
 
@@ -218,16 +218,17 @@ def _throw(rng: np.random.Generator, room: Room, seconds: float) -> Loose:
 
 def _with_instrument(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
     """Bars, a drum or something that hangs, and a mallet that plays it."""
-    style = str(rng.choice(["row", "row", "drum", "hung"]))
+    style = str(rng.choice(["row", "row", "row", "drum", "hung"]))
     y = rng.uniform(0.15, 0.45)
     if style == "row":
         targets = _row(rng, left, right, y)
     elif style == "drum":
-        size = float(min(rng.uniform(0.18, 0.5), 0.85 * (right - left)))
+        fitting = [inches * INCH for inches in DRUM_INCHES if inches * INCH <= 0.85 * (right - left)]
+        size = fitting[rng.integers(len(fitting))]
         targets = (Target(rng.uniform(left + size / 2, right - size / 2), y, (0.0, 1.0), size, DRUM, "drum"),)
     else:
         material = BARS[rng.integers(len(BARS))]
-        pitch = _note(rng, 0.14, 0.5, material.pitch)
+        pitch = _note(rng, 0.16, 0.56, material.pitch)
         side = float(rng.choice([-1.0, 1.0]))
         middle = (left + right) / 2 - side * 0.12 * (right - left)
         targets = (Target(middle, rng.uniform(0.4, 0.6), (side, 0.0), size_of(material, pitch), material, "hung bar"),)
@@ -254,14 +255,16 @@ def _row(rng: np.random.Generator, left: float, right: float, y: float) -> tuple
     """As many bars as fit side by side, longest first or shuffled; each as long as its note asks."""
     material = BARS[rng.integers(len(BARS))]
     shape = "bell" if material.name == "bell" else "bar"
-    room, gap = (right - left) * 0.96, rng.uniform(0.01, 0.04)
+    room, gap = (right - left) * 0.96, rng.uniform(0.025, 0.06)
     sizes: list[float] = []
     for _ in range(rng.integers(1, 7)):
-        size = size_of(material, _note(rng, 0.14, 0.5, material.pitch))
-        if sum(sizes) + gap * len(sizes) + size <= room:
+        size = size_of(material, _note(rng, 0.16, 0.5, material.pitch))
+        if size not in sizes and sum(sizes) + gap * len(sizes) + size <= room:
             sizes.append(size)
     sizes = sizes or [size_of(material, _note(rng, 0.14, 0.25, material.pitch))]
     sizes = sorted(sizes, reverse=True) if rng.random() < 0.6 else sizes
+    if shape == "bell":
+        y = max(y, 0.87 * max(sizes))  # its mouth shows
     x = left + (right - left - sum(sizes) - gap * (len(sizes) - 1)) * rng.uniform(0.2, 0.8)
     targets = []
     for size in sizes:
@@ -271,14 +274,15 @@ def _row(rng: np.random.Generator, left: float, right: float, y: float) -> tuple
 
 
 def _note(rng: np.random.Generator, smallest: float, largest: float, pitch: float) -> float:
-    """Hz of a note of the equally tempered scale (A4 = 440 Hz) that a body of a size between the two has."""
+    """Hz of a note of ``SCALE``, equally tempered (A4 = 440 Hz), that a body of a size between the two has."""
     low, high = (69 + 12 * math.log2(pitch * 0.1 / size / 440) for size in (largest, smallest))
-    return 440 * 2 ** ((int(rng.integers(math.ceil(low), math.floor(high) + 1)) - 69) / 12)
+    notes = [note for note in range(math.ceil(low), math.floor(high) + 1) if note % 12 in SCALE]
+    return 440 * 2 ** ((notes[rng.integers(len(notes))] - 69) / 12)
 
 
 def _with_rotor(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
     """A wheel whose spokes never pass quicker than half of the frame rate, so that its speed can be seen."""
-    radius = max(rng.uniform(0.14, 0.42) * (right - left), 0.11)
+    radius = max(rng.uniform(0.2, 0.42) * (right - left), 0.13)
     spokes = int(rng.integers(1, 7))
     fastest = min(2.4, 0.45 * min(scene.look.frame_rate, 25.0) / spokes)
     times = np.linspace(0, scene.seconds, rng.integers(3, 8))

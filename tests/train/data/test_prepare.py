@@ -104,6 +104,33 @@ def test_processes_write_the_same_files(listing: Listing, networks: Networks, tm
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 
+def test_what_lies_prepared_is_not_decoded_again(
+    listing: Listing, kept: Networks, networks: Networks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip whose file is missing or damaged is read from its video; with other pictures nothing can be begun."""
+    run(listing, tmp_path / "films", kept)
+    run(listing, tmp_path / "direct", replace(networks, vae=None))
+    files = sorted((tmp_path / "films" / "clips").iterdir())
+    files[0].unlink()
+    files[1].write_bytes(files[1].read_bytes()[:100])
+    read: list[int] = []
+    load = RawSource.load
+    monkeypatch.setattr(RawSource, "load", lambda self, index: read.append(index) or load(self, index))
+    outcomes = prepare([listing], tmp_path / "again", replace(networks, vae=None), SECONDS, reuse=tmp_path / "films")
+    assert len(list(outcomes)) == 5
+    assert len(read) == 2
+    direct, again = (PreparedSource(tmp_path / name) for name in ("direct", "again"))
+    for index in range(5):
+        torch.testing.assert_close(again.load(index).embeddings, direct.load(index).embeddings, rtol=0, atol=0)
+        torch.testing.assert_close(again.load(index).wave, direct.load(index).wave, rtol=0, atol=1 / 32768)
+    for folder, message in ((tmp_path / "again", "cannot be reused"), (tmp_path, "a folder written by train.prepare")):
+        with pytest.raises(OptionError, match=message):
+            next(prepare([listing], tmp_path / "new", networks, SECONDS, reuse=folder))
+    with pytest.raises(OptionError, match="cannot be reused"):
+        next(prepare([listing], tmp_path / "new", networks, 2 * SECONDS, reuse=tmp_path / "films"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_that_was_stopped_goes_on(listing: Listing, kept: Networks, tmp_path: Path) -> None:
     run(listing, tmp_path / "whole", kept)
     out = tmp_path / "stopped"
