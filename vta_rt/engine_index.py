@@ -128,7 +128,9 @@ def describe(bundle: Bundle) -> list[str]:
             continue
         target, graphs = index.target, bundle.manifest.graphs
         size = sum(record.file.size for record in index.engines) / 1e6
-        sizes = ", ".join(bucket_name(*bucket) for bucket in buckets(index, bundle.manifest.model))
+        found = buckets(index, bundle.manifest.model)
+        unfinished = any(not _is_whole(index, bundle.manifest, *bucket) for bucket in found)
+        sizes = ", ".join(bucket_name(*bucket) for bucket in found)
         old = any(
             record.graph not in graphs or record.key != engine_key(graphs[record.graph], target, record.inputs)
             for record in index.engines
@@ -137,8 +139,21 @@ def describe(bundle: Bundle) -> list[str]:
             f"{target.flavour} {target.version}, {target.precision}, compute capability "
             f"{', '.join(target.compute_capabilities)}{' and later' if target.and_later else ''}; {sizes or 'none finished'}; "
             f"{len(index.engines)} files, {size:.1f} MB{'; of other graphs than these: build them again' if old else ''}"
+            f"{'; not all are there: build them again' if unfinished else ''}"
         )
     return lines
+
+
+def _is_whole(index: EngineIndex, manifest: Manifest, batch: int, seconds: float) -> bool:
+    """An engine of every graph is listed for a bucket."""
+    model, there = replace(manifest.model, seconds=seconds), {(record.graph, record.inputs) for record in index.engines}
+    try:
+        return all(
+            (name, static_inputs(graph, model, manifest.frames, batch)) in there
+            for name, graph in manifest.graphs.items()
+        )
+    except EngineError:  # the graphs are others by now
+        return False
 
 
 def read_engine(folder: Path, record: FileRecord) -> bytes:

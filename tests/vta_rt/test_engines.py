@@ -299,7 +299,13 @@ def test_info_shows_engines(paper_bundle: Path, folder: Path, capsys: pytest.Cap
     assert main(["info", str(paper_bundle)]) == 0
     assert (
         "engines      tensorrt-rtx 1.7.1.116, fp32, compute capability 8.0, 8.6, 8.9, 12.0 and later; 1x0.64; 5 files"
-    ) in capsys.readouterr().out
+    ) in (shown := capsys.readouterr().out)
+    assert "not all are there" not in shown
+    index = (folder / INDEX).read_bytes()
+    edit_index(folder, lambda index: index["engines"].pop())
+    main(["info", str(paper_bundle)])
+    assert "1x0.64; 4 files, 0.0 MB; not all are there: build them again" in capsys.readouterr().out
+    (folder / INDEX).write_bytes(index)
     edit_index(folder, lambda index: index["engines"][0].update(key="0" * 64))
     main(["info", str(paper_bundle)])
     assert "of other graphs than these: build them again" in capsys.readouterr().out

@@ -110,6 +110,23 @@ def test_many_threads(graph: Path, capture: bool) -> None:
     assert not wrong
 
 
+def test_scans_at_once_have_arrays_of_their_own(graph: Path) -> None:
+    session, found = gpu_session(graph), {}
+    session.scan(scan(9), lambda _: None)  # one set is there for the first to take
+    meet = threading.Barrier(2)
+
+    def work(seed: int) -> None:
+        found[seed] = session.scan(scan(seed), lambda _: meet.wait(60))["next"]
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(2):
+        np.testing.assert_allclose(found[seed], expected(scan(seed)), rtol=1e-5, atol=1e-6)
+
+
 def test_each_parity_of_each_set_of_arrays_has_a_graph_of_its_own(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers: list[str] = []
     options = onnxruntime_gpu._run_options

@@ -120,6 +120,8 @@ def test_a_capture_follows_the_recipe(machine: Machine, lanes: Lanes) -> None:
     warm = names.index("execute_async_v3")
     assert "cudaStreamSynchronize" in names[warm : names.index("cudaStreamBeginCapture")]
     assert {arguments[1] for arguments in machine.called("cudaStreamBeginCapture")} == {"thread"}
+    cleared = {address for address, *_ in machine.called("cudaMemsetAsync")}
+    assert set(machine.called("execute_async_v3")[0][1].values()) <= cleared, "no run reads numbers at random"
 
 
 def test_each_row_reads_what_the_last_one_wrote_and_its_own_row_of_the_table(machine: Machine, lanes: Lanes) -> None:
@@ -362,6 +364,11 @@ def test_an_engine_that_is_another_graphs(machine: Machine, lanes: Lanes) -> Non
     machine.kernels["vocoder 1"] = kernels(2)["vocoder"]
     with pytest.raises(EngineError, match=r"vocoder: mel of its engine is \[2, 1, 16, 16\], not \[1, 1, 16, 16\]"):
         TensorRTSession("vocoder", machine.trt, [bucket], lanes)
+
+
+def test_an_engine_goes_to_the_device_of_its_lanes_whichever_the_thread_had(machine: Machine) -> None:
+    TensorRTSession("vocoder", machine.trt, [Bucket(machine, 1)], Lanes(device=2))
+    assert machine.calls == [("cudaSetDevice", (2,)), ("deserialize_cuda_engine", ())]
 
 
 def test_an_engine_that_cannot_be_loaded(machine: Machine, lanes: Lanes) -> None:
