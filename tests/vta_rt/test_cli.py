@@ -204,7 +204,7 @@ def test_odd_videos_get_their_sound(bundle_short: Path, tmp_path: Path, name: st
         (["--guidance-interval", "3", "1"], "guidance_interval is [3.0, 1.0], two noise levels"),
         (["--spacing", "cosine"], "leading, linspace, trailing, karras"),
         (["--seed", "-1"], "seed"),
-        (["--backend", "gpu"], "auto, tensorrt, cuda, cpu"),
+        (["--backend", "gpu"], "auto, tensorrt, cuda, openvino, cpu"),
         (["--threads", "0"], "threads"),
         (["--bundle", "no/such/bundle"], "no such"),
     ],

@@ -224,7 +224,7 @@ def test_a_video_that_is_none(pipeline: Pipeline, tmp_path: Path) -> None:
 
 
 def test_backends_and_threads_that_do_not_exist(bundle_short: Path) -> None:
-    with pytest.raises(OptionError, match=r"'gpu' is unknown; choose one of auto, tensorrt, cuda, cpu"):
+    with pytest.raises(OptionError, match=r"'gpu' is unknown; choose one of auto, tensorrt, cuda, openvino, cpu"):
         Pipeline(bundle_short, backend="gpu")
     with pytest.raises(OptionError, match="threads is 0"):
         Pipeline(bundle_short, threads=0)

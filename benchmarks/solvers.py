@@ -1,0 +1,200 @@
+"""Quality against steps for every solver, with and without guidance in an interval, on clips whose events are known.
+
+    python -m train.synthetic /tmp/world --clips 400 --seed 1
+    python benchmarks/solvers.py --data /tmp/world --clips 16
+
+Every clip gets the same noise in every row. The table goes to standard output; figures to benchmarks/results/solvers.json,
+after every row, and the chart beside them. A run that was stopped goes on where it was, and one with other steps, solvers
+or spacings adds its rows, as long as bundle, backend, clips and guidance are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+from tqdm import tqdm
+
+from train.evaluate.clips import Clip, read_clips
+from train.evaluate.judge import Judge
+from train.evaluate.score import fit_judge, pool, score_clip
+from vta_rt import Pipeline
+from vta_rt.audio import Audio
+from vta_rt.files import sha256_of
+from vta_rt.manifest import MANIFEST
+from vta_rt.sampling import Sampling
+from vta_rt.schedule import SOLVERS
+from vta_rt.video import probe, sample_frames
+
+MEASURES = {
+    "f1_100": "onset F1 ±100 ms",
+    "f1_50": "±50 ms",
+    "kind": "kind",
+    "mel_decibels": "log-mel distance, dB",
+}
+CLOSE = 0.02  # of onset F1 and kind, that a default may lose against the best row of all
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A clip and its tokens ``[N, D]``."""
+
+    clip: Clip
+    tokens: np.ndarray
+    seconds: float
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
+    about = {
+        "bundle": sha256_of(Path(options.bundle) / MANIFEST),
+        "backend": pipeline.backend,
+        "clips": options.clips,
+        "guidance": options.guidance,
+    }
+    rows = _earlier(options.name, about)
+    judge = fit_judge(read_clips(Path(options.data), "train", most=options.judge_clips))
+    prepared = [_prepare(pipeline, clip) for clip in read_clips(Path(options.data), "test", options.clips)]
+    about["events"] = sum(len(each.clip.events) for each in prepared)
+    for sampling in tqdm(_samplings(options), unit="row", disable=None):
+        if all(row["sampling"] != _plain(sampling) for row in rows):
+            rows.append(measure(pipeline, prepared, sampling, judge))
+            path = machine.write(options.name, {**about, "rows": rows})
+    print(table(rows))
+    draw(rows, path.with_suffix(".png") if rows else Path())
+    print(path)
+
+
+def measure(pipeline: Pipeline, prepared: list[Prepared], sampling: Sampling, judge: Judge) -> dict[str, Any]:
+    """One row: the scores of all clips pooled, and what the denoiser cost."""
+    _, scales = sampling.plan(pipeline.schedule)
+    scores, seconds = [], 0.0
+    for each in prepared:
+        start = time.process_time()
+        latents = pipeline.denoise(each.tokens, seed=each.clip.index, **asdict(sampling))
+        seconds += time.process_time() - start
+        wave = pipeline.vocode(pipeline.decode(latents))[0]
+        scores.append(score_clip(Audio(wave, pipeline.model.sample_rate).trim(each.seconds).samples, each.clip, judge))
+    found = asdict(pool(scores))
+    return {
+        "sampling": _plain(sampling),
+        # A guided step is two evaluations of the network, one with the pictures and one without.
+        "evaluations": int(np.where(scales == 1.0, 1, 2).sum()),
+        "processor_seconds": round(seconds / len(prepared), 3),
+        **{name: None if found[name] is None else round(found[name], 4) for name in MEASURES},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """As Markdown, cheapest first."""
+    lines = [
+        f"| solver | spacing | steps | guided at | evaluations | {' | '.join(MEASURES.values())} |",
+        "| --- " * (5 + len(MEASURES)) + "|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["evaluations"], -row["f1_50"])):
+        how = row["sampling"]
+        interval = how["guidance_interval"]
+        cells = [
+            how["solver"],
+            how["spacing"] or "own",
+            how["steps"],
+            "all" if interval is None else f"{interval[0]:g} to {interval[1]:g}",
+            row["evaluations"],
+            *("n/a" if row[name] is None else f"{row[name]:.3f}" for name in MEASURES),
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Each measure against evaluations of the network, a line a solver; dashed where guided in an interval."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
+    colours = dict(zip(SOLVERS, itertools.cycle(pyplot.rcParams["axes.prop_cycle"].by_key()["color"]), strict=False))
+    lines: dict[tuple[str, str | None, bool], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["evaluations"]):
+        how = row["sampling"]
+        lines.setdefault((how["solver"], how["spacing"], how["guidance_interval"] is not None), []).append(row)
+    for axis, name in zip(axes, ("f1_50", "kind", "mel_decibels"), strict=True):
+        for (solver, spacing, partly), points in lines.items():
+            style = "--" if partly else ":" if spacing else "-"
+            label = f"{solver}{f', {spacing}' if spacing else ''}{', interval' if partly else ''}"
+            axis.plot(
+                [row["evaluations"] for row in points],
+                [row[name] for row in points],
+                style,
+                marker=".",
+                color=colours[solver],
+                label=label,
+            )
+        axis.set(xscale="log", xlabel="evaluations of the network", title=MEASURES[name])
+        axis.grid(alpha=0.3)
+    axes[0].set_title("onset F1 ±50 ms")
+    axes[2].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _samplings(options: argparse.Namespace) -> list[Sampling]:
+    """Few steps first, so that a run that is stopped has something of every solver."""
+    found = []
+    for steps in sorted(options.steps):
+        for solver in options.solver:
+            for spacing in options.spacing:
+                plain = Sampling(steps, solver, options.guidance, None if spacing == "own" else spacing)
+                found.append(plain)
+                if solver in options.interval_solver:
+                    found.append(replace(plain, guidance_interval=tuple(options.interval)))
+    return found
+
+
+def _prepare(pipeline: Pipeline, clip: Clip) -> Prepared:
+    frames, seconds = pipeline.frames, pipeline.model.seconds
+    pictures = sample_frames(clip.video, frames.rate, frames.size, fit=frames.fit, seconds=seconds)
+    return Prepared(clip, pipeline.encode(pictures), min(probe(clip.video).duration, seconds))
+
+
+def _plain(sampling: Sampling) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(sampling)))
+
+
+def _earlier(name: str, about: dict[str, Any]) -> list[dict[str, Any]]:
+    path = machine.RESULTS / f"{name}.json"
+    if not path.exists():
+        return []
+    old = json.loads(path.read_text())
+    return old["rows"] if all(old.get(key) == value for key, value in about.items()) else []
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bundle", default="engines/demo")
+    parser.add_argument("--data", required=True, help="a data set that python -m train.synthetic has written")
+    parser.add_argument("--clips", type=int, default=16)
+    parser.add_argument("--judge-clips", type=int, default=600)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 15, 25, 50, 100, 300])
+    parser.add_argument("--solver", nargs="+", default=[name for name in SOLVERS if name != "lcm"])
+    parser.add_argument("--spacing", nargs="+", default=["own", "trailing", "karras"], help="own: the schedule's")
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), default=[0.3, 5.0])
+    parser.add_argument("--interval-solver", nargs="*", default=list(SOLVERS), help="those also run with the interval")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--name", default="solvers", help="of the files in benchmarks/results")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
