@@ -34,6 +34,15 @@ class Stage:
     varying: dict[str, Axes]
     keeps_fp32: bool = False
 
+    def open_sizes(self) -> dict[str, int]:
+        """The open sizes by name as the example inputs have them, for a batch of one: ``8*blocks`` of 64 is 8 blocks."""
+        sizes = {}
+        for tensor, axes in self.varying.items():
+            for axis, name in axes.items():
+                factor, _, base = name.rpartition("*")
+                sizes[base] = self.inputs[tensor].shape[axis] // int(factor or 1)
+        return sizes | {name: 1 for name in sizes if name == "batch"}
+
 
 class VisualEncoder(nn.Module):
     """frames [T, H, W, 3] uint8 -> tokens [T, D] float32."""

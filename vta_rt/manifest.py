@@ -52,6 +52,7 @@ class GraphRecord:
 
     error: relative error against the torch module at fp32, by output, as measured when it was exported.
     key: hash of everything the graph was made from; a build with the same key need not make it again.
+    operations: multiplications and additions of one run for one clip of the bundle's length; None where not counted.
     """
 
     graph: FileRecord
@@ -61,6 +62,7 @@ class GraphRecord:
     precision: Precision
     error: dict[str, float] = field(default_factory=dict)
     key: str = ""
+    operations: float | None = None
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
