@@ -22,7 +22,7 @@ MANIFEST = "bundle.json"
 FORMAT_VERSION = 1
 
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Shape = tuple[int | None, ...]
 Signature = dict[str, tuple[Shape, str]]
 """Shape and type of each tensor, by name."""

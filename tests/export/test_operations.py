@@ -18,8 +18,8 @@ class Everything(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(4, 6, 3, stride=2, padding=1, groups=2)
-        self.back = nn.ConvTranspose1d(6, 4, 4, stride=2, padding=1)
+        self.conv = nn.Conv1d(4, 6, 3, padding=1, groups=2)
+        self.back = nn.ConvTranspose1d(6, 4, 3, padding=1)
         self.linear = nn.Linear(4, 8)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
