@@ -152,6 +152,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def _backend(name: str, options: argparse.Namespace) -> tuple[System, dict[str, Any]]:
     from vta_rt import Pipeline, VTAError
+    from vta_rt.sampling import Sampling
     from vta_rt.stages import token_mask
 
     backend, _, capture = name.partition("-")
@@ -159,7 +160,7 @@ def _backend(name: str, options: argparse.Namespace) -> tuple[System, dict[str, 
         pipeline = Pipeline(options.bundle, backend=backend, capture=capture or "loop")
     except VTAError as error:
         sys.exit(f"{error}")
-    table = pipeline._table(options.steps, "dpmpp_2m", options.guidance)
+    table, _ = Sampling(options.steps, "dpmpp_2m", options.guidance).plan(pipeline.schedule)
 
     def run(stages: Any, clips: Frames, timed: Callable[[str, Callable[[], Any]], Any]) -> list[np.ndarray]:
         tokens = timed("encode", lambda: [stages.encode(frames) for frames in clips])

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from vta_rt.bundle import Bundle
 from vta_rt.cli import run_command
 from vta_rt.engine_index import BuilderOptions
 from vta_rt.errors import OptionError, VTAError
+from vta_rt.files import writing
 
 SECONDS = 10.24  # as published
 
@@ -44,6 +48,8 @@ def _build(arguments: Sequence[str] | None) -> int:
     except ModuleNotFoundError as error:
         raise VTAError(f'{error.name} is not installed; exporting needs: pip install "vta-rt[export]"') from error
 
+    if options.precision == "int8":
+        return _build_int8(options, seconds)
     with Report() as report:
         if options.bundle is None:
             chosen = Options(
@@ -54,23 +60,73 @@ def _build(arguments: Sequence[str] | None) -> int:
             )
             out = build(options.ckpt, options.first_stage, options.out, chosen, report, options.tokenizer)
         else:
-            out = Bundle(options.bundle).path
+            bundle = Bundle(options.bundle)
+            if any(record.precision == "int8" for record in bundle.manifest.graphs.values()):
+                raise OptionError(
+                    f"{options.bundle}: is at int8, which is for CPUs; engines are built from fp32 or fp16"
+                )
+            out = bundle.path
         folder = engines.run(out, report) if engines is not None else None
     report.table(out, folder)
     return 0
 
 
+def _build_int8(options: argparse.Namespace, seconds: float) -> int:
+    """From a bundle at fp32: the one named, or one made for the while beside the new one."""
+    from export.quantize import quantize
+    from export.report import Report
+
+    videos = [Path(video) for video in options.calibrate or []]
+    if missing := [video for video in videos if not video.is_file()]:
+        raise OptionError(f"{missing[0]}: no such file to calibrate on")
+    with Report() as report, ExitStack() as cleared:
+        if options.bundle is not None:
+            source = Bundle(options.bundle).path
+            out = Path(options.out or f"{source}-int8")
+        else:
+            from export.bundling import Options, build
+            from export.checkpoint import open_checkpoint
+
+            if not videos:
+                raise OptionError("int8 has to be calibrated on pictures: name a few videos with --calibrate")
+            out = Path(options.out or Path("engines") / open_checkpoint(options.ckpt, options.first_stage).name)
+            with writing(out):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                folder = cleared.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".fp32-"))
+            source = build(
+                options.ckpt,
+                options.first_stage,
+                Path(folder) / out.name,
+                Options("fp32", seconds, dynamic_batch=options.dynamic_batch),
+                report,
+                options.tokenizer,
+            )
+        quantize(source, out, videos, report)
+    report.table(out, None)
+    return 0
+
+
 def _check(options: argparse.Namespace) -> None:
     """Options that do not go together."""
+    if options.precision == "int8":
+        if options.engine != "onnx":
+            raise OptionError("int8 graphs are for CPUs; leave out --engine, or choose fp16 or bf16")
+    elif options.calibrate:
+        raise OptionError("--calibrate goes with --precision int8")
     if options.engine == "onnx":
-        if options.bundle is not None:
+        if options.bundle is not None and options.precision != "int8":
             raise OptionError(f"{options.bundle}: is a bundle already; name the engines to build for it with --engine")
         if options.bucket or options.compute_capability:
             raise OptionError("--bucket and --compute-capability are for engines; name them with --engine")
         if options.precision == "bf16":
             raise OptionError("bf16 graphs run as engines only; name them with --engine, or choose fp32 or fp16")
     if options.bundle is not None:
-        for name in ("first_stage", "tokenizer", "out", "precision", "seconds"):
+        own = (
+            ("first_stage", "tokenizer", "seconds")
+            if options.precision == "int8"
+            else ("first_stage", "tokenizer", "out", "precision", "seconds")
+        )
+        for name in own:
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --ckpt; a bundle has its own")
 
@@ -111,9 +167,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", help="the bundle's folder (default: engines/NAME of the checkpoint)")
     parser.add_argument(
         "--precision",
-        choices=["fp32", "fp16", "bf16"],
+        choices=["fp32", "fp16", "bf16", "int8"],
         help="of weights and arithmetic, in graphs and engines alike; fp16 is half the size, and no faster on a CPU; bf16 "
-        "runs as engines only (default: fp32)",
+        "runs as engines only; int8 is for CPUs, calibrated on the videos named, from --ckpt or a --bundle at fp32 "
+        "(default: fp32)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="VIDEO",
+        help="videos to calibrate int8 on: a few, such as it shall hear",
     )
     parser.add_argument("--seconds", type=float, help=f"of sound made in one pass (default: {SECONDS})")
     parser.add_argument(

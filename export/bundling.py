@@ -18,6 +18,7 @@ from pathlib import Path
 
 import diffusers
 import msgspec
+import onnx_ir as ir
 import onnxscript
 import torch
 import transformers
@@ -26,6 +27,7 @@ import vta_rt
 from export import stages
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch, runnable
+from export.operations import count_operations
 from export.prompts import find_tokenizer
 from export.report import Report
 from export.staging import staging_folder
@@ -268,15 +270,16 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
     made = unit.stages()
     precisions = {stage.name: _precision_of(stage, precision) for stage in made}
     feeds = {stage.name: {name: value.numpy() for name, value in stage.inputs.items()} for stage in made}
-    references, operations, signatures = {}, {}, {}
+    references, signatures, operations = {}, {}, {}
     for stage in made:
         with report.step(f"{stage.name}: reference outputs of the torch module"):
-            references[stage.name], operations[stage.name] = run_torch(stage)
+            references[stage.name] = run_torch(stage)
     with WeightsFile(staging / f"{unit.name}.onnx.data") as weights:
         for stage in made:
             stage.module.to(PRECISIONS[precisions[stage.name]])
             with report.step(f"{stage.name}: export"):
                 signatures[stage.name] = export_stage(stage, staging / f"{stage.name}.onnx", weights)
+            operations[stage.name] = count_operations(ir.load(staging / f"{stage.name}.onnx"), stage.open_sizes())
     del made, stage  # the check needs the memory
     gc.collect()
 
@@ -290,9 +293,8 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
             tuple(inputs),
             tuple(outputs),
             precisions[name],
-            {},
-            unit.key,
-            operations[name],
+            key=unit.key,
+            operations=operations[name],
         )
         with report.step(f"{name}: check"), runnable(path, precisions[name]) as file:
             errors = relative_errors(OnnxRuntimeSession(name, record, file).run(feeds[name]), references[name])

@@ -5,7 +5,7 @@ Knows the modules of ``train`` and the shapes; knows no ONNX and no files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -25,7 +25,7 @@ class Stage:
 
     inputs: example arrays by name, in the order ``module`` takes them; they fix every size not in ``varying``.
     varying: axes that stay open, by input name: axis -> name of the size, or of a part of it, ``8*blocks``. keeps_fp32: not
-    to be built in less.
+    to be built in less. usual: open sizes of one call where the example has others.
     """
 
     name: str
@@ -34,6 +34,16 @@ class Stage:
     outputs: tuple[str, ...]
     varying: dict[str, Axes]
     keeps_fp32: bool = False
+    usual: dict[str, int] = field(default_factory=dict)
+
+    def open_sizes(self) -> dict[str, int]:
+        """The open sizes by name, of one clip of the bundle's length: ``8*blocks`` of 64 is 8 blocks."""
+        sizes = {}
+        for tensor, axes in self.varying.items():
+            for axis, name in axes.items():
+                factor, _, base = name.rpartition("*")
+                sizes[base] = self.inputs[tensor].shape[axis] // int(factor or 1)
+        return sizes | {name: 1 for name in sizes if name in ("batch", "prompts")} | self.usual
 
 
 class VisualEncoder(nn.Module):
@@ -143,15 +153,13 @@ def visual_encoder(encoder: FrameEncoder, model: ModelConfig, frames: FrameConfi
     """The number of frames stays open; where it must be a multiple of ``clip_length``, the number of clips does."""
     count, multiple = model.frame_count(frames), frames.clip_length
     module = VisualEncoder(encoder, encoder.config.window(count))
-    shape = (
-        max(frames.whole(count), 2 * multiple),
-        frames.size,
-        frames.size,
-        3,
-    )  # an example of one clip would stay one
-    pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=_generator())
-    varying = {0: "frames" if multiple == 1 else f"{multiple}*clips"}
-    return Stage("visual_encoder", module, {"frames": pictures}, ("tokens",), {"frames": varying})
+    whole = frames.whole(count)
+    shape = (max(whole, 2 * multiple), frames.size, frames.size, 3)  # an example of one clip would stay one
+    inputs = {"frames": torch.randint(0, 256, shape, dtype=torch.uint8, generator=_generator())}
+    open_size, usual = (
+        ("frames", {"frames": whole}) if multiple == 1 else (f"{multiple}*clips", {"clips": whole // multiple})
+    )
+    return Stage("visual_encoder", module, inputs, ("tokens",), {"frames": {0: open_size}}, usual=usual)
 
 
 def text_encoder(text: nn.Module, projection: nn.Module, model: ModelConfig) -> Stage:

@@ -179,6 +179,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.set_defaults(run=_info)
 
+    bench = commands.add_parser(
+        "bench",
+        help="measure what each stage costs here",
+        description="Time every graph of a bundle on made-up input: from loading (cold) and once loaded (warm), with the "
+        "operations it does, their rate, that of a large matrix product here in the same precision (peak), and the most "
+        "memory the process held. Counts of operations are in bundles built since they are counted.",
+    )
+    bench.add_argument(
+        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
+    )
+    bench.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="clips at once (default: 1)")
+    bench.add_argument("--steps", type=int, metavar="N", help="to reckon with (default: the model's own)")
+    bench.add_argument("--guidance", type=float, metavar="G", help="to reckon with (default: the model's own)")
+    bench.add_argument("--repeats", type=int, default=3, metavar="N", help="calls, of which the median (default: 3)")
+    bench.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
+    bench.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
+    bench.set_defaults(run=_bench)
+
     check = commands.add_parser(
         "check",
         help="verify a bundle",
@@ -334,10 +352,25 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _operations(count: int) -> str:
+def _operations(count: float) -> str:
     """``3.24 TFLOP``, a multiply-add counted as two."""
     size, unit = next(((10**power, name) for power, name in ((12, "T"), (9, "G")) if count >= 10**power), (10**6, "M"))
     return f"{count / size:.3g} {unit}FLOP"
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from vta_rt.bench import measure, table
+
+    pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
+    how = pipeline.bundle.manifest.sampling.but(steps=options.steps, guidance=options.guidance)
+    rows = measure(pipeline, how, options.batch, options.repeats)
+    bar = tqdm(rows, desc="measuring", bar_format="{desc} {n_fmt} {elapsed}", disable=None, leave=False)
+    found = list(bar)
+    interval = " in an interval" if how.guidance_interval else ""
+    print(f"{pipeline.bundle.path}: {pipeline.model.seconds:g} s a clip, on {pipeline.backend}")
+    print(f"{how.steps} steps of {how.solver}, guidance {how.guidance:g}{interval}")
+    print(table(found))
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -178,7 +178,7 @@ def read_engine(folder: Path, record: FileRecord) -> bytes:
 
 def engine_precision(manifest: Manifest) -> Precision:
     """What a bundle's engines are called by: its lowest precision, whatever single graph keeps more."""
-    return min((record.precision for record in manifest.graphs.values()), key=("bf16", "fp16", "fp32").index)
+    return min((record.precision for record in manifest.graphs.values()), key=("int8", "bf16", "fp16", "fp32").index)
 
 
 def read_index(folder: Path) -> EngineIndex:

@@ -23,7 +23,7 @@ MANIFEST = "bundle.json"
 FORMAT_VERSION = 1
 
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 Shape = tuple[int | None, ...]
 Signature = dict[str, tuple[Shape, str]]
 """Shape and type of each tensor, by name."""
@@ -53,7 +53,7 @@ class GraphRecord:
 
     error: relative error against the torch module at fp32, by output, as measured when it was exported.
     key: hash of everything the graph was made from; a build with the same key need not make it again.
-    operations: of one call at the model's length, a multiply-add counted as two; 0 where nobody counted.
+    operations: multiplications and additions of one run for one clip of the bundle's length; None where not counted.
     """
 
     graph: FileRecord
@@ -63,7 +63,7 @@ class GraphRecord:
     precision: Precision
     error: dict[str, float] = field(default_factory=dict)
     key: str = ""
-    operations: int = 0
+    operations: float | None = None
 
     @property
     def files(self) -> tuple[FileRecord, ...]:

@@ -6,6 +6,7 @@ never what the graph computes; that one call's outputs may be the next call's in
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,10 @@ class Session(ABC):
         size = self.fixed_size(tensor, 0)
         return () if size is None else (size,)
 
+    def peak_rate(self) -> float | None:
+        """Operations a second of a large matrix product in the precision this graph is computed in; None if not known."""
+        return None
+
     @abstractmethod
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]: ...
 
@@ -197,6 +202,16 @@ class Session(ABC):
                     f"{path}: is not the graph {self.name}: its {kind} are "
                     f"{', '.join(f'{s.name} {s.dtype} {list(s.shape)}' for s in found)}"
                 )
+
+
+def best_rate(product: Callable[[], Any], side: int) -> float:
+    """Operations a second of a product of square matrices, the best of several calls."""
+    best = float("inf")
+    for _ in range(8):
+        start = time.perf_counter()
+        product()
+        best = min(best, time.perf_counter() - start)
+    return 2.0 * side**3 / best
 
 
 def _contiguous(array: Array) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from typing import Any
 # sound for a video has agreed to that; who wants it sets the variable to 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import numpy as np
 import onnxruntime as ort
 
-from vta_rt.backends.base import Array, Arrays, Lane, Session
+from vta_rt.backends.base import Array, Arrays, Lane, Session, best_rate
 from vta_rt.errors import BundleError, VTAError
 from vta_rt.manifest import GraphRecord, TensorSpec
 
@@ -30,6 +32,7 @@ _DTYPES = {
     "tensor(bool)": "bool",
     "tensor(int64)": "int64",
 }
+PROBE = 1536  # side of the matrices that show the processor's rate
 _FATAL_ONLY = 4  # onnxruntime's log severity: what fails is raised as well, in one line
 
 
@@ -65,6 +68,9 @@ class OnnxRuntimeSession(Session):
     def _run_options(self) -> Any:
         return None
 
+    def peak_rate(self) -> float | None:
+        return _fp32_rate()  # what half precision is computed in, too
+
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         try:
             values = self._session.run(list(self.outputs), dict(feeds), self._run_options())
@@ -88,6 +94,12 @@ class OnnxRuntimeSession(Session):
                 raise VTAError(f"{self.name}: ONNX Runtime could not run it ({one_line(error)})") from error
 
         return call
+
+
+@cache
+def _fp32_rate() -> float:
+    left, right = np.random.default_rng(0).standard_normal((2, PROBE, PROBE), np.float32)
+    return best_rate(lambda: left @ right, PROBE)
 
 
 def _specs(arguments: list[ort.NodeArg]) -> list[TensorSpec]:

@@ -132,6 +132,9 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         with self._running:
             return super()._run(feeds, lane)
 
+    def peak_rate(self) -> float | None:
+        return None
+
     def _run_options(self) -> Any:
         return _run_options(NO_GRAPH) if self._capture else None  # arrays of a single run lie anywhere
 

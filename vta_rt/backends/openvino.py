@@ -10,16 +10,18 @@ import importlib
 import os
 import threading
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vta_rt.backends.base import Array, Arrays, Lane, Session
+from vta_rt.backends.base import Array, Arrays, Lane, Session, best_rate
 from vta_rt.errors import BundleError, EngineError, VTAError
 from vta_rt.manifest import GraphRecord
 
 INSTALL = 'pip install "vta-rt[openvino]"'
+PROBE = 1536  # side of the matrices that show the processor's rate
 _FULL, _HALF = "f32", "bf16"
 
 
@@ -59,10 +61,8 @@ class OpenVinoSession(Session):
     ) -> None:
         super().__init__(name, record)
         self._module = module
-        options: dict[str, Any] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _HALF if record.precision != "fp32" and has_bf16(core) else _FULL,
-        }
+        self._precision = _HALF if record.precision != "fp32" and has_bf16(core) else _FULL
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self._precision}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = min(threads, os.cpu_count() or 1)
         try:
@@ -77,6 +77,9 @@ class OpenVinoSession(Session):
             raise BundleError(f"{path}: OpenVINO cannot load it ({one_line(error)})") from error
         self._idle: list[Any] = []
         self._taking = threading.Lock()
+
+    def peak_rate(self) -> float | None:
+        return _matrix_rate(self._module, self._precision)
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         request = self._take()
@@ -116,6 +119,18 @@ class OpenVinoSession(Session):
             if self._idle:
                 return self._idle.pop()
         return self._model.create_infer_request()
+
+
+@cache
+def _matrix_rate(module: Any, precision: str) -> float:
+    """Operations a second of a product of two large matrices, one of them constant, as weights are."""
+    weights = np.random.default_rng(0).standard_normal((PROBE, PROBE), np.float32)
+    operators = module.opset13
+    given = operators.parameter([PROBE, PROBE], np.float32)
+    model = module.Model([operators.matmul(given, operators.constant(weights), False, False)], [given])
+    request = module.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
+    request.set_input_tensor(module.Tensor(weights))
+    return best_rate(request.infer, PROBE)
 
 
 def one_line(error: Exception) -> str:

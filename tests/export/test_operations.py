@@ -1,0 +1,41 @@
+"""Operations counted in graphs whose count is known."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from export.onnx_file import WeightsFile, export_stage
+from export.operations import count_operations
+from export.stages import Stage
+
+
+class Everything(nn.Module):
+    """Each of the operators that count, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 6, 3, padding=1, groups=2)
+        self.back = nn.ConvTranspose1d(6, 4, 3, padding=1)
+        self.linear = nn.Linear(4, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.linear(self.back(self.conv(x)).transpose(1, 2))  # [B, T, 8]
+        heads = x.unflatten(2, (2, 4)).transpose(1, 2)  # [B, 2, T, 4]
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+
+@pytest.mark.parametrize("length", [32, 64])
+def test_they_are_those_that_pytorch_counts(tmp_path, length: int) -> None:
+    stage = Stage("everything", Everything(), {"x": torch.randn(2, 4, 32)}, ("y",), {"x": {0: "batch", 2: "2*half"}})
+    with WeightsFile(tmp_path / "weights") as weights:
+        export_stage(stage, tmp_path / "graph.onnx", weights)
+    assert stage.open_sizes() == {"batch": 1, "half": 16}
+    with FlopCounterMode(display=False) as counted:
+        stage.module(torch.randn(3, 4, length))
+    model = ir.load(tmp_path / "graph.onnx")
+    assert count_operations(model, {"batch": 3, "half": length // 2}) == counted.get_total_flops()
+    assert count_operations(model, {"batch": 3}) is None

@@ -1,0 +1,184 @@
+"""What each stage of a bundle costs here: time, operations, rate, memory, beside what the machine can do at most.
+
+Knows pipelines and clocks; knows no backend by name.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vta_rt.errors import OptionError
+from vta_rt.pipeline import Pipeline
+from vta_rt.sampling import Sampling
+from vta_rt.stages import Stages
+
+MOST = 64  # clips at once
+STATUS = Path("/proc/self/status")
+Work = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage at one batch.
+
+    graph: its name. batch: clips a call. calls: of the graph in a whole generation. cold: seconds from asking for the graph
+    to its first result; None where it was loaded already. warm: seconds a call, the median. operations: of a call.
+    memory: the most that the process held meanwhile, in bytes; None where the system does not tell. peak: operations a
+    second of a large matrix product here, in the precision that the graph is computed in; None where not known.
+    """
+
+    graph: str
+    batch: int
+    calls: int
+    cold: float | None
+    warm: float
+    operations: float | None
+    memory: int | None
+    peak: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of all its calls, once it is warm."""
+        return self.calls * self.warm
+
+    @property
+    def rate(self) -> float | None:
+        """Operations a second."""
+        return None if self.operations is None else self.operations / self.warm
+
+
+def measure(
+    pipeline: Pipeline, sampling: Sampling | None = None, batches: Sequence[int] = (1,), repeats: int = 3
+) -> Iterator[Row]:
+    """Run every stage on made-up input of the bundle's full length; rows as they are known, stage by stage, batch by batch.
+
+    A batch that the denoiser does not take in one call is left out: such a bundle runs its clips one after another.
+
+    Raises:
+        OptionError: a batch or a number of repeats outside what is allowed.
+    """
+    for name, values in (("batch", batches), ("repeats", [repeats])):
+        if wrong := [value for value in values if not 1 <= value <= MOST]:
+            raise OptionError(f"{name} is {wrong[0]}, 1 to {MOST} are allowed")
+    how = pipeline.bundle.manifest.sampling if sampling is None else sampling
+    table, scales = how.plan(pipeline.schedule)
+    for batch in batches:
+        graphs = dict(_calls(scales))
+        sizes = [
+            pipeline.session(graph).batch_sizes("latents") for graph in graphs if "denoiser" in graph and batch > 1
+        ]
+        if any(own and batch not in own for own in sizes):
+            continue
+        for graph, calls in graphs.items():
+            yield _measure(pipeline, graph, calls, batch, repeats, table[:1])
+
+
+def _calls(scales: np.ndarray) -> Iterator[tuple[str, int]]:
+    """The graphs of a whole generation and how often each is called for one batch."""
+    unguided = int((scales == 1.0).sum())
+    yield "visual_encoder", 1
+    if unguided < len(scales):
+        yield "denoiser", len(scales) - unguided
+    if unguided:
+        yield "denoiser_unguided", unguided
+    yield "vae_decoder", 1
+    yield "vocoder", 1
+
+
+def _measure(pipeline: Pipeline, graph: str, calls: int, batch: int, repeats: int, table: np.ndarray) -> Row:
+    loaded = graph in pipeline._sessions
+    _forget_peak()
+    start = time.perf_counter()
+    session = pipeline.session(graph)
+    work = _work(pipeline, graph, batch, table)
+    work()
+    cold = None if loaded else time.perf_counter() - start
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    operations = pipeline.bundle.manifest.graphs[graph].operations
+    return Row(
+        graph,
+        batch,
+        calls,
+        cold,
+        statistics.median(times),
+        None if operations is None else operations * batch,
+        _peak(),
+        session.peak_rate(),
+    )
+
+
+def _work(pipeline: Pipeline, graph: str, batch: int, table: np.ndarray) -> Work:
+    """One call of a graph as a generation makes it, for a batch of clips; encoders take their clips one by one."""
+    model, frames = pipeline.model, pipeline.frames
+    rng = np.random.default_rng(0)
+    count = model.frame_count(frames)
+    latents = rng.standard_normal(model.latent_shape(batch), np.float32)
+
+    def call(work: Callable[[Stages], Any]) -> Work:
+        return lambda: pipeline._call(lambda stages: [stages.lane.get(value) for value in work(stages)])
+
+    if graph == "visual_encoder":
+        pictures = rng.integers(0, 256, (count, frames.size, frames.size, 3), np.uint8)
+        return call(lambda stages: [stages.encode(pictures) for _ in range(batch)])
+    if graph == "vae_decoder":
+        return call(lambda stages: stages.decode(list(latents)))
+    if graph == "vocoder":
+        mel = rng.standard_normal((batch, 1, model.mel_frames, model.mel_bins), np.float32) - 4
+        return call(lambda stages: stages.vocode(list(mel)))
+    tokens = rng.standard_normal((batch, count, model.token_width), np.float32)
+    guidance = 2.0 if graph == "denoiser" else 1.0
+    mask = np.ones((batch, count), bool)
+    return call(lambda stages: stages.denoise(list(tokens), mask, table, guidance, 0, latents, None, lambda *_: None))
+
+
+def _forget_peak() -> None:
+    """Start the process's memory high-water mark anew, where the system allows it."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int | None:
+    """The most bytes the process held since then, mapped files included."""
+    if not STATUS.exists():
+        return None
+    lines = (line.split() for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+    return next((int(words[1]) * 1024 for words in lines), None)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """For people.
+
+    Shares are of the sum over a batch's stages; reading the video and writing the file are not in it.
+    """
+    lines = [
+        f"{'graph':<18}{'batch':>6}{'calls':>7}{'cold s':>9}{'warm s':>10}{'share':>7}{'Gop':>10}{'Gop/s':>8}"
+        f"{'peak':>8}{'of it':>7}{'GB':>7}"
+    ]
+    for row in rows:
+        whole = sum(other.seconds for other in rows if other.batch == row.batch)
+        share = None if row.peak is None or row.rate is None else row.rate / row.peak
+        lines.append(
+            f"{row.graph:<18}{row.batch:>6}{row.calls:>7}{_number(row.cold, '.2f'):>9}{row.warm:>10.4f}"
+            f"{row.seconds / whole:>7.0%}{_number(row.operations, '.1f', 1e9):>10}{_number(row.rate, '.1f', 1e9):>8}"
+            f"{_number(row.peak, '.1f', 1e9):>8}{_number(share, '.0%'):>7}{_number(row.memory, '.2f', 1e9):>7}"
+        )
+    for batch in dict.fromkeys(row.batch for row in rows):
+        seconds = sum(row.seconds for row in rows if row.batch == batch)
+        lines.append(f"a batch of {batch}: {seconds:.2f} s, {seconds / batch:.2f} s a clip")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "n/a" if value is None else format(value / unit, form)
