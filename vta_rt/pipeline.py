@@ -21,7 +21,7 @@ from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError
 from vta_rt.manifest import MANIFEST
 from vta_rt.schedule import solver_table
-from vta_rt.stages import Stages, pad_tokens, token_mask
+from vta_rt.stages import Stages, graphs, pad_tokens, token_mask
 
 __all__ = ["Pipeline", "generate", "pad_tokens"]
 
@@ -128,15 +128,16 @@ class Pipeline:
         entropy = _entropy(seed)
 
         durations, pictures = [], []
-        for index, path in enumerate(paths):
-            report("frames", index, len(paths))
-            durations.append(min(videos.probe(path).duration, self.model.seconds))
-            pictures.append(
-                videos.sample_frames(
-                    path, self.frames.rate, self.frames.size, fit=self.frames.fit, seconds=self.model.seconds
+        with self._backend.loading(graphs(guidance)):
+            for index, path in enumerate(paths):
+                report("frames", index, len(paths))
+                durations.append(min(videos.probe(path).duration, self.model.seconds))
+                pictures.append(
+                    videos.sample_frames(
+                        path, self.frames.rate, self.frames.size, fit=self.frames.fit, seconds=self.model.seconds
+                    )
                 )
-            )
-            report("frames", index + 1, len(paths))
+                report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
             stages.load(guidance)

@@ -33,7 +33,7 @@ class Stages:
 
     def load(self, guidance: float) -> None:
         """Load every graph that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
-        for graph in ("visual_encoder", denoiser(guidance), "vae_decoder", "vocoder"):
+        for graph in graphs(guidance):
             self._session(graph)
 
     def encode(self, frames: np.ndarray) -> Array:
@@ -105,6 +105,11 @@ class Stages:
             values = session.run({tensor: batch}, self.lane)[output]
             results += [values[index] for index in range(stop - start)]
         return results
+
+
+def graphs(guidance: float) -> tuple[str, ...]:
+    """The graphs of a whole call, in the order it needs them."""
+    return "visual_encoder", denoiser(guidance), "vae_decoder", "vocoder"
 
 
 def denoiser(guidance: float) -> str:
