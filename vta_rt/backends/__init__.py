@@ -7,7 +7,6 @@ the same graphs from the same seeds, so that what is picked changes the time and
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
@@ -43,11 +42,11 @@ class Backend:
         self.lane = lane
         self.sessions: dict[str, Session] = {}
         self._load = load
-        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[str, threading.Lock] = {}
 
     def session(self, graph: str) -> Session:
         """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
-        with self._loading[graph]:
+        with self._locks.setdefault(graph if self.name == "cpu" else "", threading.Lock()):  # a GPU's one by one
             if graph not in self.sessions:
                 self.sessions[graph] = self._load(graph)
             return self.sessions[graph]
