@@ -19,7 +19,7 @@ from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError
 from vta_rt.manifest import MANIFEST
 from vta_rt.sampling import UNGUIDED, Sampling
-from vta_rt.stages import Stages, pad_tokens, token_mask
+from vta_rt.stages import Stages, graphs, pad_tokens, token_mask
 from vta_rt.text import PromptTokenizer
 
 __all__ = ["Pipeline", "generate", "pad_tokens"]
@@ -157,20 +157,22 @@ class Pipeline:
         negatives = self._token_ids("negative", negative, len(paths))
         _check_negative(negative, scales)
 
+        needed = graphs(scales, _encoders(paths, [*prompts, *negatives]))
         durations: list[float] = []
         pictures: list[np.ndarray | None] = []
-        for index, path in enumerate(paths):
-            if path is None:
-                durations.append(self.model.seconds)
-                pictures.append(None)
-                continue
-            report("frames", index, len(paths))
-            durations.append(min(videos.probe(path).duration, self.model.seconds))
-            pictures.append(videos.frames_of(path, self.frames, self.model.seconds))
-            report("frames", index + 1, len(paths))
+        with self._backend.loading(needed):
+            for index, path in enumerate(paths):
+                if path is None:
+                    durations.append(self.model.seconds)
+                    pictures.append(None)
+                    continue
+                report("frames", index, len(paths))
+                durations.append(min(videos.probe(path).duration, self.model.seconds))
+                pictures.append(videos.frames_of(path, self.frames, self.model.seconds))
+                report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
-            stages.load(scales, _encoders(pictures, [*prompts, *negatives]))
+            stages.load(needed)
             tokens, waves = [], []
             for index, (frames, prompt) in enumerate(zip(pictures, prompts, strict=True)):
                 report("encode", index, len(paths))
@@ -391,10 +393,10 @@ def _pipeline(bundle: str, built: int | None) -> Pipeline:
     return Pipeline(bundle)
 
 
-def _encoders(pictures: Sequence[np.ndarray | None], prompts: Sequence[np.ndarray | None]) -> list[str]:
+def _encoders(videos: Sequence[Path | None], prompts: Sequence[np.ndarray | None]) -> list[str]:
     """The graphs that make tokens of what there is."""
-    given = {"visual_encoder": pictures, "text_encoder": prompts}
-    return [graph for graph, inputs in given.items() if any(array is not None for array in inputs)]
+    given: dict[str, Sequence[Any]] = {"visual_encoder": videos, "text_encoder": prompts}
+    return [graph for graph, inputs in given.items() if any(each is not None for each in inputs)]
 
 
 def _check_negative(negative: object, scales: np.ndarray) -> None:

@@ -34,10 +34,9 @@ class Stages:
         self._model = model
         self._frames = frames
 
-    def load(self, guidance: float | np.ndarray, encoders: Iterable[str] = ("visual_encoder",)) -> None:
-        """Load every graph that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
-        denoisers = {denoiser(scale) for scale in np.atleast_1d(guidance)}
-        for graph in (*encoders, *sorted(denoisers), "vae_decoder", "vocoder"):
+    def load(self, needed: Iterable[str]) -> None:
+        """Load the graphs that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
+        for graph in needed:
             self._session(graph)
 
     def encode(self, frames: np.ndarray) -> Array:
@@ -158,6 +157,11 @@ class Stages:
 
 def _length(tokens: np.ndarray | None) -> int:
     return 0 if tokens is None else len(tokens)
+
+
+def graphs(guidance: float | np.ndarray, encoders: Iterable[str] = ("visual_encoder",)) -> tuple[str, ...]:
+    """The graphs of a whole call, in the order it needs them. guidance: one scale, or one for each step."""
+    return (*encoders, *sorted({denoiser(scale) for scale in np.atleast_1d(guidance)}), "vae_decoder", "vocoder")
 
 
 def denoiser(guidance: float) -> str:

@@ -97,6 +97,73 @@ def test_one_bad_video_does_not_stop_the_others(
     assert "notes.mp4" in captured.err
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos of different lengths, and what else lies in folders."""
+    path = tmp_path_factory.mktemp("folder")
+    for index in range(6):
+        make_clip(path / f"{index}.{'MKV' if index == 2 else 'mp4'}", seconds=0.2 + 0.08 * index, audio=index == 1)
+    (path / "notes.txt").write_text("notes")
+    (path / ".hidden.mp4").write_text("half a download")
+    (path / "below.mp4").mkdir()
+    return path
+
+
+def test_a_folder_gives_what_its_videos_give_one_by_one(
+    bundle_short: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--format", "flac", "--at-once"]
+    assert generate(bundle_short, folder, "-o", tmp_path / "folder", *options, 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split()[0]).name for line in lines] == [f"{index}.flac" for index in range(6)]
+    for index, video in enumerate(sorted(folder.glob("[0-9].*"))):
+        assert generate(bundle_short, video, "-o", tmp_path / "single" / f"{index}.flac") == 0
+    for index in range(6):
+        both = [tmp_path / name / f"{index}.flac" for name in ("folder", "single")]
+        assert both[0].read_bytes() == both[1].read_bytes()
+
+
+def test_results_that_are_there_can_be_skipped(
+    bundle_short: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    done = [tmp_path / f"{index}.mp4" for index in range(5)]
+    for path in done:
+        path.write_text("done")
+    assert generate(bundle_short, folder, "-o", tmp_path, "--skip-existing") == 0
+    assert "5 of 6 are there already" in capsys.readouterr().out
+    assert all(path.read_text() == "done" for path in done)
+    assert len(picture_packets(tmp_path / "5.mp4")) == 15
+    assert generate(bundle_short, folder, "-o", tmp_path, "--skip-existing", "--bundle", "not/needed") == 0
+
+
+def test_a_folder_with_bad_videos(
+    bundle_short: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "0.mp4").write_text("notes")
+    for name in ("1.mp4", "3.mp4"):
+        (videos / name).symlink_to(folder / name)
+    assert generate(bundle_short, videos, "-o", tmp_path / "out", "--format", "wav") == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.wav", "3.wav"]
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "0.mp4" in captured.err
+
+
+def test_control_c_in_a_folder(bundle_10s: Path, folder: Path, tmp_path: Path) -> None:
+    with terminal() as (leader, follower):
+        process = start_vta(
+            "generate", folder, "-o", f"{tmp_path}/out/", "--bundle", bundle_10s, "--steps", 900, stderr=follower
+        )
+        shown = read_until(leader, b"denoise 2/900, videos 0/6")
+        process.send_signal(signal.SIGINT)
+        shown += read_until(leader, b"interrupted")
+        assert process.wait(timeout=60) == 130
+    assert b"Traceback" not in shown
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.skipif(not SAMPLE_VIDEOS.is_dir(), reason="the sample videos are not beside the project")
 def test_sample_videos(bundle_10s: Path, tmp_path: Path) -> None:
     videos = sorted(SAMPLE_VIDEOS.glob("*.mp4"))
@@ -206,6 +273,7 @@ def test_odd_videos_get_their_sound(bundle_short: Path, tmp_path: Path, name: st
         (["--seed", "-1"], "seed"),
         (["--backend", "gpu"], "auto, tensorrt, cuda, openvino, cpu"),
         (["--threads", "0"], "threads"),
+        (["--at-once", "0"], "at-once"),
         (["--bundle", "no/such/bundle"], "no such"),
     ],
 )

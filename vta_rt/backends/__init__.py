@@ -11,14 +11,14 @@ from __future__ import annotations
 import importlib.util
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from vta_rt.backends.base import Lane, Session
 from vta_rt.bundle import Bundle
-from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError
+from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError
 
 if TYPE_CHECKING:
     from vta_rt.engines import Engines, Machine
@@ -48,16 +48,39 @@ class Backend:
         self.lane = lane
         self.sessions: dict[str, Session] = {}
         self._load = load
-        self._loading = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
         if close is not None:
             weakref.finalize(self, close)
 
     def session(self, graph: str) -> Session:
         """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
-        with self._loading:
+        with self._locks.setdefault(graph if self.name == "cpu" else "", threading.Lock()):  # a GPU's one by one
             if graph not in self.sessions:
                 self.sessions[graph] = self._load(graph)
             return self.sessions[graph]
+
+    @contextmanager
+    def loading(self, graphs: Sequence[str]) -> Iterator[None]:
+        """Load graphs in the order given while the block does something else, which may ask for them meanwhile.
+
+        Only for the CPU: a GPU's graphs belong to the device that their thread has chosen. What cannot be loaded is left to
+        whoever asks for it, to fail there.
+        """
+
+        def load() -> None:
+            with suppress(VTAError):
+                for graph in graphs:
+                    self.session(graph)
+
+        if self.name != "cpu" or all(graph in self.sessions for graph in graphs):
+            yield
+            return
+        loader = threading.Thread(target=load, name="loading graphs")
+        loader.start()
+        try:
+            yield
+        finally:
+            loader.join()
 
 
 def choose(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -156,3 +157,42 @@ def test_on_the_command_line_a_fall_back_is_one_line(
     assert capsys.readouterr().err.splitlines() == [
         "note: from here on ONNX Runtime on the CPU (visual_encoder: its engine is gone; onnxruntime is for CPUs)"
     ]
+
+
+class TestLoading:
+    """Graphs that are loaded while something else is done."""
+
+    def test_all_are_there_afterwards(self) -> None:
+        loaded: list[str] = []
+        backend = Backend("cpu", "CPU", lambda name: loaded.append(name) or name)  # type: ignore[arg-type, func-returns-value]
+        with backend.loading(["a", "b"]):
+            assert backend.session("b") == "b"
+        assert sorted(loaded) == ["a", "b"]
+        assert sorted(backend.sessions) == ["a", "b"]
+
+    def test_one_graph_does_not_wait_for_another(self) -> None:
+        begun, may_end = threading.Event(), threading.Event()
+
+        def load(name: str) -> Any:
+            if name == "slow":
+                begun.set()
+                assert may_end.wait(30)
+            return name
+
+        backend = Backend("cpu", "CPU", load)
+        with backend.loading(["slow"]):
+            assert begun.wait(30)
+            assert backend.session("quick") == "quick"
+            may_end.set()
+        assert backend.session("slow") == "slow"
+
+    def test_what_cannot_be_loaded_is_said_to_who_needs_it(self) -> None:
+        backend = Backend("cpu", "CPU", refuse(BundleError("damaged")))
+        with backend.loading(["a", "b"]):
+            pass
+        with pytest.raises(BundleError, match="damaged"):
+            backend.session("a")
+
+    def test_on_a_gpu_nothing_is_loaded_by_another_thread(self) -> None:
+        with Backend("cuda", "a GPU", lambda name: pytest.fail("loaded")).loading(["a"]):
+            pass
