@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings over those of the recipe")
-    parser.add_argument("--config", metavar="FILE", help="a TOML file, or the name of a recipe: demo, published")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file, or the name of a recipe: demo, published, text")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, exactly where it was")
     parser.add_argument(
         "--to-published",

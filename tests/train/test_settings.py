@@ -84,7 +84,7 @@ def test_errors_name_the_key_and_what_is_allowed(override: str, message: str) ->
 
 def test_files_that_are_not_there_or_no_toml(tmp_path: Path) -> None:
     with pytest.raises(
-        OptionError, match=r"^nowhere.toml: cannot be read .*; give a TOML file or one of demo, published$"
+        OptionError, match=r"^nowhere.toml: cannot be read .*; give a TOML file or one of demo, published, text$"
     ):
         read_settings("nowhere.toml")
     file = tmp_path / "bad.toml"
