@@ -29,6 +29,7 @@ from train.encoder import TOWERS
 from train.first_stage.publish import SECTIONS, open_vae
 from train.model import TEXT, LatentDiffusion
 from train.settings import StartSettings, TrainSettings, model_config
+from train.start_unet import load_unet
 from vta_rt.errors import OptionError
 
 
@@ -68,6 +69,9 @@ def assemble(settings: TrainSettings) -> Parts:
     model = LatentDiffusion(config, settings.optimizer, settings.loss)
     if weights is not None:
         _load(model, weights, Path(settings.start.checkpoint))
+    notes = _notes(settings, config, first_stage)
+    if settings.start.unet:
+        notes = (*notes, load_unet(model.unet, Path(settings.start.unet)))
     if settings.start.tower:
         tower = open_encoder(Path(settings.start.tower), config.encoder).tower
         model.vid_fea_extractor.tower.load_state_dict(tower.state_dict(), assign=True)
@@ -81,7 +85,7 @@ def assemble(settings: TrainSettings) -> Parts:
     idle = {}
     if _is_idle(settings, train, valid):
         idle = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.vid_fea_extractor.give_up_tower().items()}
-    return Parts(config, model, train, valid, vae, first_stage, _notes(settings, config, first_stage), idle)
+    return Parts(config, model, train, valid, vae, first_stage, notes, idle)
 
 
 def _is_idle(settings: TrainSettings, *sources: Source | None) -> bool:
