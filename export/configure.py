@@ -10,7 +10,7 @@ from pathlib import Path
 
 from export.derive import Section, Shapes, derive_model
 from export.errors import CheckpointError
-from train.config import SystemConfig, from_dict
+from train.config import ENCODERS, SystemConfig, from_dict
 from train.weights import read_json
 from vta_rt.errors import OptionError
 
@@ -108,6 +108,9 @@ def _check_agreement(weights: Path, config: SystemConfig, settings: Settings) ->
 def _unknown(values: Section) -> list[str]:
     """Dotted names of what neither shapes nor settings tell. A size that no tensor shows is found missing later."""
     names = [name for name, size in _LOOKED_UP.items() if _has(values, size) and not _has(values, name)]
+    kind = ENCODERS.get(values["encoder"].get("kind", "clip"))
+    if kind is not None and not hasattr(kind, "heads"):
+        names = [name for name in names if name != "encoder.heads"]
     return names if _has(values, "encoder.positions") else [*names, "encoder.positions"]
 
 

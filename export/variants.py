@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from train.encoder import TOWERS
+from train.start_unet import MAPS
 
 ENCODER, LINEAR = "vid_fea_extractor.", "linear_layer."
 CLIP = f"{ENCODER}{TOWERS['clip'].name}."
@@ -20,9 +21,10 @@ def in_place(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Parts of the encoder's public file that do not look at pictures are left out, and the CLIP that is not looked through.
     """
+    tensors = {f"unet.{name}" if name.startswith(MAPS) else name: tensor for name, tensor in tensors.items()}
     kind = next((kind for kind, tower in TOWERS.items() if _any_below(tensors, f"{tower.name}.")), None)
     if kind is None:
-        return dict(tensors)
+        return tensors
     tower, moved = TOWERS[kind], {}
     for name, tensor in tensors.items():
         if name.startswith(f"{tower.name}."):

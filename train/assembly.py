@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
+from torch import Tensor
 
 from train.checkpoints import FIRST_STAGE, CheckpointError, read_weights
 from train.config import SystemConfig
 from train.data.lists import read_list
-from train.data.networks import fingerprint, open_encoder
+from train.data.networks import MODEL_PREFIX, fingerprint, open_encoder
 from train.data.prepared import PreparedSource, is_prepared
 from train.data.raw import RawSource
 from train.data.sample import Source, Window
+from train.encoder import TOWERS
 from train.first_stage.publish import SECTIONS, open_vae
 from train.model import TEXT, LatentDiffusion
 from train.settings import StartSettings, TrainSettings, model_config
+from train.start_unet import load_unet
 from vta_rt.errors import OptionError
 
 
@@ -33,7 +37,8 @@ from vta_rt.errors import OptionError
 class Parts:
     """What a run is put together from. valid: None for a run without validation. vae: for clips with raw sound.
 
-    first_stage: the folder to lay beside checkpoints. notes: what the user should know before hours are spent.
+    first_stage: the folder to lay beside checkpoints. notes: what the user should know before hours are spent. tower:
+    tensors of the frame encoder's tower, by their names in a checkpoint, where the model does without it.
     """
 
     config: SystemConfig
@@ -43,6 +48,7 @@ class Parts:
     vae: AutoencoderKL | None = None
     first_stage: Path | None = None
     notes: tuple[str, ...] = ()
+    tower: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def assemble(settings: TrainSettings) -> Parts:
@@ -63,15 +69,31 @@ def assemble(settings: TrainSettings) -> Parts:
     model = LatentDiffusion(config, settings.optimizer, settings.loss)
     if weights is not None:
         _load(model, weights, Path(settings.start.checkpoint))
+    notes = _notes(settings, config, first_stage)
+    if settings.start.unet:
+        notes = (*notes, load_unet(model.unet, Path(settings.start.unet)))
     if settings.start.tower:
         tower = open_encoder(Path(settings.start.tower), config.encoder).tower
-        model.vid_fea_extractor.tower.load_state_dict(tower.state_dict())
+        model.vid_fea_extractor.tower.load_state_dict(tower.state_dict(), assign=True)
+        if licence := TOWERS[config.encoder.kind].licence:
+            config = replace(config, licence="; ".join(filter(None, (config.licence, licence))))
     if settings.start.text_tower:
         _load_text(model, Path(settings.start.text_tower))
     vae = _open_vae(first_stage, config) if first_stage else None
     for source in (train, valid):
         _check(source, model, vae, settings)
-    return Parts(config, model, train, valid, vae, first_stage, _notes(settings, config, first_stage))
+    idle = {}
+    if _is_idle(settings, train, valid):
+        idle = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.vid_fea_extractor.give_up_tower().items()}
+    return Parts(config, model, train, valid, vae, first_stage, notes, idle)
+
+
+def _is_idle(settings: TrainSettings, *sources: Source | None) -> bool:
+    """Whether the tower has nothing to do: its embeddings are made, and its weights are those of a file."""
+    made = [
+        isinstance(source, PreparedSource) and "embeddings" in source.recipe.tensors for source in sources if source
+    ]
+    return all(made) and bool(settings.start.tower or settings.start.checkpoint)
 
 
 def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> Source:

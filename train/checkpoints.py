@@ -142,8 +142,12 @@ def save_checkpoint(
     progress: Progress,
     config: SystemConfig,
     settings: TrainSettings,
+    idle: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the checkpoint of ``progress.step``; every process calls this.
+
+    Args:
+        idle: tensors that belong to the whole but are not in the model, since training does without them.
 
     Raises:
         OutputError: it could not be written; nothing half-written stays.
@@ -162,7 +166,7 @@ def save_checkpoint(
             with averaged(model, average):
                 tensors = accelerator.get_state_dict(model)  # the parameters themselves, so written while averaged
                 if accelerator.is_main_process:
-                    _save_weights(tensors, temporary / WEIGHTS)
+                    _save_weights({**tensors, **(idle or {})}, temporary / WEIGHTS)
             if accelerator.is_main_process:
                 (temporary / CONFIG).write_text(json.dumps(to_dict(config), indent=1) + "\n")
                 training = asdict(progress) | {"settings": settings_dict(settings)}

@@ -80,6 +80,12 @@ class FrameEncoder(nn.Module):
             embeddings = embeddings + table.to(embeddings.dtype)
         return self.linear_layer(embeddings)
 
+    def give_up_tower(self) -> dict[str, Tensor]:
+        """Do without the tower from here on, where embeddings are made ahead; returns its tensors by their names here."""
+        state = {f"{self._tower}.{name}": tensor for name, tensor in self.tower.state_dict().items()}
+        delattr(self, self._tower)
+        return state
+
     def reset_buffers(self) -> None:
         """Compute what no state dict holds, on the parameters' device: for a model built on the meta device."""
         if (reset := getattr(self.tower, "reset_buffers", None)) is not None:

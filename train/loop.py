@@ -157,6 +157,7 @@ class Trainer:
         self.settings, self.accelerator = settings, accelerator
         self.run = RunFolder(settings.out)
         self.config = parts.config
+        self._idle = parts.tower
         length = settings.length
         self.micro_batch, accumulation = split_batch(length.batch, length.micro_batch, accelerator.num_processes)
         accelerator.gradient_accumulation_steps = accumulation
@@ -269,7 +270,7 @@ class Trainer:
         self._check_weights(step)
         self.progress = replace(self.progress, step=step)
         save_checkpoint(
-            self.run, self.accelerator, self.model, self._average, self.progress, self.config, self.settings
+            self.run, self.accelerator, self.model, self._average, self.progress, self.config, self.settings, self._idle
         )
         loading = self._loading()
         if self.accelerator.is_main_process:

@@ -46,7 +46,10 @@ class StartSettings:
     """What the weights are before the first step; where nothing is given they are random."""
 
     checkpoint: str = ""  # folder with model_2.safetensors and config.json; its config.json also fills in [model]
-    tower: str = ""  # safetensors file of the frame encoder's tower
+    tower: str = ""  # of the frame encoder: a file of our own, or the public file or folder of its kind
+    unet: str = (
+        ""  # a text-to-audio or image-diffusion model's: a file or folder in the layout of diffusers, Tango or ours
+    )
     text_tower: str = ""  # safetensors file of the CLIP text model
     first_stage: str = ""  # folder with vae/ and vocoder/; needed for raw samples, else only laid beside checkpoints
 

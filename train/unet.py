@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 from train.attention import use_sdpa
 from train.config import UNetConfig
 
+INNER = 512  # width between the two layers of a map of channels
+
 
 def build_unet(config: UNetConfig) -> UNet2DConditionModel:
     """A UNet with fresh weights: (latents [B, C, T, F], timestep [B], tokens [B, N, D]) -> [B, C, T, F].
@@ -38,6 +40,8 @@ def build_unet(config: UNetConfig) -> UNet2DConditionModel:
     }
     if config.aligned_channels:
         unet: UNet2DConditionModel = AlignedUNet(config.aligned_channels, config.tokens_per_step, config, settings)
+    elif config.image_channels:
+        unet = MappedUNet(config.latent_channels, settings | {"out_channels": config.image_channels})
     else:
         unet = UNet2DConditionModel(in_channels=config.latent_channels, **settings)
     use_sdpa(unet)
@@ -76,6 +80,22 @@ class AlignedUNet(UNet2DConditionModel):
         return super().forward(
             torch.cat([sample, rows], 1), timestep, encoder_hidden_states, encoder_attention_mask=mask, **options
         )
+
+
+class MappedUNet(UNet2DConditionModel):
+    """A UNet of image diffusion between linear maps of the latents' channels to its own and back, as in Tango."""
+
+    def __init__(self, latent_channels: int, settings: dict[str, Any]) -> None:
+        own = settings["out_channels"]
+        super().__init__(in_channels=own, **settings)
+        self.group_in = nn.Sequential(nn.Linear(latent_channels, INNER), nn.Linear(INNER, own))
+        self.group_out = nn.Sequential(nn.Linear(own, INNER), nn.Linear(INNER, latent_channels))
+
+    def forward(self, sample: Tensor, *inputs: Any, **options: Any) -> Any:
+        """As ``UNet2DConditionModel.forward``."""
+        output = super().forward(self.group_in(sample.movedim(1, -1)).movedim(-1, 1), *inputs, **options)
+        output.sample = self.group_out(output.sample.movedim(1, -1)).movedim(-1, 1)
+        return output
 
 
 def resample(features: Tensor, mask: Tensor, steps: int, per_step: float) -> Tensor:

@@ -1,10 +1,8 @@
-"""Every frame encoder through the exporter: the graph is the module, the runtime knows no encoder's name."""
+"""Every frame encoder through the exporter: the graph is the module, and the runtime knows no encoder's name."""
 
 from __future__ import annotations
 
-import json
-import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,79 +10,152 @@ import numpy as np
 import pytest
 import synth_encoders
 import torch
-from safetensors.torch import load_file, save_file
 
 from export.bundling import Options, build
 from export.checkpoint import open_checkpoint
-from export.errors import CheckpointError
+from export.onnx_file import WeightsFile, export_stage
+from export.stages import visual_encoder
 from tests.conftest import link_tree, relative_error
-from tests.encoders import TINY, golden_frames, write_public
-from train.config import from_dict, to_dict
-from train.data.networks import open_encoder
-from train.encoder import TOWERS, FrameEncoder, build_encoder, register
+from tests.encoders import TINY, golden_frames
+from tests.export.layouts import StateDict, change_summary, refusal, replace_weights, write_config
+from tests.vta_rt.conftest import make_clip
+from train.encoder import TOWERS, build_encoder, register
 from train.encoder_config import ENCODERS, FrameEncoderConfig
+from vta_rt.backends.base import Lane
+from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.cli import main
+from vta_rt.config import FrameConfig, ModelConfig
+from vta_rt.manifest import GraphRecord, record_file
 from vta_rt.pipeline import Pipeline
-
-SECONDS = 2.56
-Make = Callable[[FrameEncoder], Path]
+from vta_rt.stages import Stages
 
 
-@pytest.fixture(scope="module")
-def micro_bundle(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(micro_checkpoint, out=tmp_path_factory.mktemp("engines") / "micro", options=Options(seconds=SECONDS))
-
-
-@pytest.fixture
-def make_checkpoint(micro_checkpoint: Path, tmp_path: Path) -> Make:
-    """The micro checkpoint with another frame encoder, as ``train.run`` leaves it."""
-
-    def make(encoder: FrameEncoder) -> Path:
-        folder = tmp_path / encoder.config.kind
-        link_tree(micro_checkpoint, folder)
-        tensors = load_file(folder / "model_2.safetensors")
-        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("unet.")}
-        own = {f"vid_fea_extractor.{name}": tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-        values = json.loads((folder / "config.json").read_text())
-        values["encoder"] = json.loads(
-            json.dumps(to_dict(replace(from_dict(values), encoder=encoder.config))["encoder"])
-        )
-        del values["frame_rate"]  # the encoder's own
-        for name in ("model_2.safetensors", "config.json"):
-            (folder / name).unlink()  # they are links
-        save_file(tensors | own, folder / "model_2.safetensors")
-        (folder / "config.json").write_text(json.dumps(values))
-        return folder
-
-    return make
-
-
-@pytest.fixture
-def make_bundle(make_checkpoint: Make, micro_bundle: Path, tmp_path: Path) -> Make:
-    """The same as a bundle of 2.56 s."""
-
-    def make(encoder: FrameEncoder, precision: str = "fp32") -> Path:
-        out = tmp_path / f"{encoder.config.kind}_bundle"
-        if precision == "fp32":
-            link_tree(micro_bundle, out)  # so that nothing but the encoder is built
-        return build(make_checkpoint(encoder), out=out, options=Options(seconds=SECONDS, precision=precision))
-
-    return make
-
-
-@pytest.mark.parametrize("kind", TINY)
-def test_tokens_of_a_bundle(kind: str, make_bundle: Make, tmp_path: Path) -> None:
-    with warnings.catch_warnings(action="ignore"):
-        encoder = open_encoder(write_public(kind, tmp_path / "public"), replace(TINY[kind], positions=True))
-    pipeline = Pipeline(make_bundle(encoder))
-    frames, config = pipeline.frames, encoder.config
-    assert (frames.rate, frames.size, frames.encoder) == (config.rate, config.image_size, kind)
-    assert (frames.fit, frames.kernel, frames.resize) == (config.fit, config.kernel, config.resize)
-    full = pipeline.model.frame_count(frames)
-    pictures = torch.cat([golden_frames(kind)] * 8)
-    for count in (full, full // 2 + 1, 1):
-        if kind == "vjepa2" and full > config.longest_clip >= count:
-            continue  # a window of this bundle is always a full one
-        tokens = pipeline.encode(pictures[:count].numpy())
+@pytest.mark.parametrize("kind", ["imagebind", "languagebind", "vivit", "vjepa2"])
+def test_a_graph_takes_videos_of_any_length(kind: str, tmp_path: Path) -> None:
+    """What the module gives, with positions: windows, repeats of the last picture and dropped tokens are the same."""
+    torch.manual_seed(0)
+    config = replace(TINY[kind], layers=1, positions=True)
+    encoder = build_encoder(config).eval()
+    model = ModelConfig(3.4, token_width=config.tokens_dim, positions=True)
+    frames = FrameConfig(config.rate, config.image_size, clip_stride=config.clip_stride)
+    full = model.frame_count(frames)
+    frames = replace(frames, clip_length=config.multiple(full))
+    stage = visual_encoder(encoder, model, frames)
+    with WeightsFile(tmp_path / "weights") as weights:
+        inputs, outputs = export_stage(stage, tmp_path / "encoder.onnx", weights)
+    files = record_file(tmp_path / "encoder.onnx"), record_file(tmp_path / "weights")
+    record = GraphRecord(files[0], (files[1],), tuple(inputs), tuple(outputs), "fp32")
+    session = OnnxRuntimeSession("visual_encoder", record, tmp_path / "encoder.onnx")
+    stages = Stages(lambda _: session, Lane(), model, frames)
+    pictures = torch.cat([golden_frames(kind)] * 6)
+    for count in (full, full - 1, 1):
+        if kind == "vjepa2" and count <= config.longest_clip:
+            continue  # a window of these 3.4 s is a full one
+        tokens = stages.encode(pictures[:count].numpy())
         assert len(tokens) == frames.token_count(count)
-        assert relative_error(tokens, encoder(pictures[:count])) < 1e-4
+        assert relative_error(tokens, encoder(pictures[:count]).detach()) < 1e-4
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """What a test registers is forgotten."""
+    known = dict(ENCODERS), dict(TOWERS)
+    yield
+    for names, before in zip((ENCODERS, TOWERS), known, strict=True):
+        for name in names.keys() - before.keys():
+            del names[name]
+
+
+def test_a_made_up_encoder(
+    registry: None,
+    tiny_checkpoint: Path,
+    model_tensors: StateDict,
+    bundle_short: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One dataclass and one module: then it is exported, sampled for, shown and heard."""
+
+    @dataclass(frozen=True)
+    class BrightnessConfig(FrameEncoderConfig):
+        rate = 12.5
+        kind: str = field(default="brightness", kw_only=True)
+        image_size: int = field(default=16, kw_only=True)
+        projection: int = field(default=6, kw_only=True)
+        fit: str = field(default="squash", kw_only=True)
+        kernel: str = field(default="bilinear", kw_only=True)
+        clip_length: int = field(default=4, kw_only=True)
+        clip_stride: int = field(default=2, kw_only=True)
+
+    class Brightness(torch.nn.Module):
+        """Clips [B, 4, 3, H, W] -> the colours of each pair of pictures, [B, 2, 6]."""
+
+        def __init__(self, config: BrightnessConfig) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.full((config.projection,), 3.0))
+
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            return clips.mean((3, 4)).unflatten(1, (-1, 2)).flatten(2) * self.scale
+
+    register("brightness", BrightnessConfig, Brightness)
+    torch.manual_seed(0)
+    encoder = build_encoder(BrightnessConfig(tokens_dim=64, positions=True))
+    own = {f"vid_fea_extractor.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    link_tree(tiny_checkpoint, tmp_path / "ckpt")
+    replace_weights(tmp_path / "ckpt", {n: t for n, t in model_tensors.items() if n.startswith("unet.")} | own)
+    write_config(tmp_path / "ckpt", {"encoder": {"kind": "brightness", "positions": True}})
+    link_tree(bundle_short, tmp_path / "bundle")  # so that only the encoder is built
+    bundle = build(tmp_path / "ckpt", out=tmp_path / "bundle", options=Options(seconds=0.64))
+
+    pipeline = Pipeline(bundle)
+    assert (pipeline.frames.rate, pipeline.frames.tokens_per_second, pipeline.frames.clip_length) == (12.5, 6.25, 4)
+    pictures = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
+    assert pipeline.encode(pictures).shape == (4, 64)
+    assert relative_error(pipeline.encode(pictures), encoder(torch.from_numpy(pictures)).detach()) < 1e-4
+    video = make_clip(tmp_path / "clip.mp4", seconds=0.6)
+    assert pipeline.generate(video, steps=2).duration == pytest.approx(0.6, abs=0.01)
+    assert main(["info", str(bundle)]) == 0
+    assert "encoder      brightness, 6.25 tokens a second; 4 a pass" in capsys.readouterr().out
+
+
+PREFIXES = {
+    "imagebind": "ib_model",
+    "languagebind": "lb_model",
+    "cavp": "cavp",
+    "vivit": "vivit",
+    "vjepa2": "vjepa_model",
+}
+FLAGS = {"imagebind": "ib", "languagebind": "lb", "vjepa2": "jepa"}
+
+
+@pytest.mark.parametrize("kind", PREFIXES)
+def test_published_variants_have_their_encoder_beside_the_unet(
+    folder: Path, model_tensors: StateDict, kind: str
+) -> None:
+    """As attributes of the whole model, with all parts of the public file, under the public names."""
+    config = TINY[kind]
+    public = synth_encoders.state_dict(kind, "tiny")
+    others = {name: torch.zeros(shape) for name, shape in synth_encoders.OTHER_PARTS[kind].items()}
+    linear = {"linear_layer.weight": torch.ones(64, config.projection), "linear_layer.bias": torch.ones(64)}
+    encoder = {f"{PREFIXES[kind]}.{name}": tensor for name, tensor in (public | others).items()}
+    replace_weights(folder, {n: t for n, t in model_tensors.items() if n.startswith("unet.")} | encoder | linear)
+    sizes = ("width", "layers", "heads", "intermediate", "image_size", "resize", "clip_length", "longest_clip")
+    write_config(folder, {"encoder": {size: getattr(config, size) for size in sizes if hasattr(config, size)}})
+    if kind in FLAGS:
+        change_summary(folder, **{FLAGS[kind]: True})
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.config.encoder == replace(config, tokens_dim=64)
+    assert checkpoint.config.frame_rate == config.rate
+    opened = checkpoint.encoder()
+    state = {name: tensor for name, tensor in public.items() if TOWERS[kind].own_name(name)}
+    assert len(opened.tower.state_dict()) == len(state)
+    twin = build_encoder(config)
+    twin.tower.load_state_dict({TOWERS[kind].own_name(name): tensor for name, tensor in state.items()})
+    frames = golden_frames(kind)[:2]
+    assert torch.equal(opened.embed(frames), twin.eval().embed(frames))
+    assert bool((opened.linear_layer.weight == 1).all())
+
+
+def test_a_variant_whose_encoder_is_missing(folder: Path) -> None:
+    path = change_summary(folder, jepa=True)
+    assert refusal(folder).startswith(f"{path}: says by 'jepa' that frames go through vjepa2, but pytorch_model_2.bin")

@@ -25,16 +25,37 @@ def test_tokens(pipeline: Pipeline, goldens: Goldens, golden_frames: np.ndarray)
     assert relative_error(pipeline.encode(golden_frames), goldens["cond_base"]) < SINGLE_STAGE
 
 
-def test_tokens_with_positions(
-    checkpoint_with_positions: Path, bundle_short: Path, goldens: Goldens, golden_frames: np.ndarray, tmp_path: Path
-) -> None:
-    link_tree(bundle_short, tmp_path / "bundle")  # so that only the encoder is built
-    pipeline = Pipeline(build(checkpoint_with_positions, out=tmp_path / "bundle", options=Options(seconds=0.64)))
+@pytest.fixture(scope="module")
+def positioned(
+    checkpoint_with_positions: Path, bundle_short: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Pipeline:
+    out = tmp_path_factory.mktemp("engines") / "positions"
+    link_tree(bundle_short, out)  # so that only the encoder is built
+    return Pipeline(build(checkpoint_with_positions, out=out, options=Options(seconds=0.64)))
 
-    tokens = pipeline.encode(golden_frames)
+
+def test_tokens_with_positions(positioned: Pipeline, goldens: Goldens, golden_frames: np.ndarray) -> None:
+    tokens = positioned.encode(golden_frames)
     assert relative_error(tokens, goldens["cond_pe"]) < SINGLE_STAGE
-    shuffled = pipeline.encode(golden_frames[::-1].copy())[::-1]
+    shuffled = positioned.encode(golden_frames[::-1].copy())[::-1]
     assert relative_error(shuffled, tokens) > 0.01  # positions tell the order
+
+
+def test_order_of_frames_is_heard_only_with_positions(
+    bundle_short: Path, positioned: Pipeline, golden_frames: np.ndarray
+) -> None:
+    order = np.random.default_rng(0).permutation(len(golden_frames))
+
+    def sound(pipeline: Pipeline, frames: np.ndarray) -> np.ndarray:
+        latents = pipeline.denoise(pipeline.encode(frames), steps=3, guidance=2.0, seed=1)
+        return pipeline.vocode(pipeline.decode(latents))
+
+    blind = Pipeline(bundle_short)
+    heard = sound(blind, golden_frames)
+    # The same but for the order in which attention adds up.
+    assert relative_error(sound(blind, golden_frames[order]), heard) < 1e-4
+    told = sound(positioned, golden_frames)
+    assert relative_error(sound(positioned, golden_frames[order]), told) > 100e-4
 
 
 def test_tokens_without_positions_do_not_know_their_order(pipeline: Pipeline, golden_frames: np.ndarray) -> None:

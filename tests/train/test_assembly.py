@@ -78,8 +78,9 @@ def test_clips_prepared_with_other_networks_are_refused(
     list(prepare([read_list(raw_list)], tmp_path / "own", networks, 0.64))
     data = {"train": str(tmp_path / "own" / "clips.jsonl"), "valid": ""}
     parts = opened(data=data, start={"tower": str(tower), "first_stage": str(micro_checkpoint)})
-    expected = load_file(tower)["vid_fea_extractor.clip_vision.visual_projection.weight"]
-    assert parts.model.vid_fea_extractor.tower.visual_projection.weight.equal(expected)
+    name = "vid_fea_extractor.clip_vision.visual_projection.weight"
+    assert parts.tower[name].equal(load_file(tower)[name])
+    assert not [name for name in parts.model.state_dict() if "clip_vision" in name]  # it has nothing to do
 
     changed = tmp_path / "tower.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(tower).items()}, changed)
@@ -128,7 +129,8 @@ def test_starting_from_a_checkpoint(opened: Open, micro_checkpoint: Path) -> Non
     start = {"checkpoint": str(micro_checkpoint)}
     parts = opened(start=start)
     assert parts.config.unet.norm_groups == values["unet"]["norm_groups"]
-    state, expected = parts.model.state_dict(), load_file(micro_checkpoint / "model_2.safetensors")
+    state = {**parts.model.state_dict(), **parts.tower}
+    expected = load_file(micro_checkpoint / "model_2.safetensors")
     assert state.keys() == expected.keys()
     assert all(state[name].equal(expected[name]) for name in expected)
     with pytest.raises(VTAError, match=r"micro: does not fit the model that is configured; \d+ tensors differ, unet\."):

@@ -11,6 +11,7 @@ from tests.prompts import BEGIN, END, save_tokenizer
 from train.conditioning import VALIDATION, Chance, Conditioner, Draws
 from train.config import EncoderConfig, SystemConfig, TextConfig, UNetConfig
 from train.data.sample import Sample
+from train.encoder_config import ImageBindConfig
 from train.settings import ConditioningSettings
 from vta_rt.errors import OptionError
 
@@ -90,6 +91,14 @@ def test_without_description_the_frames_stand_alone(tokenizer: str, mode: str, i
     condition = conditioner(tokenizer, mode)(SILENT, chance())
     assert condition.prompt is None
     assert (condition.visual is None) == is_dropped == condition.is_dropped
+
+
+def test_a_prompt_stands_as_often_as_frames_have_tokens(tokenizer: str) -> None:
+    config = replace(CONFIG, encoder=ImageBindConfig(projection=16))
+    choose = Conditioner(ConditioningSettings(mode="concat", tokenizer=tokenizer), config, frames=20)
+    frames = Sample(name="", text="a bell", frames=torch.zeros(7, 2, 2, 3, dtype=torch.uint8), wave=torch.zeros(1))
+    embeddings = Sample(name="", text="a bell", embeddings=torch.zeros(4, 16), wave=torch.zeros(1))
+    assert choose(frames, chance()).length == choose(embeddings, chance()).length == 4
 
 
 def test_dropout(tokenizer: str) -> None:

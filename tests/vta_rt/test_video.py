@@ -118,6 +118,14 @@ class TestSampleFrames:
         assert frames.shape == (1, 8, 8, 3)
         assert (frames == [200, 100, 50]).all()
 
+    def test_a_kernel_and_a_margin(self) -> None:
+        """What an encoder other than CLIP asks for."""
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+        squashed = image.resize((16, 16), Image.Resampling.BILINEAR)
+        np.testing.assert_array_equal(videos.fitted(image, 16, "squash", kernel="bilinear"), squashed)
+        larger = np.array(image.resize((30, 20), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(videos.fitted(image, 16, "crop", 20, "bilinear"), larger[2:18, 7:23])
+
     @pytest.mark.parametrize("size", [(63, 47), (1, 1), (17, 300), (300, 17), (7680, 4320)])
     def test_sizes(self, tmp_path: Path, make_clip: MakeClip, size: tuple[int, int]) -> None:
         codec, pix_fmt = ("mjpeg", "yuvj420p") if size[0] > 1000 else ("ffv1", "yuv420p")
@@ -226,6 +234,8 @@ class TestSampleFrames:
             ({"size": 0}, "size is 0"),
             ({"size": 2.5}, "size is 2.5"),
             ({"fit": "stretch"}, "'crop' or 'squash'"),
+            ({"kernel": "lanczos"}, "kernel is 'lanczos', one of bicubic, bilinear"),
+            ({"resize": 100}, "resize is 100, 0 or at least the size 224"),
             ({"seconds": -1}, "seconds is -1"),
         ],
     )

@@ -56,7 +56,8 @@ def open_encoder(path: Path, config: FrameEncoderConfig) -> FrameEncoder:
     file = _file_of(path)
     if path.is_dir() and (path / "config.json").is_file():
         _check_stated(path / "config.json", read_json(path / "config.json"), config)
-    encoder.tower.load_state_dict(_tower_state(file, read_tensors(file), config.kind, encoder.tower))
+    # Assigned, not copied: float32 weights stay in the mapped file.
+    encoder.tower.load_state_dict(_tower_state(file, read_tensors(file), config.kind, encoder.tower), assign=True)
     if licence := TOWERS[config.kind].licence:
         warnings.warn(f"{file}: {licence}", LicenceWarning, stacklevel=2)
     return encoder.eval().requires_grad_(False)
@@ -111,7 +112,7 @@ def _tower_state(path: Path, tensors: Mapping[str, Tensor], kind: str, tower: nn
         )
     if broken := [key for key, tensor in state.items() if not tensor.float().isfinite().all()]:
         raise OptionError(f"{path}: holds weights that are not finite numbers, such as {broken[0]}")
-    return state
+    return {key: tensor.to(wanted[key].dtype) for key, tensor in state.items()}
 
 
 _MERGED = "; take LanguageBind_Video_FT, or LanguageBind_Video_merge, which has LoRA's part folded into one layout"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from train.config import SystemConfig
+from train.config import ENCODERS, SystemConfig
 from train.data.sample import Sample, Window, join
 from vta_rt.config import FrameConfig, ModelConfig
 from vta_rt.errors import OptionError
@@ -53,6 +55,44 @@ def test_pictures_and_sound_are_cut_at_the_same_time(share: float, cut: int) -> 
     assert joined.frames[:, 0, 0, 0].tolist() == [1] * cut + [2] * (20 - cut)
     assert joined.wave.tolist() == [1.0] * (50 * cut) + [2.0] * (1000 - 50 * cut)
     assert joined.name == "1 + 2"
+
+
+def test_encoders_of_fewer_tokens_than_pictures_are_cut_between_tokens() -> None:
+    """At one moment, in pictures, embeddings and sound alike; the published five to fifteen of twenty are shares of time."""
+    window = replace(WINDOW, frame_rate=4.0, clip_stride=2)  # 40 pictures, 20 tokens
+    pictures = join(raw(1, frames=40), raw(2, frames=40), 0.26, window)
+    assert pictures.frames is not None
+    assert pictures.wave is not None
+    assert pictures.frames[:, 0, 0, 0].tolist() == [1] * 10 + [2] * 30
+    assert pictures.wave.tolist() == [1.0] * 250 + [2.0] * 750
+
+    def made(value: int) -> Sample:
+        return Sample(name="", embeddings=torch.full((20, 1), float(value)), wave=torch.full((1000,), float(value)))
+
+    embeddings = join(made(1), made(2), 0.26, window)
+    assert embeddings.embeddings is not None
+    assert embeddings.wave is not None
+    assert embeddings.embeddings[:, 0].tolist() == [1.0] * 5 + [2.0] * 15
+    assert embeddings.wave.equal(pictures.wave)
+    short = join(raw(1, frames=7), raw(2, frames=40), 0.5, window)
+    assert short.frames is not None
+    assert short.frames[:, 0, 0, 0].tolist() == [1] * 6 + [2] * 34
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens"),
+    [("clip", 20), ("imagebind", 20), ("languagebind", 20), ("cavp", 40), ("vivit", 63), ("vjepa2", 20)],
+)
+def test_tokens_of_ten_seconds(kind: str, tokens: int) -> None:
+    config = SystemConfig(encoder=ENCODERS[kind]())
+    window = Window.of(config, 10.0)
+    assert window.tokens == tokens
+    assert window.frames == 10 * config.encoder.rate
+    assert (window.fit, window.kernel, window.resize) == (
+        config.encoder.fit,
+        config.encoder.kernel,
+        config.encoder.resize,
+    )
 
 
 def test_a_short_first_clip_is_followed_at_its_end() -> None:
