@@ -321,15 +321,13 @@ def _floor(row: dict[str, Any], work: dict[str, float], steps: int) -> float | N
 
 def _frames(options: argparse.Namespace) -> np.ndarray:
     from vta_rt.bundle import Bundle
-    from vta_rt.video import sample_frames
+    from vta_rt.video import frames_of
 
     manifest = Bundle(options.bundle).manifest
     count, size = manifest.model.frame_count(manifest.frames), manifest.frames.size
     if not options.video:
         return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
-    frames = sample_frames(
-        options.video, manifest.frames.rate, size, fit=manifest.frames.fit, seconds=manifest.model.seconds
-    )
+    frames = frames_of(options.video, manifest.frames, manifest.model.seconds)
     return frames[np.arange(count) % len(frames)]  # a short clip over again, so that every machine has the same work
 
 

@@ -30,7 +30,7 @@ from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import SOLVERS
-from vta_rt.video import probe, sample_frames
+from vta_rt.video import frames_of, probe
 
 MEASURES = {
     "f1_100": "onset F1 ±100 ms",
@@ -170,7 +170,7 @@ def _samplings(options: argparse.Namespace) -> list[Sampling]:
 
 def _prepare(pipeline: Pipeline, clip: Clip) -> Prepared:
     frames, seconds = pipeline.frames, pipeline.model.seconds
-    pictures = sample_frames(clip.video, frames.rate, frames.size, fit=frames.fit, seconds=seconds)
+    pictures = frames_of(clip.video, frames, seconds)
     return Prepared(clip, pipeline.encode(pictures), min(probe(clip.video).duration, seconds))
 
 
