@@ -1,6 +1,6 @@
 """Frames from video files: ours beside decoding everything with PyAV's defaults and resizing with Pillow, time and memory.
 
-    python benchmarks/frames.py [--repeats 3] [--clips DIR]
+    python benchmarks/frames.py [--repeats 3] [--clips DIR] [--only CLIP...]
 
 Clips are made with libx264's defaults (``benchmarks/clips.py``) and kept in DIR. Each measurement is a process of its own;
 the two ways take turns (clips over a minute: once), and ratios are of the medians. ``window`` is what a model hears at
@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind (default: 3)")
     parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "vta_rt_clips", metavar="DIR")
+    parser.add_argument("--only", nargs="+", choices=CLIPS, default=list(CLIPS), metavar="CLIP", help="; ".join(CLIPS))
     parser.add_argument("--measure", nargs=3, metavar=("WAY", "CLIP", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -56,7 +57,8 @@ def main() -> None:
     options.clips.mkdir(parents=True, exist_ok=True)
     rows = []
     print(f"{'clip':<34}{'part':<8}  plain s   ours s  ratio  CPU ratio  plain MB  ours MB    diff  max")
-    for name, how in CLIPS.items():
+    for name in options.only:
+        how = CLIPS[name]
         clip = clips.make(options.clips / f"{name.replace(',', '').replace(' ', '_')}.mp4", **how)
         parts = {"window": WINDOW, "whole": None} if "repeats" in how else {"whole": None}
         for row in _compare(name, clip, parts, 1 if "repeats" in how else options.repeats):
