@@ -1,6 +1,6 @@
 """Frames from video files: ours beside decoding everything with PyAV's defaults and resizing with Pillow, time and memory.
 
-    python benchmarks/frames.py [--repeats 3] [--clips DIR]
+    python benchmarks/frames.py [--repeats 3] [--clips DIR] [--only CLIP...]
 
 Clips are made with libx264's defaults (``benchmarks/clips.py``) and kept in DIR. Each measurement is a process of its own;
 the two ways take turns (clips over a minute: once), and ratios are of the medians. ``window`` is what a model hears at
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,11 +35,11 @@ from vta_rt.video import iter_frames
 SIZE, FRAME_RATE, WINDOW = 224, 2, 10.24
 COMPARED = 20  # frames of each clip
 CLIPS: dict[str, dict[str, Any]] = {
+    "1080p, 10 min": {"size": (1920, 1080), "seconds": 10, "repeats": 60},
     "720p, 10 s": {"size": (1280, 720), "seconds": 10},
     "4K, 10 s": {"size": (3840, 2160), "seconds": 10},
     "1080p, 10 s": {"size": (1920, 1080), "seconds": 10},
     "720p, 10 s, a key frame a second": {"size": (1280, 720), "seconds": 10, "options": {"g": "25"}},
-    "1080p, 10 min": {"size": (1920, 1080), "seconds": 10, "repeats": 60},
 }
 
 
@@ -48,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each kind (default: 3)")
     parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "vta_rt_clips", metavar="DIR")
+    parser.add_argument("--only", nargs="+", choices=CLIPS, default=list(CLIPS), metavar="CLIP", help="; ".join(CLIPS))
     parser.add_argument("--measure", nargs=3, metavar=("WAY", "CLIP", "SECONDS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -57,7 +57,8 @@ def main() -> None:
     options.clips.mkdir(parents=True, exist_ok=True)
     rows = []
     print(f"{'clip':<34}{'part':<8}  plain s   ours s  ratio  CPU ratio  plain MB  ours MB    diff  max")
-    for name, how in CLIPS.items():
+    for name in options.only:
+        how = CLIPS[name]
         clip = clips.make(options.clips / f"{name.replace(',', '').replace(' ', '_')}.mp4", **how)
         parts = {"window": WINDOW, "whole": None} if "repeats" in how else {"whole": None}
         for row in _compare(name, clip, parts, 1 if "repeats" in how else options.repeats):
@@ -106,7 +107,7 @@ def _measure(way: str, clip: str, seconds: float | None) -> dict[str, Any]:
     return {
         "seconds": time.perf_counter() - start,
         "cpu_seconds": time.process_time() - before,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": round(1000 * machine.peak_memory_gb()),
         "frames": frames,
     }
 
