@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from train.data.networks import fingerprint, open_encoder
 from train.data.prepared import PreparedSource, is_prepared
 from train.data.raw import RawSource
 from train.data.sample import Source, Window
+from train.distillation import Distillation, student_sampling
 from train.first_stage.publish import SECTIONS, open_vae
 from train.model import TEXT, LatentDiffusion
 from train.settings import StartSettings, TrainSettings, model_config
@@ -54,6 +55,8 @@ def assemble(settings: TrainSettings) -> Parts:
     first_stage = _first_stage(settings.start)
     weights, base = read_weights(Path(settings.start.checkpoint)) if settings.start.checkpoint else (None, {})
     config = model_config(settings, base=base | _sections(first_stage))
+    if settings.distillation.steps:
+        config = replace(config, sampling=student_sampling(settings.distillation.steps))
     if not settings.data.train:
         raise OptionError("data.train: name a folder of prepared clips, or a .jsonl list")
     train = _source(settings.data.train, settings, config)
@@ -63,6 +66,8 @@ def assemble(settings: TrainSettings) -> Parts:
     model = LatentDiffusion(config, settings.optimizer, settings.loss)
     if weights is not None:
         _load(model, weights, Path(settings.start.checkpoint))
+    if settings.distillation.steps:
+        _teach(model, weights, settings)
     if settings.start.tower:
         tower = open_encoder(Path(settings.start.tower), config.encoder).tower
         model.vid_fea_extractor.tower.load_state_dict(tower.state_dict())
@@ -72,6 +77,17 @@ def assemble(settings: TrainSettings) -> Parts:
     for source in (train, valid):
         _check(source, model, vae, settings)
     return Parts(config, model, train, valid, vae, first_stage, _notes(settings, config, first_stage))
+
+
+def _teach(model: LatentDiffusion, weights: dict[str, torch.Tensor] | None, settings: TrainSettings) -> None:
+    """Give the student a teacher with the weights that it begins with itself."""
+    if weights is None:
+        raise OptionError("start.checkpoint: the teacher's checkpoint is needed for distillation")
+    how = settings.distillation
+    distillation = Distillation(model.config.noise, how.steps, how.substeps, how.guidance)
+    teacher = LatentDiffusion(model.config, settings.optimizer, settings.loss)
+    teacher.load_state_dict(weights)
+    model.learn_from(teacher, distillation)
 
 
 def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> Source:
