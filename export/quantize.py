@@ -36,7 +36,9 @@ from vta_rt.video import sample_frames
 
 QUANTIZED = ("Conv", "MatMul", "Gemm")
 LEAST_SIGNAL = (30.0, 36.0, 42.0)  # dB of a layer's input over its rounding to 8 bits; the next where the first fails
-TOLERANCE = 0.08  # relative error of a graph's outputs along the trajectory
+TOLERANCE = (
+    0.02  # relative error of a graph's outputs along the trajectory; an encoder that moved by 0.08 lost all timing
+)
 STEPS = 8  # of the trajectory that calibrates; every noise level from pure noise down is in it
 Feeds = list[dict[str, np.ndarray]]
 
