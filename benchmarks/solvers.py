@@ -29,7 +29,7 @@ from train.evaluate.score import fit_judge, pool, score_clip
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.sampling import Sampling
-from vta_rt.schedule import SOLVERS
+from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
 from vta_rt.video import frames_of, probe
 
 MEASURES = {
@@ -112,7 +112,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         interval = how["guidance_interval"]
         cells = [
             how["solver"],
-            how["spacing"] or "own",
+            how["spacing"],
             how["steps"],
             "all" if interval is None else f"{interval[0]:g} to {interval[1]:g}",
             row["evaluations"],
@@ -131,14 +131,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
     colours = dict(zip(SOLVERS, itertools.cycle(pyplot.rcParams["axes.prop_cycle"].by_key()["color"]), strict=False))
-    lines: dict[tuple[str, str | None, bool], list[dict[str, Any]]] = {}
+    lines: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["evaluations"]):
         how = row["sampling"]
         lines.setdefault((how["solver"], how["spacing"], how["guidance_interval"] is not None), []).append(row)
     for axis, name in zip(axes, ("f1_50", "kind", "mel_decibels"), strict=True):
         for (solver, spacing, partly), points in lines.items():
-            style = "--" if partly else ":" if spacing else "-"
-            label = f"{solver}{f', {spacing}' if spacing else ''}{', interval' if partly else ''}"
+            style = "--" if partly else "-" if spacing == "trailing" else ":"
+            label = f"{solver}, {spacing}{', interval' if partly else ''}"
             axis.plot(
                 [row["evaluations"] for row in points],
                 [row[name] for row in points],
@@ -161,7 +161,7 @@ def _samplings(options: argparse.Namespace) -> list[Sampling]:
     for steps in sorted(options.steps):
         for solver in options.solver:
             for spacing in options.spacing:
-                plain = Sampling(steps, solver, options.guidance, None if spacing == "own" else spacing)
+                plain = Sampling(steps, solver, options.guidance, spacing)
                 found.append(plain)
                 if solver in options.interval_solver:
                     found.append(replace(plain, guidance_interval=tuple(options.interval)))
@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--judge-clips", type=int, default=600)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 15, 25, 50, 100, 300])
     parser.add_argument("--solver", nargs="+", default=[name for name in SOLVERS if name != "lcm"])
-    parser.add_argument("--spacing", nargs="+", default=["own", "trailing", "karras"], help="own: the schedule's")
+    parser.add_argument("--spacing", nargs="+", default=list(TIMESTEP_SPACINGS))
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--interval", type=float, nargs=2, metavar=("LOW", "HIGH"), default=[0.3, 5.0])
     parser.add_argument("--interval-solver", nargs="*", default=list(SOLVERS), help="those also run with the interval")

@@ -37,8 +37,10 @@ from vta_rt.text import TOKENIZER
 from vta_rt.video import frames_of
 
 QUANTIZED = ("Conv", "MatMul", "Gemm")
-LEAST_SIGNAL = 30.0  # dB of a layer's input over its rounding to 8 bits
-TOLERANCE = 0.08  # relative error of a graph's outputs along the trajectory
+LEAST_SIGNAL = (30.0, 36.0, 42.0)  # dB of a layer's input over its rounding to 8 bits; the next where the first fails
+TOLERANCE = (
+    0.02  # relative error of a graph's outputs along the trajectory; an encoder that moved by 0.08 lost all timing
+)
 STEPS = 8  # of the trajectory that calibrates; every noise level from pure noise down is in it
 Feeds = list[dict[str, np.ndarray]]
 
@@ -166,19 +168,23 @@ def _quantized(
     with tempfile.TemporaryDirectory(dir=staging) as folder:
         made = Path(folder) / f"{name}.onnx"
         with report.step(f"{name}: what each layer bears"):
-            sensitive = [layer for layer, signal in signals(path, feeds).items() if signal < LEAST_SIGNAL]
-        with report.step(f"{name}: quantize"):
-            _quantize(path, made, feeds, sensitive)
-        with report.step(f"{name}: check"):
-            session = OnnxRuntimeSession(name, record, made)
-            errors = _worst(session, feeds, references)
-            del session
-        kept = not all(error <= TOLERANCE for error in errors.values())
+            borne = signals(path, feeds)
+        kept = True
+        for least in LEAST_SIGNAL:
+            sensitive = [layer for layer, signal in borne.items() if signal < least]
+            if len(sensitive) == len(borne):
+                break
+            with report.step(f"{name}: quantize"):
+                _quantize(path, made, feeds, sensitive)
+            with report.step(f"{name}: check"):
+                errors = _worst(OnnxRuntimeSession(name, record, made), feeds, references)
+            kept = not all(error <= TOLERANCE for error in errors.values())
+            found = f"relative error {max(errors.values()):.2g}"
+            report.note(f"{name}: {len(borne) - len(sensitive)} of {len(borne)} layers at int8, {found}")
+            if not kept:
+                break
         if kept:
-            found = max(errors.values())
-            report.note(f"{name} stays at fp32: at int8 its relative error would be {found:.2g}")
-        elif sensitive:
-            report.note(f"{name}: {len(sensitive)} layers stay at fp32")
+            report.note(f"{name} stays at fp32")
         _write(path if kept else made, staging / f"{name}.onnx", name, weights)
     if kept:
         return record

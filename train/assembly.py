@@ -25,6 +25,7 @@ from train.data.networks import MODEL_PREFIX, fingerprint, open_encoder
 from train.data.prepared import PreparedSource, is_prepared
 from train.data.raw import RawSource
 from train.data.sample import Source, Window
+from train.distillation import Distillation, student_sampling
 from train.encoder import TOWERS
 from train.first_stage.publish import SECTIONS, open_vae
 from train.model import TEXT, LatentDiffusion
@@ -60,6 +61,8 @@ def assemble(settings: TrainSettings) -> Parts:
     first_stage = _first_stage(settings.start)
     weights, base = read_weights(Path(settings.start.checkpoint)) if settings.start.checkpoint else (None, {})
     config = model_config(settings, base=base | _sections(first_stage))
+    if settings.distillation.steps:
+        config = replace(config, sampling=student_sampling(settings.distillation.steps))
     if not settings.data.train:
         raise OptionError("data.train: name a folder of prepared clips, or a .jsonl list")
     train = _source(settings.data.train, settings, config)
@@ -72,6 +75,8 @@ def assemble(settings: TrainSettings) -> Parts:
     notes = _notes(settings, config, first_stage)
     if settings.start.unet:
         notes = (*notes, load_unet(model.unet, Path(settings.start.unet)))
+    if settings.distillation.steps:
+        _teach(model, weights, settings)
     if settings.start.tower:
         tower = open_encoder(Path(settings.start.tower), config.encoder).tower
         model.vid_fea_extractor.tower.load_state_dict(tower.state_dict(), assign=True)
@@ -94,6 +99,17 @@ def _is_idle(settings: TrainSettings, *sources: Source | None) -> bool:
         isinstance(source, PreparedSource) and "embeddings" in source.recipe.tensors for source in sources if source
     ]
     return all(made) and bool(settings.start.tower or settings.start.checkpoint)
+
+
+def _teach(model: LatentDiffusion, weights: dict[str, torch.Tensor] | None, settings: TrainSettings) -> None:
+    """Give the student a teacher with the weights that it begins with itself."""
+    if weights is None:
+        raise OptionError("start.checkpoint: the teacher's checkpoint is needed for distillation")
+    how = settings.distillation
+    distillation = Distillation(model.config.noise, how.steps, how.substeps, how.guidance)
+    teacher = LatentDiffusion(model.config, settings.optimizer, settings.loss)
+    teacher.load_state_dict(weights)
+    model.learn_from(teacher, distillation)
 
 
 def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> Source:

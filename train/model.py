@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from train.conditioning import Condition
 from train.config import MelConfig, SystemConfig
+from train.distillation import Distillation, Network
 from train.encoder import build_encoder, build_text_encoder, pad_tokens
 from train.loss import build_scheduler, diffusion_loss
 from train.mel import log_mel
@@ -55,6 +56,7 @@ class LatentDiffusion(nn.Module):
             self.vid_fea_extractor.add_module(TEXT, build_text_encoder(config.text))
         self._loss: dict[str, Any] = {"snr_gamma": loss.snr_gamma or None, "weighting": loss.weighting}
         self._scheduler = build_scheduler(config.noise)
+        self._teaching: tuple[LatentDiffusion, Distillation] | None = None
         self._trains_tower = optimizer.train_tower
         self.requires_grad_(False)
         self.unet.requires_grad_(True)
@@ -67,10 +69,35 @@ class LatentDiffusion(nn.Module):
         self.vid_fea_extractor.eval()
         return self
 
+    def learn_from(self, teacher: LatentDiffusion, distillation: Distillation) -> None:
+        """From now on the loss is a student's. The teacher is no part of this module: it is neither trained nor saved."""
+        self._teaching = teacher.eval().requires_grad_(False), distillation
+
     def forward(self, batch: Batch) -> Tensor:
         tokens, mask = self.tokens(batch.conditions)
+        if self._teaching is not None:
+            return self._student_loss(batch, tokens, mask, *self._teaching)
         return diffusion_loss(
             self.unet, self._scheduler, batch.latents, batch.noise, batch.timesteps, tokens, mask, **self._loss
+        )
+
+    def _student_loss(
+        self, batch: Batch, tokens: Tensor, mask: Tensor, teacher: LatentDiffusion, distillation: Distillation
+    ) -> Tensor:
+        with torch.no_grad():
+            teacher.to(batch.latents.device)
+            known, its_mask = teacher.tokens(batch.conditions)
+
+        def network(unet: nn.Module, tokens: Tensor, mask: Tensor) -> Network:
+            return lambda latents, at: unet(latents, at, tokens, encoder_attention_mask=mask).sample
+
+        return distillation.loss(
+            network(self.unet, tokens, mask),
+            network(teacher.unet, known, its_mask),
+            network(teacher.unet, torch.zeros_like(known), torch.ones_like(its_mask)),
+            batch.latents,
+            batch.noise,
+            batch.timesteps,
         )
 
     def tokens(self, conditions: Sequence[Condition]) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except ModuleNotFoundError as error:
         raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
     except VTAError:
-        if _is_main():
+        if is_main():
             raise
         return BAD_INPUT  # the main process says it
 
@@ -62,8 +62,8 @@ def _train(options: argparse.Namespace) -> int:
     else:
         settings = read_settings(options.config, options.settings)
     report = train(settings, resume=bool(options.resume))
-    if _is_main():
-        _tell(Path(settings.out), report)
+    if is_main():
+        tell(Path(settings.out), report)
     return 0
 
 
@@ -77,7 +77,7 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tell(out: Path, report: Report) -> None:
+def tell(out: Path, report: Report) -> None:
     """One line of what was done, and what was skipped."""
     skipped = list(report.loading.skipped.items())
     for name, reason in skipped[:SHOWN]:
@@ -90,7 +90,7 @@ def _tell(out: Path, report: Report) -> None:
     print(f"{out}: {steps}, loss {report.loss:.4f}{best}; {report.loading.summary()}")
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 

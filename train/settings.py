@@ -120,6 +120,15 @@ class MachineSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """See ``train.distillation``; the teacher is ``start.checkpoint``, with which the student begins as well."""
+
+    steps: CountOrNone = 0  # of the student; 0: no distillation
+    substeps: Count = 4  # of the teacher for each of the student's
+    guidance: NotNegative = 2.0  # of the teacher
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Everything that ``train.loop.train`` is told. ``model`` holds sections of ``SystemConfig``."""
 
@@ -134,6 +143,7 @@ class TrainSettings:
     length: LengthSettings = field(default_factory=LengthSettings)
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
     machine: MachineSettings = field(default_factory=MachineSettings)
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
 
 
 def read_settings(recipe: str | None, overrides: Sequence[str] = ()) -> TrainSettings:
@@ -146,7 +156,13 @@ def read_settings(recipe: str | None, overrides: Sequence[str] = ()) -> TrainSet
         OptionError: a file that cannot be read, an unknown key, or a value that is not allowed; names which.
     """
     path = _find(recipe)
-    return override_settings(_read(path) if path else {}, overrides, str(path) if path else "settings")
+    return override_settings(read_values(recipe), overrides, str(path) if path else "settings")
+
+
+def read_values(recipe: str | None) -> dict[str, Any]:
+    """What a recipe says, as nested dicts, not looked at yet; raises as ``read_settings``."""
+    path = _find(recipe)
+    return _read(path) if path else {}
 
 
 def override_settings(values: dict[str, Any], overrides: Sequence[str], source: str) -> TrainSettings:

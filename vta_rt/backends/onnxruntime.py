@@ -48,6 +48,7 @@ class OnnxRuntimeSession(Session):
 
     def __init__(self, name: str, record: GraphRecord, path: Path, threads: int | None = None) -> None:
         super().__init__(name, record)
+        self._is_int8 = record.precision == "int8"
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL_ONLY
         if threads is not None:
@@ -69,7 +70,7 @@ class OnnxRuntimeSession(Session):
         return None
 
     def peak_rate(self) -> float | None:
-        return _fp32_rate()  # what half precision is computed in, too
+        return None if self._is_int8 else _fp32_rate()  # half precision is computed at fp32, too
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         try:

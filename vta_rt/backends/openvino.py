@@ -61,6 +61,7 @@ class OpenVinoSession(Session):
     ) -> None:
         super().__init__(name, record)
         self._module = module
+        self._is_int8 = record.precision == "int8"
         self._precision = _HALF if record.precision != "fp32" and has_bf16(core) else _FULL
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self._precision}
         if threads is not None:
@@ -79,7 +80,7 @@ class OpenVinoSession(Session):
         self._taking = threading.Lock()
 
     def peak_rate(self) -> float | None:
-        return _matrix_rate(self._module, self._precision)
+        return None if self._is_int8 else _matrix_rate(self._module, self._precision)
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         request = self._take()
