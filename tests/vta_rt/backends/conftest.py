@@ -15,7 +15,7 @@ from vta_rt.config import ModelConfig
 from vta_rt.manifest import TensorSpec
 
 MODEL = ModelConfig(seconds=0.16, mel_bins=16, latent_channels=2, token_width=3)
-TOKENS = 4
+TOKENS, CONTEXT = 4, 6
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Kernel:
 
 
 def kernels(batch: int) -> dict[str, Kernel]:
-    """The five graphs of a bundle at one batch, each of a few lines, each depending on all its inputs."""
+    """The graphs of a bundle that takes prompts at one batch, each of a few lines, each depending on all its inputs."""
     state = MODEL.latent_shape(batch)
     mel = (batch, 1, MODEL.mel_frames, MODEL.mel_bins)
 
@@ -39,12 +39,17 @@ def kernels(batch: int) -> dict[str, Kernel]:
     def denoise(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         p, q, a, b, c, s, guidance, _ = feeds["step"]
         heard = (feeds["tokens"].mean(-1) * feeds["token_mask"]).sum(-1) + feeds["timestep"] / 1000
+        if "negative_tokens" in feeds:
+            heard = heard - (feeds["negative_tokens"].mean(-1) * feeds["negative_mask"]).sum(-1) / 2
         x = feeds["latents"]
         denoised = p * x + q * (np.tanh(x) + guidance * heard[:, None, None, None])
         return {
             "latents_next": a * x + b * denoised + c * feeds["previous"] + s * feeds["noise"],
             "denoised": denoised,
         }
+
+    def encode_text(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"tokens": (feeds["token_ids"] @ np.ones((CONTEXT, 3), np.float32) / 9).astype(np.float32)}
 
     def decode(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         wide = feeds["latents"].mean(1, keepdims=True)
@@ -54,7 +59,7 @@ def kernels(batch: int) -> dict[str, Kernel]:
         return {"wave": np.tanh(feeds["mel"].mean((1, 3))).repeat(MODEL.hop_length, 1)}
 
     def tensors(**shapes: tuple[int, ...]) -> tuple[TensorSpec, ...]:
-        types = {"frames": "uint8", "token_mask": "bool"}
+        types = {"frames": "uint8", "token_mask": "bool", "negative_mask": "bool", "token_ids": "int64"}
         return tuple(TensorSpec(name, shape, types.get(name, "float32")) for name, shape in shapes.items())
 
     step = tensors(
@@ -66,11 +71,13 @@ def kernels(batch: int) -> dict[str, Kernel]:
         timestep=(batch,),
         step=(8,),
     )
-    denoiser = Kernel(step, tensors(latents_next=state, denoised=state), denoise, 3000)
+    negative = tensors(negative_tokens=(batch, TOKENS, 3), negative_mask=(batch, TOKENS))
+    stepped = tensors(latents_next=state, denoised=state)
     return {
         "visual_encoder": Kernel(tensors(frames=(TOKENS, 8, 8, 3)), tensors(tokens=(TOKENS, 3)), encode, 1000),
-        "denoiser": denoiser,
-        "denoiser_unguided": denoiser,
+        "text_encoder": Kernel(tensors(token_ids=(1, CONTEXT)), tensors(tokens=(1, 3)), encode_text, 700),
+        "denoiser": Kernel((*step, *negative), stepped, denoise, 3000),
+        "denoiser_unguided": Kernel(step, stepped, denoise, 3000),
         "vae_decoder": Kernel(tensors(latents=state), tensors(mel=mel), decode, 5000),
         "vocoder": Kernel(tensors(mel=mel), tensors(wave=(batch, MODEL.samples)), vocode, 500),
     }
@@ -81,7 +88,7 @@ class HostSession(Session):
 
     def __init__(self, name: str, kernel: Kernel, *, open_batch: bool = True) -> None:
         def opened(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-            if not open_batch or name == "visual_encoder":
+            if not open_batch or name.endswith("_encoder"):
                 return specs
             return tuple(
                 TensorSpec(s.name, s.shape if s.name == "step" else ("batch", *s.shape[1:]), s.dtype) for s in specs

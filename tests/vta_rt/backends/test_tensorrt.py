@@ -101,6 +101,31 @@ def test_captured_or_not_is_the_same_to_the_last_bit(machine: Machine, lanes: La
     np.testing.assert_array_equal(waves[0], waves[2])
 
 
+@pytest.mark.parametrize("capture", ["loop", "step", "none"])
+def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, host: Load, capture: str) -> None:
+    """With and without, positive and negative, one after another in one lane."""
+
+    def prompted(load: Load, lane: Lane, text: int, negative: int | None) -> np.ndarray:
+        stages = Stages(load, lane, MODEL)
+        tokens = [stages.condition(pictures(2), np.array([1, text, 9]), TOKENS)]
+        away = [None if negative is None else stages.encode_text(np.array([1, negative, 9]), 1)]
+        nothing = (None, None, lambda done, total: None)
+        latents = stages.denoise(tokens, token_mask(tokens), table(3), 2.0, 0, *nothing, away)
+        return lane.get(latents[0])
+
+    load, found = sessions(machine, lanes, capture), []
+    for text, negative in ((2, None), (2, 4), (3, 4), (2, None)):
+        with lanes.lane() as lane:
+            found.append(prompted(load, lane, text, negative))
+        np.testing.assert_allclose(found[-1], prompted(host, Lane(), text, negative), rtol=1e-6, atol=1e-7)
+        if len(found) == 1:
+            captures = len(machine.called("cudaGraphInstantiate"))
+    assert len(machine.called("cudaGraphInstantiate")) == captures
+    np.testing.assert_array_equal(found[0], found[3])
+    assert not np.allclose(found[0], found[1])
+    assert not np.allclose(found[1], found[2])
+
+
 def test_a_capture_follows_the_recipe(machine: Machine, lanes: Lanes) -> None:
     in_lane(lanes, sessions(machine, lanes), [pictures()], 4)
     names = machine.names()
