@@ -133,7 +133,7 @@ def prepare(
         reuse: folder of pictures and sound (samples of 16 bits) prepared before; what it has is read from there.
 
     Raises:
-        OptionError: ``reuse`` holds something else, or was cut otherwise; ``out`` holds clips that were made otherwise; two
+        OptionError: ``out`` holds clips that were made otherwise, ``reuse`` something else or clips of another window; two
             lists of one name; options outside what is allowed.
         OutputError: something cannot be written.
     """

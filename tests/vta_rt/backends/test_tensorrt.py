@@ -18,7 +18,7 @@ from vta_rt.backends.cuda import Lanes
 from vta_rt.backends.tensorrt import TensorRTSession
 from vta_rt.config import FrameConfig
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
-from vta_rt.stages import Stages, token_mask
+from vta_rt.stages import Stages, graphs, token_mask
 
 Load = Callable[[str], Session]
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -45,7 +45,7 @@ def sound(
 ) -> list:
     """Every stage, as ``Pipeline.generate`` calls them."""
     stages = Stages(load, lane, MODEL, FrameConfig())
-    stages.load(guidance)
+    stages.load(graphs(guidance))
     tokens = [stages.encode(frames) for frames in clips]
     latents = stages.denoise(
         tokens, token_mask(tokens), table(steps), guidance, seed, None, None, lambda done, total: None
