@@ -105,8 +105,8 @@ class ModelConfig:
         """[B, C, T, F]: batch, channels, time, mel frequency."""
         return (batch, self.latent_channels, self.latent_steps, self.latent_bins)
 
-    def token_count(self, frames: FrameConfig) -> int:
-        """Most tokens of one full window: a prompt's vector as often as there are frames, then the frames."""
+    def most_tokens(self, frames: FrameConfig) -> int:
+        """What the denoiser may attend to in a full window: a prompt's vector for each frame's token, then those."""
         return self.frame_count(frames) * (1 if self.text is None else 2)
 
     def frame_count(self, frames: FrameConfig) -> int:

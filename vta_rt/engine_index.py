@@ -217,7 +217,7 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
     Raises:
         EngineError: the graph fixes a size to another number.
     """
-    count, tokens = model.frame_count(frames), model.token_count(frames)
+    count, tokens = model.frame_count(frames), model.most_tokens(frames)
     latents: Sizes = model.latent_shape(batch)
     shapes: dict[str, Sizes] = {
         "frames": (count, frames.size, frames.size, 3),
