@@ -374,7 +374,7 @@ def _info(options: argparse.Namespace) -> int:
     cost = manifest.graphs["visual_encoder"].operations
     print(
         f"  encoder      {frames.encoder or 'not named'}, {frames.tokens_per_second:g} tokens a second; "
-        f"{frames.token_count(model.frame_count(frames))} a pass{f', {_operations(cost)}' if cost else ''}"
+        f"{model.token_count(frames)} a pass{f', {_operations(cost)}' if cost else ''}"
     )
     print(f"  text         {f'prompts of up to {model.text.context} tokens' if model.text else 'takes no prompts'}")
     print(f"  latents      {list(model.latent_shape())}, tokens of {model.token_width}")

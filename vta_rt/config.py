@@ -128,8 +128,12 @@ class ModelConfig:
         return math.ceil(round(self.seconds * frames.rate, 6))
 
     def token_count(self, frames: FrameConfig) -> int:
-        """Most tokens of one full window: those of its pictures, after a prompt's vector as often where there is one."""
-        return frames.token_count(self.frame_count(frames)) * (1 if self.text is None else 2)
+        """Tokens of the pictures in one full window."""
+        return frames.token_count(self.frame_count(frames))
+
+    def most_tokens(self, frames: FrameConfig) -> int:
+        """What the denoiser may attend to in a full window: a prompt's vector for each of the pictures' tokens, then those."""
+        return self.token_count(frames) * (1 if self.text is None else 2)
 
 
 def _require_positive(name: str, value: float) -> None:

@@ -232,7 +232,7 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
     Raises:
         EngineError: the graph fixes a size to another number.
     """
-    tokens = model.token_count(frames)
+    tokens = model.most_tokens(frames)
     latents: Sizes = model.latent_shape(batch)
     shapes: dict[str, Sizes] = {
         "frames": (frames.whole(model.frame_count(frames)), frames.size, frames.size, 3),

@@ -54,7 +54,7 @@ class Stages:
         visual = None if frames is None else self.encode(frames)
         if token_ids is None:
             return visual
-        full = self._frames.token_count(self._model.frame_count(self._frames))
+        full = self._model.token_count(self._frames)
         text = self.encode_text(token_ids, full if visual is None else len(visual))
         return text if visual is None else np.concatenate([text, self.lane.get(visual)])
 

@@ -71,3 +71,25 @@ def test_without_the_library_it_is_said_what_to_install(file: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(VTAError, match=r'^tokenizers is not installed; prompts need: pip install "vta-rt\[text\]"$'):
         PromptTokenizer(file, TEXT)
+
+
+def test_a_tokenizer_of_clips_own_kind_gives_its_ids(tmp_path: Path) -> None:
+    """Byte pairs, lower case, words that end in </w>: built as transformers builds CLIP's, of a few merges."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import CLIPTokenizer
+
+    letters = sorted(ByteLevel.alphabet())
+    merges = [("b", "e"), ("l", "l</w>"), ("be", "ll</w>"), ("r", "u"), ("d", "ru"), ("dru", "m</w>")]
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), *special]
+    clip = CLIPTokenizer({token: index for index, token in enumerate(tokens)}, merges)
+    clip.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = PromptTokenizer(tmp_path / "tokenizer.json", TextConfig(len(tokens), 12))
+    bell = tokens.index("bell</w>")
+    assert tokenizer("  Bell \n").tolist() == [len(tokens) - 2, bell, len(tokens) - 1]
+    for prompt in ("a bell, a DRUM", "a dog's bowl", "Glöckchen 12", "bell " * 10, "鐘 <|endoftext|> x"):
+        expected = clip(prompt, truncation=True, max_length=12)["input_ids"]
+        found = tokenizer(prompt, warn=False).tolist()
+        assert found == expected[: expected.index(len(tokens) - 1) + 1]  # as far as it is read
+    with pytest.warns(PromptWarning, match="is 14 tokens long; the model reads the first 12"):
+        tokenizer("bell " * 12)

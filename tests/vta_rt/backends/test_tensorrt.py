@@ -106,8 +106,8 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
     """With and without, positive and negative, one after another in one lane."""
 
     def prompted(load: Load, lane: Lane, text: int, negative: int | None) -> np.ndarray:
-        stages = Stages(load, lane, MODEL)
-        tokens = [stages.condition(pictures(2), np.array([1, text, 9]), TOKENS)]
+        stages = Stages(load, lane, MODEL, FrameConfig())
+        tokens = [stages.condition(pictures(2), np.array([1, text, 9]))]
         away = [None if negative is None else stages.encode_text(np.array([1, negative, 9]), 1)]
         nothing = (None, None, lambda done, total: None)
         latents = stages.denoise(tokens, token_mask(tokens), table(3), 2.0, 0, *nothing, away)
@@ -200,7 +200,9 @@ def test_the_arrays_between_stages_stay_on_the_device(machine: Machine, lanes: L
     in_lane(lanes, load, [pictures()], 3)
     copies = [arguments for name, arguments in machine.calls[before:] if name == "cudaMemcpyAsync"]
     up = sum(1 for _, _, _, kind, _ in copies if kind == "up")
-    assert up == 1 + 1 + 2 + 3, "frames; mask; latents and previous; noise, timesteps and rows, each in one piece"
+    assert up == 1 + 1 + 2 + 2 + 3, (
+        "frames; mask; those of the unconditional branch; latents and previous; noise, timesteps and rows, each in one piece"
+    )
     assert [size for _, _, size, kind, _ in copies if kind == "down"] == [MODEL.samples * 4]
     waits = [name for name, _ in machine.calls[before:] if name == "cudaStreamSynchronize"]
     assert len(waits) == 2, "for the wave, and at the end"
@@ -322,7 +324,7 @@ def test_noise_of_another_type_is_converted_as_the_host_does(machine: Machine, l
     def latents(load: Load, lane: Lane) -> np.ndarray:
         tokens = [np.ones((TOKENS, 3), np.float32)]
         given = (table(3), 2.0, 0, None, noise, lambda done, total: None)
-        return lane.get(Stages(load, lane, MODEL).denoise(tokens, token_mask(tokens), *given)[0])
+        return lane.get(Stages(load, lane, MODEL, FrameConfig()).denoise(tokens, token_mask(tokens), *given)[0])
 
     with lanes.lane() as lane:
         found = latents(sessions(machine, lanes), lane)
