@@ -139,7 +139,7 @@ def test_a_prompt_and_frames_are_joined_as_in_training(pipeline: Pipeline, model
 
     pictures, ids = frames(2)[:1], [BEGIN, 1, 3, END]
     with pipeline._backend.lane() as lane:
-        tokens = Stages(pipeline.session, lane, pipeline.model).condition(pictures, np.array(ids), 2)
+        tokens = Stages(pipeline.session, lane, pipeline.model, pipeline.frames).condition(pictures, np.array(ids))
     assert tokens.shape == (2, 24)  # as often as there are frames, not as in a whole window
     assert relative_error(tokens, trained(model, pictures, ids, 1)) < 1e-4
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from vta_rt.bench import Row, measure, table
+from vta_rt.bundle import Bundle
 from vta_rt.cli import main
 from vta_rt.errors import OptionError
 from vta_rt.pipeline import Pipeline
@@ -60,6 +61,6 @@ def test_the_command(capsys: pytest.CaptureFixture) -> None:
     few = ["--steps", "2", "--guidance", "1", "--repeats", "1", "--backend", "cpu"]
     assert main(["bench", str(DEMO), *few]) == 0
     out = capsys.readouterr().out
-    assert "2 steps of dpmpp_2m, guidance 1" in out
+    assert f"2 steps of {Bundle(DEMO).manifest.sampling.solver}, guidance 1" in out
     assert "denoiser_unguided" in out
     assert main(["bench", str(DEMO), "--steps", "0"]) == 2

@@ -292,12 +292,17 @@ def test_bad_options(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["generate"], ["dance"], ["generate", "a.mp4", "--format", "mp3"]])
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["generate", "a.mp4", "--format", "mp3"]])
 def test_bad_usage(arguments: list[str], capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_neither_a_video_nor_a_prompt(capfd: pytest.CaptureFixture) -> None:
+    assert main(["generate"]) == 2
+    expect_one_line(capfd, "no video given")
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {

@@ -118,7 +118,7 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
         with lanes.lane() as lane:
             found.append(prompted(load, lane, text, negative))
         np.testing.assert_allclose(found[-1], prompted(host, Lane(), text, negative), rtol=1e-6, atol=1e-7)
-        if len(found) == 1:
+        if len(found) == 2:  # by then the lane's memory has grown to all that these need
             captures = len(machine.called("cudaGraphInstantiate"))
     assert len(machine.called("cudaGraphInstantiate")) == captures
     np.testing.assert_array_equal(found[0], found[3])
