@@ -221,12 +221,13 @@ def _torch(name: str, options: argparse.Namespace) -> tuple[System, dict[str, An
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if published else torch.float16 if device == "cuda" else torch.bfloat16
     checkpoint = open_checkpoint(options.ckpt, options.first_stage)
-    model = Bundle(options.bundle).manifest.model
+    manifest, encoder = Bundle(options.bundle).manifest, checkpoint.encoder()
+    model = manifest.model
     steps, solver = (options.published_steps, "ddpm") if published else (options.steps, "dpmpp_2m")
     table = solver_table(solver, checkpoint.config.noise, steps)
     guided = options.guidance != 1.0
     modules = {
-        "encode": VisualEncoder(checkpoint.encoder()),
+        "encode": VisualEncoder(encoder, encoder.config.window(model.frame_count(manifest.frames))),
         "denoise": Denoiser(checkpoint.unet(), guided=guided),
         "decode": VAEDecoder(checkpoint.vae(), checkpoint.scale_factor),
         "vocode": Vocoder(checkpoint.vocoder()),
@@ -324,7 +325,7 @@ def _frames(options: argparse.Namespace) -> np.ndarray:
     from vta_rt.video import frames_of
 
     manifest = Bundle(options.bundle).manifest
-    count, size = manifest.model.frame_count(manifest.frames), manifest.frames.size
+    count, size = manifest.frames.whole(manifest.model.frame_count(manifest.frames)), manifest.frames.size
     if not options.video:
         return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     frames = frames_of(options.video, manifest.frames, manifest.model.seconds)
