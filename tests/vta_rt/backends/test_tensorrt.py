@@ -85,6 +85,7 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
 
     def prompted(load: Load, lane: Lane, text: int, negative: int | None) -> np.ndarray:
         stages = Stages(load, lane, MODEL)
+        stages.load(2.0, ("visual_encoder", "text_encoder"))
         tokens = [stages.condition(pictures(2), np.array([1, text, 9]), TOKENS)]
         away = [None if negative is None else stages.encode_text(np.array([1, negative, 9]), 1)]
         nothing = (None, None, lambda done, total: None)
@@ -176,7 +177,8 @@ def test_the_arrays_between_stages_stay_on_the_device(machine: Machine, lanes: L
     in_lane(lanes, load, [pictures()], 3)
     copies = [arguments for name, arguments in machine.calls[before:] if name == "cudaMemcpyAsync"]
     up = sum(1 for _, _, _, kind, _ in copies if kind == "up")
-    assert up == 1 + 1 + 2 + 3, "frames; mask; latents and previous; noise, timesteps and rows, each in one piece"
+    # Frames; mask; latents and previous; noise, timesteps and rows, each in one piece; the unconditional branch.
+    assert up == 1 + 1 + 2 + 3 + 2
     assert [size for _, _, size, kind, _ in copies if kind == "down"] == [MODEL.samples * 4]
     waits = [name for name, _ in machine.calls[before:] if name == "cudaStreamSynchronize"]
     assert len(waits) == 2, "for the wave, and at the end"
