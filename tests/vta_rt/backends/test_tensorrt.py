@@ -107,6 +107,7 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
 
     def prompted(load: Load, lane: Lane, text: int, negative: int | None) -> np.ndarray:
         stages = Stages(load, lane, MODEL, FrameConfig())
+        stages.load(graphs(2.0, ("visual_encoder", "text_encoder")))
         tokens = [stages.condition(pictures(2), np.array([1, text, 9]))]
         away = [None if negative is None else stages.encode_text(np.array([1, negative, 9]), 1)]
         nothing = (None, None, lambda done, total: None)
@@ -118,7 +119,7 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
         with lanes.lane() as lane:
             found.append(prompted(load, lane, text, negative))
         np.testing.assert_allclose(found[-1], prompted(host, Lane(), text, negative), rtol=1e-6, atol=1e-7)
-        if len(found) == 2:  # by then the lane's memory has grown to all that these need
+        if len(found) == 1:
             captures = len(machine.called("cudaGraphInstantiate"))
     assert len(machine.called("cudaGraphInstantiate")) == captures
     np.testing.assert_array_equal(found[0], found[3])
