@@ -185,7 +185,8 @@ def _cuda(bundle: Bundle, threads: int | None, capture: str) -> Backend:
 
 def _openvino_wins(bundle: Bundle) -> bool:
     """Whether auto may look at it; nothing is said of a package that is not there."""
-    if not any(record.precision in ("fp16", "bf16") for record in bundle.manifest.graphs.values()):
+    precisions = {record.precision for record in bundle.manifest.graphs.values()}
+    if "fp16" not in precisions or "bf16" in precisions:  # graphs at bf16 are for engines
         return False
     if importlib.util.find_spec("openvino") is None:
         return False
