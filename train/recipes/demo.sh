@@ -15,7 +15,7 @@ python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
-    --events "$world/events.jsonl" --steps 1600 --batch 6 --learning-rate 1.2e-3 --seed "$seed" --bf16
+    --events "$world/events.jsonl" --steps 1400 --batch 6 --learning-rate 1.2e-3 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --seconds 5.12
