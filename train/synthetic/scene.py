@@ -33,7 +33,7 @@ KINDS = {"bounce": 0.30, "strike": 0.30, "spin": 0.14, "mixed": 0.16, "nothing":
 ROUND_SHAPES = ("circle", "circle", "circle", "ring", "hexagon", "octagon")
 SHAPES = (*ROUND_SHAPES, "square", "square")
 ASPECTS = (1.0, 1.0, 4 / 3, 4 / 3, 16 / 9)  # all happens in the middle square, which a centre crop keeps
-FRAME_RATES = (16.0, 20.0, 24.0, 24.0, 25.0, 25.0, 25.0, 30000 / 1001, 30.0, 30.0, 30.0, 60.0)
+FRAME_RATES = (16.0, 20.0, 24.0, 24.0, 25.0, 25.0, 25.0, 30000 / 1001, 30.0, 30.0, 50.0, 60.0)
 
 
 @dataclass(frozen=True)
