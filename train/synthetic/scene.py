@@ -134,7 +134,7 @@ Maker = Callable[[np.random.Generator, Scene, float, float], Scene]
 def _look(rng: np.random.Generator) -> Look:
     still = rng.random() < 0.45
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
-    short = int(rng.choice([96, 112, 128, 144, 160]))
+    short = int(rng.choice([96, 112, 128, 144, 160, 176]))
     return Look(
         seed=int(rng.integers(2**31)),
         backdrop=str(rng.choice(["plain", "gradient", "noise", "stripes", "tiles", "blobs", "planks"])),
