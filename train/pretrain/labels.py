@@ -173,16 +173,24 @@ class ThingHead(nn.Module):
         self.hit = nn.Linear(width, 1)
         nn.init.constant_(self.hit.bias, -6.0)  # few places are hit
 
+    def looks(self, maps: Tensor, labels: Labels) -> Tensor:
+        """What lies where, and how large it is."""
+        true = _tensors(labels, maps.device)
+        where, row, column, seen = _seen(true, maps)
+        if not len(row):
+            return maps.sum() * 0
+        things, size, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
+        sizes = _near(12 * true["size"][seen] - SMALLEST, SIZES)
+        return 0.5 * cross_entropy(things, true["thing"][seen]) + cross_entropy(size, sizes)
+
     def loss(self, maps: Tensor, gazes: Tensor, labels: Labels) -> Tensor:
-        """Args:
-        gazes: logits [B, T, n, h, w] of where each rests.
+        """All that is told: how things look, what is hit and how fast wheels turn.
+
+        Args:
+            gazes: logits [B, T, n, h, w] of where each rests.
         """
         true = _tensors(labels, maps.device)
-        rows, columns = _cells(true["place"], maps.shape[-2:])
-        seen = (true["thing"] >= 0) & (rows >= 0)
-        film, frame, _ = seen.nonzero(as_tuple=True)
-        row, column = rows[seen], columns[seen]
-        things, size, turns = self.linear(maps[film, frame, :, row, column]).float().split(self.sizes, dim=1)
+        (film, frame), row, column, seen = _seen(true, maps)
         struck = true["hit"][seen] > 0
         cells = maps.new_zeros(maps.shape[:2] + maps.shape[-2:], dtype=torch.float32)
         cells[film[struck], frame[struck], row[struck], column[struck]] = 1
@@ -191,13 +199,11 @@ class ThingHead(nn.Module):
         missed = binary_cross_entropy_with_logits(
             logits, cells, (1 - around) * (1 + (RARE - 1) * cells), reduction="sum"
         )
-        loss = missed / cells.shape[:2].numel()
-        if len(film):
-            classes, wheel = true["thing"][seen], true["thing"][seen] == self.sizes[0] - 1
-            loss = loss + 0.5 * cross_entropy(things, classes)
-            loss = loss + cross_entropy(size, _near(12 * true["size"][seen] - SMALLEST, SIZES))
-            if wheel.any():
-                loss = loss + 2 * (turns[:, 0] - true["turns"][seen])[wheel].abs().mean()
+        loss = self.looks(maps, labels) + missed / cells.shape[:2].numel()
+        wheel = true["thing"][seen] == self.sizes[0] - 1
+        if wheel.any():
+            turns = self.linear(maps[film[wheel], frame[wheel], :, row[wheel], column[wheel]]).float()[:, -1]
+            loss = loss + (turns - true["turns"][seen][wheel]).abs().mean()
         if struck.any():
             rests = gazes[film[struck], frame[struck], 0].flatten(1).float()
             loss = loss + 0.3 * cross_entropy(rests, (row * maps.shape[-1] + column)[struck])
@@ -207,14 +213,20 @@ class ThingHead(nn.Module):
     def right(self, maps: Tensor, labels: Labels) -> dict[str, list[bool]]:
         """For each thing in each frame whether its material is told, and its size to a semitone."""
         true = _tensors(labels, maps.device)
-        rows, columns = _cells(true["place"], maps.shape[-2:])
-        seen = (true["thing"] >= 0) & (rows >= 0)
-        film, frame, _ = seen.nonzero(as_tuple=True)
-        things, size, _ = self.linear(maps[film, frame, :, rows[seen], columns[seen]]).float().split(self.sizes, dim=1)
+        where, row, column, seen = _seen(true, maps)
+        things, size, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
         return {
             "thing": (things.argmax(1) == true["thing"][seen]).tolist(),
             "size": ((size.argmax(1) + SMALLEST - 12 * true["size"][seen]).abs() <= 1).tolist(),
         }
+
+
+def _seen(true: Mapping[str, Tensor], maps: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
+    """Of all things that show: (film, frame), row and column in the maps; and which those are, [B, T, MOST]."""
+    rows, columns = _cells(true["place"], maps.shape[-2:])
+    seen = (true["thing"] >= 0) & (rows >= 0)
+    film, frame, _ = seen.nonzero(as_tuple=True)
+    return (film, frame), rows[seen], columns[seen], seen
 
 
 def _near(true: Tensor, classes: int) -> Tensor:

@@ -27,7 +27,12 @@ CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
-SHORT = 8  # every other step with labels sees so many times the films, for so much shorter
+SHORT = 8  # a glance, in a run with labels, sees so many times the films
+GLANCE = 4  # frames of each
+GLANCES, LATER = (
+    0.4,
+    4,
+)  # share of the steps that begin a run, all glances, and which of those that follow are: one in so many
 INNER = slice(1, -2)  # frames of those whose neighbours, as ``with_changes`` looks at them, are there too
 
 
@@ -75,11 +80,10 @@ class Regressor(nn.Module):
         return MEL * loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
 
     def glance(self, pictures: Tensor, labels: Labels) -> Tensor:
-        """What things look like alone: that takes many films, not many frames."""
+        """What things look like alone: rare events would drown it, and it takes many films, not many frames."""
         assert self.things is not None
-        maps, gazes = self.tower.look(pictures)
-        inner = Labels(*(values[:, INNER] for values in vars(labels).values()))
-        return self.things.loss(maps[:, INNER], gazes[:, INNER], inner)
+        maps, _ = self.tower.look(pictures)
+        return self.things.looks(maps[:, INNER], Labels(*(values[:, INNER] for values in vars(labels).values())))
 
     @torch.no_grad()
     def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
@@ -131,10 +135,9 @@ class Pretraining:
         self.model.train()
         while self.done < settings.steps:
             rng = np.random.default_rng([settings.seed, self.done])
-            glances = self.model.things is not None and self.done % 2 == 1
-            size, window = settings.batch, settings.window
-            if glances:
-                size, window = size * SHORT, max(window // SHORT, 4)
+            begins = self.done < GLANCES * settings.steps
+            glances = self.model.things is not None and (begins or self.done % LATER == 0)
+            size, window = (settings.batch * SHORT, GLANCE) if glances else (settings.batch, settings.window)
             pictures, mel, labels = train.batch(size, window, rng)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
                 if glances and labels is not None:

@@ -6,16 +6,16 @@ set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
 
-python -m train.synthetic "$world" --clips 2000 --seed $((seed + 1))
+python -m train.synthetic "$world" --clips 3600 --seed $((seed + 1))
 
 python -m train.first_stage vae --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" --out "$first" \
-    --steps 1000 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16 --resume
+    --steps 2400 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16 --resume
 python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" \
-    --out "$first" --vae "$first" --steps 1000 --batch 8 --frames 52 --seed "$seed" --resume
+    --out "$first" --vae "$first" --steps 2400 --batch 8 --frames 52 --seed "$seed" --resume
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
-    --events "$world/events.jsonl" --steps 1600 --batch 6 --learning-rate 1.2e-3 --seed "$seed" --bf16
+    --events "$world/events.jsonl" --steps 8000 --batch 8 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --seconds 5.12

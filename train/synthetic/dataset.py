@@ -38,7 +38,7 @@ from vta_rt.audio import Audio
 from vta_rt.errors import OptionError, OutputError
 from vta_rt.files import replacing, writing
 
-VERSION = 4  # of what a seed means: raised whenever the same seed would give other clips
+VERSION = 5  # of what a seed means: raised whenever the same seed would give other clips
 CURVE_STEP = 0.04  # s between two values of a curve
 SHORTEST, LONGEST = 1.0, 60.0  # s
 PUBLISHED = ("video_path", "audio_file", "description")

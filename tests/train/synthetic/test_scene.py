@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 
+from train.synthetic.materials import DRUM_INCHES, INCH, SCALE, pitch_of
 from train.synthetic.scene import CLOSEST, KINDS, Scene, compose
 
 
@@ -68,3 +70,21 @@ def test_struck_bars_are_tuned() -> None:
             if hit.material.name != "drum":
                 note = 12 * np.log2(hit.pitch / 440)
                 assert note == pytest.approx(round(note), abs=1e-6)
+
+
+def test_struck_things_are_tuned_to_a_scale_and_told_apart() -> None:
+    """Bars and bells have notes of the scale, none twice in a row of them, and room between; drums the usual diameters."""
+    instruments = [body for index in range(60) for body in draw(index, "strike").instruments]
+    assert {target.shape for body in instruments for target in body.targets} == {"bar", "bell", "hung bar", "drum"}
+    for body in instruments:
+        targets = sorted(body.targets, key=lambda target: target.x)
+        for target in targets:
+            note = 69 + 12 * math.log2(pitch_of(target.material, target.size) / 440)
+            if target.shape == "drum":
+                assert round(target.size / INCH, 6) in DRUM_INCHES
+            else:
+                assert note == pytest.approx(round(note), abs=1e-6)
+                assert round(note) % 12 in SCALE
+        assert len({target.size for target in targets}) == len(targets)
+        for left, right in itertools.pairwise(targets):
+            assert right.x - left.x - (right.size + left.size) / 2 > 0.024
