@@ -149,11 +149,11 @@ def measured(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     folder = trained(variant, options)
     pipeline = Pipeline(folder / "bundle", threads=2)
     sizes = _parameters(folder / "run/last/model_2.safetensors")
-    graphs = pipeline.bundle.manifest.graphs
+    operations = pipeline.bundle.manifest.graphs["visual_encoder"].operations
     row: dict[str, Any] = {
         "parameters": sum(size for name, size in sizes.items() if name not in ("linear_layer", TEXT_TOWER)),
         "text_parameters": sizes.get(TEXT_TOWER, 0),
-        "operations": round((graphs["visual_encoder"].operations or 0) * 10 / pipeline.model.seconds),
+        "operations": operations and round(operations * 10 / pipeline.model.seconds),
         "tokens_per_second": pipeline.frames.tokens_per_second,
         "loss": _losses(folder / "run"),
         "generated": heard(folder, options, prompt=None),
@@ -391,7 +391,7 @@ def _cells(name: str, row: dict[str, Any]) -> list[str]:
     return [
         name,
         f"{row['parameters']:,}{text}",
-        f"{row['operations'] / 1e9:.3f}",
+        f"{row['operations'] / 1e9:.3f}" if row["operations"] else "n/a",
         f"{1000 * row['encode_s']:.1f} ms",
         f"{10 * row['tokens_per_second']:g}",
         "; ".join(f"{first:.3f} to {last:.3f}" for first, last in losses),
