@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,7 @@ def export_stage(stage: Stage, path: Path, weights: WeightsFile) -> tuple[list[T
     assert program is not None
     model = program.model
     _strip_metadata(model)
+    _name_open_sizes(model, _symbols(program, stage))
     for value in model.graph.initializers.values():
         if value.const_value is not None and value.const_value.nbytes >= INLINE_BYTES:
             value.const_value = weights.add(value.const_value)
@@ -167,6 +169,34 @@ def _open_size(name: str) -> Any:
     factor, _, base = name.rpartition("*")
     size = torch.export.Dim(base, min=1, max=1 << 15)
     return int(factor) * size if factor else size
+
+
+def _symbols(program: torch.onnx.ONNXProgram, stage: Stage) -> dict[str, str]:
+    """By the exporter's own symbol of an open size, the name it has here; of ``2*clips``, the one of ``clips``."""
+    assert program.exported_program is not None
+    inputs = set(program.exported_program.graph_signature.user_inputs)
+    nodes = [node for node in program.exported_program.graph.nodes if node.op == "placeholder" and node.name in inputs]
+    names = {}
+    for key, node in zip(stage.inputs, nodes, strict=True):
+        for axis, name in stage.varying.get(key, {}).items():
+            size = node.meta["val"].shape[axis]
+            for symbol in size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ():
+                names[str(symbol)] = name.rpartition("*")[2]
+    return names
+
+
+def _name_open_sizes(model: ir.Model, names: dict[str, str]) -> None:
+    """The exporter names what an input is open in; a part of it, such as ``clips`` of ``2*clips``, it leaves a symbol."""
+
+    def named(size: int | ir.SymbolicDim) -> int | str | None:
+        if isinstance(size, int) or size.value is None:
+            return size if isinstance(size, int) else None
+        return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.value)
+
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            if value.shape is not None:
+                value.shape = ir.Shape([named(size) for size in value.shape])
 
 
 def _spec(value: ir.Value) -> TensorSpec:

@@ -15,7 +15,7 @@ from train.encoder import FrameEncoder
 from train.sinusoidal import SinusoidalVocoder
 from vta_rt.config import FrameConfig, ModelConfig
 
-REVISION = 2  # raised whenever a graph made here becomes another one, so that old ones are not kept
+REVISION = 3  # raised whenever a graph made here becomes another one, so that old ones are not kept
 Axes = dict[int, str]
 
 

@@ -45,3 +45,22 @@ def test_they_are_those_that_pytorch_counts(tmp_path, length: int) -> None:
     model = ir.load(tmp_path / "graph.onnx")
     assert count_operations(model, {"batch": 3, "half": length // 2}) == counted.get_total_flops()
     assert count_operations(model, {"batch": 3}) is None
+
+
+class Pairs(nn.Module):
+    """Rows two by two: inside, the open size is the number of pairs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x.unflatten(0, (-1, 2)).flatten(1))
+
+
+def test_a_part_of_an_open_size_counts_too(tmp_path) -> None:
+    stage = Stage("pairs", Pairs(), {"x": torch.randn(6, 4)}, ("y",), {"x": {0: "2*pairs"}})
+    with WeightsFile(tmp_path / "weights") as weights:
+        _, outputs = export_stage(stage, tmp_path / "graph.onnx", weights)
+    assert outputs[0].shape == ("pairs", 3)
+    assert count_operations(ir.load(tmp_path / "graph.onnx"), stage.open_sizes()) == 2 * 3 * 8 * 3
