@@ -420,8 +420,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="some of the rows alone")
     parser.add_argument("--steps", type=int, default=300, help="of training (default: 300)")
     parser.add_argument("--batch", type=int, default=4, help="clips a step (default: 4)")
-    parser.add_argument("--clips", type=int, default=32, help="to train on (default: 32)")
-    parser.add_argument("--test-clips", type=int, default=12, help="to score; 0: none (default: 12)")
+    parser.add_argument("--clips", type=int, default=24, help="to train on (default: 24)")
+    parser.add_argument("--test-clips", type=int, default=8, help="to score; 0: none (default: 8)")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
