@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -34,6 +35,7 @@ def read_ahead(
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
         pin_memory=pin_memory,
+        worker_init_fn=quiet_when_left,
         generator=torch.Generator(),  # or the workers' seeds would be drawn from the global one
     )
     # A picture that FFmpeg has converted comes with threads, which a forked process does not inherit; were the picture
@@ -43,3 +45,17 @@ def read_ahead(
         return iter(loader)
     finally:
         gc.unfreeze()
+
+
+def quiet_when_left(worker: int) -> None:
+    """In a process that reads: the thread that hands over its tensors says nothing where nobody takes them any more.
+
+    A process that was interrupted has said so itself; where that fell into a hand-over, the other side would add a traceback.
+    """
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], *rest: Any) -> None:
+        if not issubclass(kind, (ConnectionError, EOFError)):
+            usual(kind, *rest)
+
+    sys.excepthook = hook

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from train.data.ahead import read_ahead
+from train.data.ahead import quiet_when_left, read_ahead
 from vta_rt.video import sample_frames
 
 
@@ -52,3 +53,12 @@ def test_this_process_collects_as_before(clips: Path) -> None:
     frozen = gc.get_freeze_count()
     list(read_ahead(Videos(clips.parent / "0.mp4"), range(2), workers=1))
     assert gc.get_freeze_count() == frozen
+
+
+def test_a_reader_that_is_left_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: said.append(kind))
+    quiet_when_left(0)
+    for error in (BrokenPipeError(), ConnectionResetError(), EOFError(), ValueError()):
+        sys.excepthook(type(error), error, None)
+    assert said == [ValueError]
