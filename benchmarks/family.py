@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 import machine
 import numpy as np
 
+from vta_rt.sampling import Sampling
+
 if TYPE_CHECKING:
     from train.evaluate.clips import Clip
     from train.evaluate.judge import Judge
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 SECONDS = 5.12
 AVERAGED = 20  # steps at the beginning and the end of a run whose loss is averaged
-SAMPLING = {"steps": 10, "solver": "dpmpp_2m", "guidance": 3.0}
+SAMPLING = Sampling(steps=10, solver="dpmpp_2m", guidance=3.0)
 JUDGE_CLIPS = 100
 SCORES = ("f1_100", "f1_50", "kind", "kind_of_all", "events", "mel_decibels")
 UNET = {
@@ -94,7 +96,7 @@ def main() -> None:
         if missing := [name for name in ("world", "first_stage", "video") if getattr(options, name) is None]:
             raise SystemExit(f"give --{missing[0].replace('_', '-')}, or --full-size")
         about = {name: getattr(options, name) for name in ("steps", "batch", "clips", "test_clips", "seed")}
-        about |= {"seconds": SECONDS, "sampling": SAMPLING, "unet": UNET}
+        about |= {"seconds": SECONDS, "sampling": asdict(SAMPLING), "unet": UNET}
         if about != result["about"]:
             result |= {"about": about, "true_sound": {}, "tiny": {}}
         chosen = [each for each in VARIANTS if not options.variants or each.name in options.variants]
@@ -142,7 +144,7 @@ def full_size() -> list[dict[str, Any]]:
 
 def measured(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     """Train, export, generate and score one variant."""
-    from train.evaluate.systems import Generated, Sampling
+    from train.evaluate.systems import Generated
     from train.model import TEXT as TEXT_TOWER
     from vta_rt.pipeline import Pipeline
 
@@ -163,7 +165,7 @@ def measured(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     if variant.pretrained:
         row["loss_of_prompts_alone"] = _losses(folder / "prompts")
     if options.test_clips:
-        row["scores"] = scored(Generated(pipeline, Sampling(**SAMPLING, seed=options.seed)), options)
+        row["scores"] = scored(Generated(pipeline, SAMPLING, options.seed), options)
     return row
 
 
@@ -231,7 +233,7 @@ def heard(folder: Path, options: argparse.Namespace, prompt: str | None) -> dict
 
     out = folder / ("sample.wav" if prompt is None else "sample_text.wav")
     command = ["generate", options.video, "-o", str(out), "--bundle", str(folder / "bundle")]
-    command += ["--steps", str(SAMPLING["steps"]), "--threads", "2"]
+    command += ["--steps", str(SAMPLING.steps), "--threads", "2"]
     _must(vta_rt.cli.main, command if prompt is None else [*command, "--text", prompt])
     wave = read_wave(out, SAMPLE_RATE) / FULL_SCALE
     return {"seconds": len(wave) / SAMPLE_RATE, "rms": float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))}

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,26 @@ from vta_rt.cli import run_command
 from vta_rt.errors import OptionError, VTAError
 from vta_rt.files import replacing, sha256_of, writing
 from vta_rt.manifest import MANIFEST
-from vta_rt.schedule import SOLVERS, solver_table
+from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
 
 if TYPE_CHECKING:
     from train.evaluate.clips import Clip
     from train.evaluate.judge import Judge
     from train.evaluate.score import ClipScore
     from train.evaluate.systems import System
+    from vta_rt.pipeline import Pipeline
+    from vta_rt.sampling import Sampling
 
 GENERATED, TRUTH = "generated", "true sound"
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One that is scored: where it is, opened, and how it is sampled."""
+
+    path: str
+    pipeline: Pipeline
+    sampling: Sampling
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +72,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     out, folder = Path(options.out), Path(options.data)
     _make(out)
     clips = read_clips(folder, options.split, options.clips)
-    systems, bundles = _systems(options, clips)
+    bundles = _bundles(options)
+    systems = _systems(options, clips, bundles)
     taught = read_clips(folder, "train", most=options.judge_clips)
     judge = fit_judge(tqdm(taught, desc="judge", unit="clip", disable=None, leave=False))
 
@@ -71,7 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     about = _about(options, bundles) | {"judge": {"clips": len(taught), "events": judge.events}}
     _write(out / "report.json", document(rows, pooled, about))
-    _write(out / "table.md", table(pooled) + "\n" + _caption(options, pooled[TRUTH].events, judge.events))
+    _write(out / "table.md", table(pooled) + "\n" + _caption(options, bundles, pooled[TRUTH].events, judge.events))
     _draw(out, {name: systems[name] for name in (GENERATED, TRUTH) if name in systems}, clips, options.pictures)
     if options.keep:
         _keep(out / "wavs", {name: systems[name] for name in bundles}, clips)
@@ -87,18 +99,29 @@ def _scores(name: str, system: System, clips: Sequence[Clip], judge: Judge) -> l
     return [score_clip(wave, clip, judge) for clip in bar if (wave := system(clip)) is not None]
 
 
-def _systems(options: argparse.Namespace, clips: Sequence[Clip]) -> tuple[dict[str, System], dict[str, str]]:
-    """The table's lines in order, and which of them are bundles: name to folder."""
+def _bundles(options: argparse.Namespace) -> dict[str, Sampled]:
+    """What is scored, by its name in the table."""
+    from train.evaluate.systems import open_bundle
+
+    paths = ({GENERATED: options.bundle} if options.bundle else {}) | dict(_named(text) for text in options.compare)
+    bundles = {}
+    for name, path in paths.items():
+        pipeline = open_bundle(path, options.backend, options.threads)
+        sampling = pipeline.bundle.manifest.sampling.but(
+            steps=options.steps, solver=options.solver, guidance=options.guidance, spacing=options.spacing
+        )
+        sampling.plan(pipeline.schedule)  # refuses what is wrong before the work
+        bundles[name] = Sampled(path, pipeline, sampling)
+    return bundles
+
+
+def _systems(options: argparse.Namespace, clips: Sequence[Clip], bundles: dict[str, Sampled]) -> dict[str, System]:
+    """The table's lines in order."""
     from train.evaluate import systems as kinds
 
-    sampling = kinds.Sampling(options.steps, options.solver, options.guidance, options.seed)
-    compared = dict(_named(text) for text in options.compare)
-    bundles = ({GENERATED: options.bundle} if options.bundle else {}) | compared
-    pipelines = {name: kinds.open_bundle(path, options.backend, options.threads) for name, path in bundles.items()}
-    for pipeline in pipelines.values():
-        solver_table(options.solver, pipeline.schedule, options.steps)  # refuses what is wrong before the work
     rows: dict[str, System] = {
-        name: kinds.Remembered(kinds.Generated(pipeline, sampling)) for name, pipeline in pipelines.items()
+        name: kinds.Remembered(kinds.Generated(bundle.pipeline, bundle.sampling, options.seed))
+        for name, bundle in bundles.items()
     }
     source: System = rows.get(GENERATED, kinds.truth)
     if options.controls:
@@ -106,10 +129,11 @@ def _systems(options: argparse.Namespace, clips: Sequence[Clip]) -> tuple[dict[s
         rows[f"{what}, other clips' events"] = kinds.OtherClips(source, clips)
         rows["noise of the same level"] = kinds.Noise(source, options.seed)
         if options.bundle:
-            rows["generated, frames shuffled"] = kinds.Shuffled(pipelines[GENERATED], sampling)
+            bundle = bundles[GENERATED]
+            rows["generated, frames shuffled"] = kinds.Shuffled(bundle.pipeline, bundle.sampling, options.seed)
     if options.first_stage:
         rows["true sound through VAE and vocoder"] = kinds.FirstStage(Path(options.first_stage))
-    return rows | {TRUTH: kinds.truth}, bundles
+    return rows | {TRUTH: kinds.truth}
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -119,32 +143,40 @@ def _named(text: str) -> tuple[str, str]:
     return name, path
 
 
-def _about(options: argparse.Namespace, bundles: dict[str, str]) -> dict[str, Any]:
+def _about(options: argparse.Namespace, bundles: dict[str, Sampled]) -> dict[str, Any]:
     """What was scored, how and with what. The manifest lists every file's hash, so its hash stands for the bundle."""
     from train.evaluate.report import versions
 
     note = Path(options.data) / "dataset.json"
-    names = ("split", "clips", "steps", "solver", "guidance", "seed")
+    hashes = {
+        name: {"sha256": sha256_of(Path(bundle.path) / MANIFEST)}
+        for name, bundle in bundles.items()
+        if (Path(bundle.path) / MANIFEST).is_file()  # not so for a hub id
+    }
     return {
         "bundles": {
-            name: {"path": path, "sha256": sha256_of(Path(path) / MANIFEST)}
-            for name, path in bundles.items()
-            if (Path(path) / MANIFEST).is_file()  # not so for a hub id
+            name: {"path": bundle.path, "sampling": asdict(bundle.sampling)} | hashes.get(name, {})
+            for name, bundle in bundles.items()
         },
         "data": json.loads(note.read_text()) if note.is_file() else None,
-        "settings": {name: getattr(options, name) for name in names} | {"first_stage": options.first_stage},
+        "settings": {name: getattr(options, name) for name in ("split", "clips", "seed", "first_stage")},
         "versions": versions(),
     }
 
 
-def _caption(options: argparse.Namespace, events: int, taught: int) -> str:
+def _caption(options: argparse.Namespace, bundles: dict[str, Sampled], events: int, taught: int) -> str:
+    sampled = "; ".join(f"{name}: {_words(bundle.sampling)}" for name, bundle in bundles.items())
     return (
-        f"{options.clips} clips of the split {options.split!r} with {events} events; {options.steps} steps of "
-        f"{options.solver}, guidance {options.guidance:g}, seed {options.seed}. Kind, material and pitch are of events "
+        f"{options.clips} clips of the split {options.split!r} with {events} events, seed {options.seed}; {sampled}. "
+        f"Kind, material and pitch are of events "
         f"matched within 100 ms. Kinds are heard by a judge fitted on {taught} true events of the split 'train': its own "
         f"errors are the line {TRUTH!r}. Pitch is found knowing the material's modes, not the pitch. Hums: median over "
         "clips of Spearman's rank correlation.\n"
     )
+
+
+def _words(sampling: Sampling) -> str:
+    return f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}, spacing {sampling.spacing}"
 
 
 def _av_align(options: argparse.Namespace) -> int:
@@ -162,9 +194,8 @@ def _av_align(options: argparse.Namespace) -> int:
         if pipeline is None:
             wave = read_wave(video, SAMPLE_RATE) / FULL_SCALE
         else:
-            wave = pipeline.generate(
-                video, seed=options.seed, steps=options.steps, solver=options.solver, guidance=options.guidance
-            ).samples
+            given = {name: getattr(options, name) for name in ("seed", "steps", "solver", "guidance", "spacing")}
+            wave = pipeline.generate(video, **given).samples
         results.append(av_align(video, wave))
     scored = [result.score for result in results if result.score is not None]
     mean = sum(scored) / len(scored) if scored else None
@@ -224,11 +255,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", metavar="DIR", help="a data set that python -m train.synthetic has written")
     parser.add_argument("--split", default="test", metavar="NAME", help="which clips (default: test)")
     parser.add_argument("--clips", type=int, default=200, metavar="N", help="the first so many (default: 200)")
-    parser.add_argument("--steps", type=int, default=25, metavar="N", help="denoising steps (default: 25)")
-    parser.add_argument(
-        "--solver", default="dpmpp_2m", metavar="NAME", help=f"{', '.join(SOLVERS)} (default: dpmpp_2m)"
-    )
-    parser.add_argument("--guidance", type=float, default=3.0, metavar="G", help="guidance scale (default: 3)")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the bundle's own)")
+    parser.add_argument("--solver", metavar="NAME", help=f"{', '.join(SOLVERS)} (default: the bundle's own)")
+    parser.add_argument("--spacing", metavar="NAME", help=f"{', '.join(TIMESTEP_SPACINGS)} (default: the bundle's own)")
+    parser.add_argument("--guidance", type=float, metavar="G", help="guidance scale (default: the bundle's own)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="clip i gets the noise of N + i (default: 0)")
     parser.add_argument(
         "--controls", action="store_true", help="score what must fail too: other events, noise, shuffled"

@@ -28,6 +28,7 @@ from train.vocoder import build_vocoder
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.errors import BundleError, VTAError
+from vta_rt.sampling import Sampling
 from vta_rt.video import frames_of, probe
 
 System = Callable[[Clip], np.ndarray | None]
@@ -35,47 +36,31 @@ System = Callable[[Clip], np.ndarray | None]
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How a bundle is run. Clip number i of the split gets the noise of ``seed`` + i."""
-
-    steps: int = 25
-    solver: str = "dpmpp_2m"
-    guidance: float = 3.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Generated:
-    """What a bundle makes of a clip's video."""
+    """What a bundle makes of a clip's video. Clip number i of the split gets the noise of ``seed`` + i."""
 
     pipeline: Pipeline
     sampling: Sampling
+    seed: int = 0
 
     def __call__(self, clip: Clip) -> np.ndarray:
-        how = self.sampling
-        return self.pipeline.generate(
-            clip.video, seed=how.seed + clip.index, steps=how.steps, solver=how.solver, guidance=how.guidance
-        ).samples
+        return self.pipeline.generate(clip.video, seed=self.seed + clip.index, **vars(self.sampling)).samples
 
 
 @dataclass(frozen=True)
 class Shuffled:
-    """What a bundle makes of a clip's frames in another order: right in everything but time."""
+    """What a bundle makes of a clip's frames in another order: right in everything but time. Noise as ``Generated``."""
 
     pipeline: Pipeline
     sampling: Sampling
+    seed: int = 0
 
     def __call__(self, clip: Clip) -> np.ndarray:
-        pipeline, how = self.pipeline, self.sampling
+        pipeline = self.pipeline
         pictures = frames_of(clip.video, pipeline.frames, pipeline.model.seconds)
-        order = np.random.default_rng([how.seed, clip.index]).permutation(len(pictures))
-        latents = pipeline.denoise(
-            pipeline.encode(pictures[order]),
-            seed=how.seed + clip.index,
-            steps=how.steps,
-            solver=how.solver,
-            guidance=how.guidance,
-        )
+        order = np.random.default_rng([self.seed, clip.index]).permutation(len(pictures))
+        tokens = pipeline.encode(pictures[order])
+        latents = pipeline.denoise(tokens, seed=self.seed + clip.index, **vars(self.sampling))
         wave = pipeline.vocode(pipeline.decode(latents))[0]
         seconds = min(probe(clip.video).duration, pipeline.model.seconds)
         return Audio(wave, SAMPLE_RATE).trim(seconds).samples

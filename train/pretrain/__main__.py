@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from train.pretrain.films import Reel
     from train.pretrain.labels import Labels
     from train.pretrain.loop import Pretraining
+    from train.pretrain.stills import Stills
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
         from train.encoder import build_encoder
         from train.pretrain.labels import read_labels
         from train.pretrain.loop import Pretraining, PretrainSettings
+        from train.pretrain.stills import read_stills
         from train.settings import read_model
     except ModuleNotFoundError as error:
         raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
@@ -56,22 +58,27 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
         longest = max(each.frame_count for each in films)
         known, materials = read_labels(Path(options.events), system.frame_rate, longest)
     reels = [_reel(path, each, system, known) for path, each in zip((options.data, options.valid), films, strict=True)]
+    stills = None
+    if options.stills:
+        if not materials:
+            raise OptionError("--stills teach what --events tell apart; give both")
+        stills = read_stills(Path(options.stills), system.picture_size, materials)
     settings = PretrainSettings(options.steps, options.batch, options.window, options.learning_rate, seed=options.seed)
     out = Path(options.out)
     check_writable(out)
     torch.manual_seed(settings.seed)
     encoder = build_encoder(system.encoder).to(device)
-    identity = json.dumps([options.data, options.valid, materials])
+    identity = json.dumps([options.data, options.valid, materials, options.stills])
     run = Pretraining(
         encoder, system, settings, materials=len(materials), mixed_precision=options.bf16, identity=identity
     )
-    last = _train(run, reels[0], reels[1], out)
+    last = _train(run, reels[0], reels[1], stills, out)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name.startswith(("valid", "onset")))
     print(f"{out}: {settings.steps} steps{', ' if figures else ''}{figures}")
     return 0
 
 
-def _train(run: Pretraining, train: Reel, valid: Reel, out: Path) -> dict[str, float]:
+def _train(run: Pretraining, train: Reel, valid: Reel, stills: Stills | None, out: Path) -> dict[str, float]:
     """Run to the end, or on from where a run into the same file was stopped; writes the tower at every validation."""
     import torch
     from safetensors.torch import save
@@ -80,7 +87,7 @@ def _train(run: Pretraining, train: Reel, valid: Reel, out: Path) -> dict[str, f
     if state.exists():
         run.load(_read_state(state))
     rows: dict[str, float] = {}
-    steps = run.run(train, valid)
+    steps = run.run(train, valid, stills)
     bar = tqdm(steps, total=run.settings.steps, initial=run.done, unit="step", disable=None, leave=False)
     for rows in bar:
         bar.set_postfix(loss=f"{rows['loss']:.3f}", refresh=False)
@@ -148,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, metavar="INDEX", help="clips of train.prepare --frames-only")
     parser.add_argument("--valid", required=True, metavar="INDEX", help="others, to measure with")
     parser.add_argument("--events", metavar="FILE", help="events.jsonl of generated clips: tell what happens, too")
+    parser.add_argument(
+        "--stills", metavar="FILE", help="of train.synthetic --stills: what looks and sizes are taught by"
+    )
     parser.add_argument("--out", required=True, metavar="OUT", help="the tower's weights (safetensors)")
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="(default: 1500)")
     parser.add_argument("--batch", type=int, default=22, metavar="N", help="windows a step (default: 22)")

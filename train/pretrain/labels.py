@@ -24,6 +24,7 @@ NEAR = 0.7  # semitones: deviation of the notes that count beside the true one
 LOUD, SPAN = -16.0, 8.0  # dB: level that counts as 0, and difference that counts as 1
 RARE = 3.0  # weight of a frame in which something happens
 MOST = 12  # things of a film that are looked for
+WHEEL = "wheel"
 SMALL = 0.1  # heights of the picture: the size that counts as 0
 SMALLEST, SIZES = -4, 44  # semitones over SMALL of the first class of size, and how many are told apart
 
@@ -54,11 +55,21 @@ class Labels:
         """From frame ``start`` on."""
         return Labels(*(values[start : start + count] for values in vars(self).values()))
 
-    def moved(self, mirrored: bool, right: float, down: float) -> Labels:
-        """As the pictures look when they are mirrored left to right and then moved by parts of their side."""
-        x, y = self.place[..., 0], self.place[..., 1]
-        place = np.stack([(1 - x if mirrored else x) + right, y + down], -1).astype(np.float32)
-        return replace(self, place=place)
+    def seen(self, mirrored: bool, zoom: float, right: float, down: float) -> Labels:
+        """As the pictures look when they are mirrored left to right, seen so much larger, then moved by parts of their side.
+
+        What is seen larger is larger: it sounds lower, and having moved faster, louder (``train.synthetic.materials``).
+        """
+        x, y = self.place[..., 0] - 0.5, self.place[..., 1] - 0.5
+        place = np.stack([(-x if mirrored else x) * zoom + 0.5 + right, y * zoom + 0.5 + down], -1).astype(np.float32)
+        octaves = math.log2(zoom)
+        return replace(
+            self,
+            place=place,
+            size=np.where(self.thing >= 0, self.size + octaves, 0).astype(np.float32),
+            note=np.where(self.note >= 0, np.clip(self.note - 12 * octaves, 0, NOTES - 1), -1).astype(np.float32),
+            level=np.where(self.onset > 0, self.level + 20 * math.log10(zoom) / SPAN, 0).astype(np.float32),
+        )
 
 
 def stack(films: Sequence[Labels]) -> Labels:
@@ -85,9 +96,14 @@ def read_labels(path: Path, frame_rate: float, frames: int) -> tuple[dict[str, L
         raise OptionError(f"{path}: is no list of events as train.synthetic writes it ({error!r})") from error
 
 
+def classes_of(materials: Sequence[str]) -> list[str]:
+    """What things are told apart as."""
+    return [*materials, WHEEL]
+
+
 def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int) -> Labels:
     onset, level, speed = (np.zeros(frames, np.float32) for _ in range(3))
-    material, note = (np.full(frames, -1, np.int64) for _ in range(2))
+    material, note = np.full(frames, -1, np.int64), np.full(frames, -1, np.float32)
     place = np.full((frames, MOST, 2), np.nan, np.float32)
     thing = np.full((frames, MOST), -1, np.int64)
     size, hit, turns = (np.zeros((frames, MOST), np.float32) for _ in range(3))
@@ -96,7 +112,7 @@ def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int
         if frame < frames:
             onset[frame] = 1
             material[frame] = materials.index(event["material"])
-            note[frame] = min(max(round(69 + 12 * math.log2(event["pitch"] / 440)) - LOWEST, 0), NOTES - 1)
+            note[frame] = min(max(69 + 12 * math.log2(event["pitch"] / 440) - LOWEST, 0), NOTES - 1)
             level[frame] = (event["level"] - LOUD) / SPAN
     times = np.arange(frames) / frame_rate
     curves = [
@@ -105,7 +121,7 @@ def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int
     ]
     for curve in curves:
         speed += curve.astype(np.float32)
-    classes = [*materials, "wheel"]
+    classes = classes_of(materials)
     for index, source in enumerate(record["things"][:MOST]):
         if source["material"] not in classes:
             continue  # what is never hit in any film
@@ -117,7 +133,7 @@ def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int
         for time in source["hits"]:
             if int(time * frame_rate) < frames:
                 hit[int(time * frame_rate), index] = 1
-        if source["material"] == "wheel":
+        if source["material"] == WHEEL:
             turns[:, index] = curves.pop(0)
     return Labels(onset, material, note, level, speed, place, thing, size, hit, turns)
 
@@ -184,7 +200,7 @@ class ThingHead(nn.Module):
         return 0.5 * cross_entropy(things, true["thing"][seen]) + cross_entropy(size, sizes)
 
     def loss(self, maps: Tensor, gazes: Tensor, labels: Labels) -> Tensor:
-        """All that is told: how things look, what is hit and how fast wheels turn.
+        """What is hit and how fast wheels turn.
 
         Args:
             gazes: logits [B, T, n, h, w] of where each rests.
@@ -199,7 +215,7 @@ class ThingHead(nn.Module):
         missed = binary_cross_entropy_with_logits(
             logits, cells, (1 - around) * (1 + (RARE - 1) * cells), reduction="sum"
         )
-        loss = self.looks(maps, labels) + missed / cells.shape[:2].numel()
+        loss = missed / cells.shape[:2].numel()
         wheel = true["thing"][seen] == self.sizes[0] - 1
         if wheel.any():
             turns = self.linear(maps[film[wheel], frame[wheel], :, row[wheel], column[wheel]]).float()[:, -1]

@@ -7,6 +7,7 @@ thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,19 +22,16 @@ from train.motion import MotionTower
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
 from train.pretrain.labels import EventHead, Labels, ThingHead
+from train.pretrain.stills import Stills
 from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
-SHORT = 8  # a glance, in a run with labels, sees so many times the films
-GLANCE = 4  # frames of each
-GLANCES, LATER = (
-    0.4,
-    4,
-)  # share of the steps that begin a run, all glances, and which of those that follow are: one in so many
-INNER = slice(1, -2)  # frames of those whose neighbours, as ``with_changes`` looks at them, are there too
+GLANCE = 32  # times as many pictures as windows a step has, in one that looks at single ones
+# Share of the steps that begin a run with labels, all glances, and which of those that follow are: one in so many.
+GLANCES, LATER = 0.4, 3
 
 
 @dataclass(frozen=True)
@@ -71,19 +69,21 @@ class Regressor(nn.Module):
         mel = self.head(embeddings).float().unflatten(2, (self.per_frame, self.bins)).flatten(1, 2)
         return mel * 2 - 5  # about the range of log-mels
 
-    def loss(self, pictures: Tensor, mel: Tensor, labels: Labels | None) -> Tensor:
+    def loss(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
+        """Of windows; what is not given does not count."""
         maps, gazes = self.tower.look(pictures)
         embeddings = self.tower.tell(maps, gazes).float()
-        loss = regression_loss(self._mel(embeddings), mel, self.per_frame)
-        if self.events is None or self.things is None or labels is None:
-            return loss
-        return MEL * loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
+        loss = embeddings.new_zeros(())
+        if mel is not None:
+            loss = (MEL if self.events else 1) * regression_loss(self._mel(embeddings), mel, self.per_frame)
+        if self.events is not None and self.things is not None and labels is not None:
+            loss = loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
+        return loss
 
     def glance(self, pictures: Tensor, labels: Labels) -> Tensor:
         """What things look like alone: rare events would drown it, and it takes many films, not many frames."""
         assert self.things is not None
-        maps, _ = self.tower.look(pictures)
-        return self.things.looks(maps[:, INNER], Labels(*(values[:, INNER] for values in vars(labels).values())))
+        return self.things.looks(self.tower.look(pictures)[0], labels)
 
     @torch.no_grad()
     def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
@@ -125,37 +125,57 @@ class Pretraining:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self._mixed = mixed_precision
 
-    def run(self, train: Reel, valid: Reel) -> Iterator[dict[str, float]]:
+    def run(self, train: Reel, valid: Reel, stills: Stills | None = None) -> Iterator[dict[str, float]]:
         """Train to the end; gives the figures of every step, and of a validation where one is due.
+
+        Args:
+            stills: what is glanced at; frames of ``train`` if not given.
 
         Raises:
             VTAError: the loss is not a finite number.
         """
         settings = self.settings
         self.model.train()
-        while self.done < settings.steps:
-            rng = np.random.default_rng([settings.seed, self.done])
-            begins = self.done < GLANCES * settings.steps
-            glances = self.model.things is not None and (begins or self.done % LATER == 0)
-            size, window = (settings.batch * SHORT, GLANCE) if glances else (settings.batch, settings.window)
-            pictures, mel, labels = train.batch(size, window, rng)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-                if glances and labels is not None:
-                    loss = self.model.glance(pictures.to(self.device), labels)
-                else:
-                    loss = self.model.loss(pictures.to(self.device), mel.to(self.device), labels)
-            if not loss.isfinite():
-                raise VTAError(f"step {self.done + 1}: the loss is {loss.item()}; try a lower learning rate")
-            self.optimizer.zero_grad()  # to None: what a glance does not reach stays as it is
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-            self.optimizer.step()
-            self.schedule.step()
-            self.done += 1
-            figures = {"step": self.done, "loss": loss.item(), "gradient_norm": norm.item()}
-            if self.done % settings.validate_every == 0 or self.done == settings.steps:
-                figures |= self.validate(valid)
-            yield figures
+        with ThreadPoolExecutor(1) as ahead:
+            drawn = ahead.submit(self._draw, train, stills, self.done)
+            while self.done < settings.steps:
+                batch = drawn.result()
+                drawn = ahead.submit(self._draw, train, stills, self.done + 1)
+                figures = self._step(*batch)
+                if self.done % settings.validate_every == 0 or self.done == settings.steps:
+                    figures |= self.validate(valid)
+                yield figures
+
+    def _step(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None, glance: bool) -> dict[str, float]:
+        pictures, mel = pictures.to(self.device), None if mel is None else mel.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
+            if glance and labels is not None:
+                loss = self.model.glance(pictures, labels)
+            else:
+                loss = self.model.loss(pictures, mel, labels)
+        if not loss.isfinite():
+            raise VTAError(f"step {self.done + 1}: the loss is {loss.item()}; try a lower learning rate")
+        self.optimizer.zero_grad()  # to None: what a glance does not reach stays as it is
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.schedule.step()
+        self.done += 1
+        return {"step": self.done, "loss": loss.item(), "gradient_norm": norm.item()}
+
+    def _draw(self, train: Reel, stills: Stills | None, step: int) -> tuple[Tensor, Tensor | None, Labels | None, bool]:
+        """What one step sees, a function of its number: pictures, log-mel, labels, and whether it is a glance."""
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, step])
+        if self.model.things is None:
+            return *train.batch(settings.batch, settings.window, rng), False
+        if step >= GLANCES * settings.steps and step % LATER:
+            zoomed = bool(rng.random() < 0.5)
+            return *train.batch(settings.batch, settings.window, rng, zoomed=zoomed), False
+        if stills is None:
+            return *train.batch(GLANCE * settings.batch, 1, rng, zoomed=True), True
+        pictures, labels = stills.glance(GLANCE * settings.batch, rng)
+        return pictures, None, labels, True
 
     @torch.no_grad()
     def validate(self, reel: Reel) -> dict[str, float]:

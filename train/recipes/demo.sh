@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# From nothing to engines/demo: a world, a first stage, a tower, a denoiser, a bundle, its figures. Run it again after it was
-# stopped: every step goes on where it was.
+# From nothing to engines/demo: a world, stills of many more, a first stage, a tower, a denoiser, a bundle, its figures.
+# Run it again after it was stopped: every step goes on where it was.
 #   train/recipes/demo.sh [FOLDER] [SEED]
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
 
 python -m train.synthetic "$world" --clips 3600 --seed $((seed + 1))
+
+[ -e "$work/stills.safetensors" ] || \
+    python -m train.synthetic "$work/stills.safetensors" --stills 40000 --seed $((seed + 2))
 
 python -m train.first_stage vae --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" --out "$first" \
     --steps 2400 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16 --resume
@@ -15,7 +18,7 @@ python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
-    --events "$world/events.jsonl" --steps 8000 --batch 8 --seed "$seed" --bf16
+    --events "$world/events.jsonl" --stills "$work/stills.safetensors" --steps 8000 --batch 8 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --seconds 5.12
@@ -32,4 +35,4 @@ touch "$work/run.done"
 
 python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
 python -m train.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \
-    --out "$work/report"
+    --steps 25 --solver dpmpp_2m --out "$work/report"

@@ -18,14 +18,14 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import numpy as np
@@ -64,6 +64,8 @@ class Recipe:
 
 
 Record = dict[str, Any]
+Source = Loose | Target | Rotor
+T = TypeVar("T")
 
 
 def write_dataset(out: Path, recipe: Recipe, clips: int, workers: int = 1) -> Iterator[Record]:
@@ -81,7 +83,7 @@ def write_dataset(out: Path, recipe: Recipe, clips: int, workers: int = 1) -> It
     _claim(out, recipe)
     records: list[Record] = []
     make = partial(write_clip, out, recipe)
-    for record in map(make, range(clips)) if workers == 1 else _in_parallel(make, clips, workers):
+    for record in map(make, range(clips)) if workers == 1 else in_parallel(make, range(clips), workers):
         records.append(record)
         yield record
     records.sort(key=lambda record: record["video_path"])
@@ -171,17 +173,14 @@ def things_seen(scene: Scene, camera: Camera) -> list[Record]:
     for index, source in enumerate(scene.sources):
         hits: list[float] = []
         if isinstance(source, Loose):
-            places = [source.at(time) if time >= source.hidden_before else None for time in times]
             hits = [hit.time for hit in source.hits]
-        else:
-            places = [(source.x, source.y)] * len(times)
         if isinstance(source, Target):
             hits = blows[index - len(scene.loose)]
-        seen = [place and camera.seen(*place, time) for place, time in zip(places, times.tolist(), strict=True)]
+        seen = [place_of(source, camera, time) for time in times.tolist()]
         things.append(
             {
                 "material": "wheel" if isinstance(source, Rotor) else source.material.name,
-                "size": round(2 * source.radius if isinstance(source, Rotor) else source.size, 5),
+                "size": round(size_of(source), 5),
                 "hits": [round(time, 6) for time in hits],
                 "places": [place and [round(1000 * part) for part in place] for place in seen],
             }
@@ -189,10 +188,20 @@ def things_seen(scene: Scene, camera: Camera) -> list[Record]:
     return things
 
 
+def size_of(source: Source) -> float:
+    """In heights of the picture; a wheel's is its diameter."""
+    return 2 * source.radius if isinstance(source, Rotor) else source.size
+
+
+def place_of(source: Source, camera: Camera, time: float) -> tuple[float, float] | None:
+    """Where its centre shows: parts of the middle square's side from its left and top; None while it does not."""
+    if not isinstance(source, Loose):
+        return camera.seen(source.x, source.y, time)
+    return camera.seen(*source.at(time), time) if time >= source.hidden_before else None
+
+
 def write_video(path: Path, scene: Scene, camera: Camera) -> None:
     """Encode a scene's pictures as H.264 in mp4, so that the bytes are always the same.
-
-    That takes one thread, and no macroblock tree: with it x264 was seen to write now these bytes, now those.
 
     Args:
         camera: of this scene.
@@ -204,13 +213,9 @@ def write_video(path: Path, scene: Scene, camera: Camera) -> None:
     with replacing(path) as part:
         try:
             with av.open(os.fspath(part), "w", format="mp4") as sink:
-                options = {
-                    "crf": str(scene.look.crf),
-                    "preset": scene.look.preset,
-                    "threads": "1",
-                    "x264-params": "mbtree=0",
-                }
-                stream = sink.add_stream("libx264", rate=rate, options=options)
+                stream = sink.add_stream(
+                    "libx264", rate=rate, options=encoder_options(scene.look.crf, scene.look.preset)
+                )
                 stream.width, stream.height = camera.size
                 stream.pix_fmt = "yuv420p"
                 for pixels in camera.frames():
@@ -218,6 +223,11 @@ def write_video(path: Path, scene: Scene, camera: Camera) -> None:
                 sink.mux(stream.encode(None))
         except av.FFmpegError as error:
             raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def encoder_options(crf: int, preset: str) -> dict[str, str]:
+    """Of x264. One thread, and no macroblock tree: with it x264 was seen to write now these bytes, now those."""
+    return {"crf": str(crf), "preset": preset, "threads": "1", "x264-params": "mbtree=0"}
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -262,11 +272,11 @@ def _write_text(path: Path, text: str) -> None:
         part.write_text(text)
 
 
-def _in_parallel(make: partial[Record], clips: int, workers: int) -> Iterator[Record]:
-    """Records as they are done, in any order."""
+def in_parallel(make: Callable[[int], T], items: Sequence[int], workers: int) -> Iterator[T]:
+    """What is made of each item as it is done, in any order."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, clips), context, initializer=_follow_parent) as pool:
-        futures = [pool.submit(make, index) for index in range(clips)]
+    with ProcessPoolExecutor(min(workers, len(items)), context, initializer=_follow_parent) as pool:
+        futures = [pool.submit(make, item) for item in items]
         try:
             for future in as_completed(futures):
                 yield future.result()

@@ -20,6 +20,7 @@ from train.synthetic.sound import synthesise
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.files import sha256_of
+from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
 
 
@@ -53,7 +54,8 @@ def perfect(monkeypatch: pytest.MonkeyPatch) -> None:
             wave += 1e-3 * np.random.default_rng(seed).standard_normal(len(wave), np.float32)
             return SimpleNamespace(samples=np.concatenate([wave[:2400], wave[:-2400]]) if name == "late" else wave)
 
-        return SimpleNamespace(generate=generate, schedule=NoiseSchedule())
+        own = SimpleNamespace(manifest=SimpleNamespace(sampling=Sampling(4, "ddim", 2.0)))
+        return SimpleNamespace(generate=generate, schedule=NoiseSchedule(), bundle=own)
 
     monkeypatch.setattr(systems, "open_bundle", open_bundle)
 
@@ -66,8 +68,19 @@ def run(world: Path, out: Path, *more: str) -> int:
 def test_the_whole_command(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systems, "Shuffled", lambda pipeline, sampling: lambda clip: clip.sound[::-1].copy())
-    arguments = ("--bundle", "good", "--compare", "late=late", "--controls", "--pictures", "1", "--keep")
+    monkeypatch.setattr(systems, "Shuffled", lambda *_: lambda clip: clip.sound[::-1].copy())
+    arguments = (
+        "--bundle",
+        "good",
+        "--compare",
+        "late=late",
+        "--controls",
+        "--pictures",
+        "1",
+        "--keep",
+        "--steps",
+        "25",
+    )
     assert run(world, tmp_path / "a", *arguments) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "a" / "table.md").read_text(encoding="utf-8").startswith(printed)
@@ -75,12 +88,14 @@ def test_the_whole_command(
     assert content["settings"] == {
         "split": "test",
         "clips": 6,
-        "steps": 25,
-        "solver": "dpmpp_2m",
-        "guidance": 3.0,
         "seed": 0,
         "first_stage": None,
     }
+    sampling = {"steps": 25, "solver": "ddim", "guidance": 2.0, "spacing": None, "guidance_interval": None}
+    assert content["bundles"]["late"] == {
+        "path": "late",
+        "sampling": sampling,
+    }  # the bundle's own, but for what is asked
     assert content["data"] == {"seed": 5}
     assert content["versions"]["numpy"] == np.__version__
     f1 = {name: scores["f1_100"] for name, scores in content["scores"].items()}

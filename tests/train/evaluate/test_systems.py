@@ -20,7 +20,9 @@ from train.first_stage.publish import publish_vocoder
 from train.vocoder import build_vocoder
 from vta_rt.config import FrameConfig
 from vta_rt.errors import BundleError, VTAError
+from vta_rt.sampling import Sampling
 
+SAMPLING = Sampling(7, "ddim", 2.0, "trailing", (0.3, 5.0))
 NOTHING = {
     "kind": "bounce",
     "events": [{"time": 0.5, "kind": "bounce", "material": "wood", "pitch": 1.0}],
@@ -89,18 +91,18 @@ def test_a_sound_is_made_once(pair: list[Clip]) -> None:
 
 def test_every_clip_has_its_own_seed(pair: list[Clip]) -> None:
     pipeline = FakePipeline()
-    generated = systems.Generated(pipeline, systems.Sampling(7, "ddim", 2.0, 40))
+    generated = systems.Generated(pipeline, SAMPLING, 40)
     for clip in pair:
         assert generated(clip).shape == (16_000,)
-    assert pipeline.asked == [{"seed": seed, "steps": 7, "solver": "ddim", "guidance": 2.0} for seed in (41, 42)]
+    assert pipeline.asked == [{"seed": seed} | vars(SAMPLING) for seed in (41, 42)]
 
 
 def test_shuffled_frames_are_the_same_in_another_order(make_video: Callable[[Path], Path], tmp_path: Path) -> None:
     clip = Clip("moving", "bounce", (), (), np.zeros(1), make_video(tmp_path / "moving.mp4"), 3)
     pipeline = FakePipeline()
-    wave = systems.Shuffled(pipeline, systems.Sampling(seed=40))(clip)
+    wave = systems.Shuffled(pipeline, SAMPLING, 40)(clip)
     assert wave.shape == (16_000,)  # as long as the video
-    assert pipeline.asked == [{"seed": 43, "steps": 25, "solver": "dpmpp_2m", "guidance": 3.0}]
+    assert pipeline.asked == [{"seed": 43} | vars(SAMPLING)]
     frames = pipeline.seen[0].astype(int)
     assert frames.shape == (10, 16, 16, 3)
     light = frames.mean(axis=(1, 2, 3))  # the video gets lighter all the time

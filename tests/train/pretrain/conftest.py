@@ -14,7 +14,7 @@ from train.pretrain.labels import Labels
 
 
 class Flashes:
-    """Dark films in which the picture lights up for one frame, red or blue, and noise is heard during that frame."""
+    """Dark films in which a square lights up for one frame, red or blue, and noise is heard during that frame."""
 
     frame_count = 32
 
@@ -29,8 +29,10 @@ class Flashes:
 
     def frames(self, index: int, start: int, count: int) -> np.ndarray:
         lit, blue = (values[index, start : start + count, None, None] for values in (self.lit, self.blue))
-        channels = [np.where(lit & shown, 230, 20) for shown in (~blue, lit, blue)]
-        return np.stack(np.broadcast_arrays(*channels), axis=3).repeat(16, 1).repeat(16, 2).astype(np.uint8)
+        inside = np.abs(np.arange(16) - 7.5) < 4
+        square = inside[:, None] & inside
+        channels = [np.where(lit & square & shown, 230, 20) for shown in (~blue, lit, blue)]
+        return np.stack(np.broadcast_arrays(*channels), axis=3).astype(np.uint8)
 
     def wave(self, index: int) -> np.ndarray:
         return self._noise[index] * self.lit[index].repeat(640)

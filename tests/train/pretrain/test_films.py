@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from train.config import SystemConfig
 from train.mel import log_mel
 from train.pretrain.films import Alteration, Reel, pictures_of
+from train.pretrain.labels import SPAN
 
 
 def test_windows_of_pictures_sound_and_labels_belong_together(system: SystemConfig, reels: list[Reel]) -> None:
@@ -15,8 +17,9 @@ def test_windows_of_pictures_sound_and_labels_belong_together(system: SystemConf
     reel = reels[0]
     pictures, mel, labels = reel.batch(6, 12, np.random.default_rng(0))
     assert pictures.shape == (6, 12, 3, 16, 16)
-    lit = pictures[:, :, 1].mean((2, 3)) > 0.5
+    lit = pictures[:, :, 1].amax((2, 3)) > 0.4
     assert labels is not None
+    assert mel is not None
     np.testing.assert_array_equal(lit.numpy(), labels.onset > 0)
     loud = mel.unflatten(1, (12, 4)).mean((2, 3)) > -4
     assert (lit == loud).float().mean() > 0.9  # an analysis window reaches over into the next frame
@@ -42,21 +45,50 @@ def test_a_film_that_ends_early_stands_still(reels: list[Reel]) -> None:
     torch.testing.assert_close(pictures_of(films, 0, 40, 2), late[1:2].expand(2, -1, -1, -1))
 
 
-def test_films_are_altered_as_a_whole_and_never_scaled(reels: list[Reel]) -> None:
-    pictures = torch.zeros(3, 3, 20, 20)
-    pictures[:, :, 8:12, 4:12] = 1.0
+@pytest.mark.parametrize("zoomed", [False, True])
+def test_films_are_altered_as_a_whole_and_labels_with_them(reels: list[Reel], zoomed: bool) -> None:
+    pictures = torch.zeros(3, 3, 80, 80)
+    pictures[:, :, 32:48, 24:56] = 1.0
     assert reels[0].labels is not None
     labels = reels[0].labels[0].part(0, 3)
-    labels = replace(labels, place=np.full_like(labels.place, (8.0 / 20, 0.5)))
-    places = set()
+    labels = replace(labels, place=np.full_like(labels.place, 0.5))
+    places, widths = set(), set()
     for seed in range(40):
-        alteration = Alteration.draw(np.random.default_rng(seed))
+        alteration = Alteration.draw(np.random.default_rng(seed), zoomed)
         film = alteration.pictures(pictures)
         torch.testing.assert_close(film[0], film[2])
-        shape = film[0, 0] > film[0, 0].mean()
-        assert (shape.any(1).sum(), shape.any(0).sum()) == (4, 8)
-        rows, columns = shape.nonzero(as_tuple=True)
-        centre = (columns.float().mean().item() + 0.5) / 20, (rows.float().mean().item() + 0.5) / 20
-        np.testing.assert_allclose(alteration.labels(labels, 20).place[2, 1], centre, atol=1e-6)
+        low, high = film[0, 0].min(), film[0, 0].max()
+        share = (film[0, 0] - low) / (high - low)  # of each pixel that the shape covers
+        width, height = share.max(0).values.sum().item(), share.max(1).values.sum().item()
+        assert (width, height) == pytest.approx((32 * alteration.zoom, 16 * alteration.zoom), abs=0.6)
+        at = torch.arange(80) + 0.5
+        centre = (share.sum(0) @ at / share.sum() / 80).item(), (share.sum(1) @ at / share.sum() / 80).item()
+        np.testing.assert_allclose(alteration.labels(labels).place[2, 1], centre, atol=4e-3)
         places.add(centre)
+        widths.add(round(width))
     assert len(places) > 20
+    assert (len(widths) > 10) == zoomed
+
+
+def test_windows_from_another_distance_have_no_sound(reels: list[Reel]) -> None:
+    pictures, mel, labels = reels[0].batch(6, 12, np.random.default_rng(0), zoomed=True)
+    assert mel is None
+    assert labels is not None
+    lit = pictures[:, :, 1].amax((2, 3)) > 0.4
+    np.testing.assert_array_equal(lit.numpy(), labels.onset > 0)
+
+
+def test_what_is_seen_larger_is_larger_lower_and_louder(reels: list[Reel]) -> None:
+    assert reels[0].labels is not None
+    labels = reels[0].labels[0]
+    larger = labels.seen(False, 2.0, 0.0, 0.0)
+    hit, thing = labels.onset > 0, labels.thing >= 0
+    assert hit.any()
+    np.testing.assert_allclose(larger.size, labels.size + thing)
+    np.testing.assert_allclose(larger.note[hit], labels.note[hit] - 12)
+    np.testing.assert_allclose(larger.level[hit], labels.level[hit] + 20 * np.log10(2) / SPAN, rtol=1e-6)
+    np.testing.assert_array_equal(larger.note[~hit], -1)
+    np.testing.assert_array_equal(larger.level[~hit], 0)
+    for name in ("onset", "material", "thing", "hit", "speed", "turns"):
+        np.testing.assert_array_equal(getattr(larger, name), getattr(labels, name))
+    assert (labels.seen(False, 1.0, 0.0, 0.0).place == labels.place)[thing].all()
