@@ -23,7 +23,8 @@ import pytest
 from tests.conftest import SAMPLE_VIDEOS
 from tests.vta_rt.conftest import make_clip
 from tests.vta_rt.test_bundle import edit_manifest, flip_a_byte, replace
-from vta_rt.cli import main, plan_outputs
+from vta_rt.cli import main
+from vta_rt.cli.targets import plan_outputs
 from vta_rt.errors import OptionError, OutputError
 
 QUICK = ["--steps", "1", "--guidance", "1"]

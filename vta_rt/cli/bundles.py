@@ -1,0 +1,129 @@
+"""``vta info``, ``vta check`` and ``vta bench``: what a bundle holds, whether it is whole, what it costs here."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tqdm import tqdm
+
+from vta_rt.backends import BACKENDS
+from vta_rt.bundle import Bundle, find_bundle
+from vta_rt.engine_index import check_engines, describe
+from vta_rt.pipeline import Pipeline
+
+
+def add_bundles(commands: Any) -> None:
+    """The commands and their options, added to ``vta``'s."""
+    info = commands.add_parser(
+        "info", help="show what a bundle holds", description="Show what a bundle holds and where it came from."
+    )
+    info.add_argument(
+        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
+    )
+    info.set_defaults(run=_info)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure what each stage costs here",
+        description="Time every graph of a bundle on made-up input: from loading (cold) and once loaded (warm), with the "
+        "operations it does, their rate, that of a large matrix product here in the same precision (peak), and the most "
+        "memory the process held. Counts of operations are in bundles built since they are counted.",
+    )
+    bench.add_argument(
+        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
+    )
+    bench.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="clips at once (default: 1)")
+    bench.add_argument("--steps", type=int, metavar="N", help="to reckon with (default: the model's own)")
+    bench.add_argument("--guidance", type=float, metavar="G", help="to reckon with (default: the model's own)")
+    bench.add_argument("--repeats", type=int, default=3, metavar="N", help="calls, of which the median (default: 3)")
+    bench.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
+    bench.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
+    bench.set_defaults(run=_bench)
+
+    check = commands.add_parser(
+        "check",
+        help="verify a bundle",
+        description="Read every file of a bundle, compare its hash, and load every graph.",
+    )
+    check.add_argument(
+        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
+    )
+    check.set_defaults(run=_check)
+
+
+def _info(options: argparse.Namespace) -> int:
+    bundle = Bundle(find_bundle() if options.bundle is None else options.bundle)
+    manifest, model, frames = bundle.manifest, bundle.manifest.model, bundle.manifest.frames
+    print(f"{bundle.path}")
+    print(f"  format       {manifest.format_version}, {manifest.precision}")
+    print(f"  sound        {model.seconds:g} s a pass, {model.sample_rate} Hz mono")
+    print(
+        f"  frames       {frames.rate:g} a second, {frames.size} x {frames.size} pixels, {frames.fit}; "
+        f"{model.frame_count(frames)} a pass{', with positions' if model.positions else ''}"
+    )
+    cost = manifest.graphs["visual_encoder"].operations
+    print(
+        f"  encoder      {frames.encoder or 'not named'}, {frames.tokens_per_second:g} tokens a second; "
+        f"{model.token_count(frames)} a pass{f', {_operations(cost)}' if cost else ''}"
+    )
+    print(f"  text         {f'prompts of up to {model.text.context} tokens' if model.text else 'takes no prompts'}")
+    print(f"  latents      {list(model.latent_shape())}, tokens of {model.token_width}")
+    schedule = manifest.schedule
+    print(
+        f"  diffusion    {schedule.prediction_type}, {schedule.train_timesteps} timesteps, {schedule.timestep_spacing} spacing"
+    )
+    how = manifest.sampling
+    interval = (
+        how.guidance_interval and f" at noise levels {how.guidance_interval[0]:g} to {how.guidance_interval[1]:g}"
+    )
+    print(f"  sampled by   {how.solver}, {how.steps} steps, guidance {how.guidance:g}{interval or ''}")
+    print(f"  made from    {manifest.source.checkpoint} by {manifest.source.exporter}")
+    print(f"  licence      {manifest.source.licence or 'not stated'}")
+    for line in describe(bundle) or ["none"]:
+        print(f"  engines      {line}")
+    print(f"  {'graph':<20}{'precision':<11}{'MB':>9}  {'rel. error':<11} inputs")
+    counted: set[str] = set()
+    for name, record in manifest.graphs.items():
+        size = sum(file.size for file in record.files if file.file not in counted) / 1e6
+        counted |= {file.file for file in record.files}
+        error = max(record.error.values(), default=float("nan"))
+        inputs = ", ".join(f"{spec.name} [{', '.join(map(str, spec.shape))}]" for spec in record.inputs)
+        print(f"  {name:<20}{record.precision:<11}{size:>9.1f}  {error:<11.1e} {inputs}")
+    print("  (weights shared by two graphs are counted with the first)")
+    return 0
+
+
+def _operations(count: float) -> str:
+    """``3.24 TFLOP``, a multiply-add counted as two."""
+    size, unit = next(((10**power, name) for power, name in ((12, "T"), (9, "G")) if count >= 10**power), (10**6, "M"))
+    return f"{count / size:.3g} {unit}FLOP"
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from vta_rt.bench import measure, table
+
+    pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
+    how = pipeline.bundle.manifest.sampling.but(steps=options.steps, guidance=options.guidance)
+    rows = measure(pipeline, how, options.batch, options.repeats)
+    bar = tqdm(rows, desc="measuring", bar_format="{desc} {n_fmt} {elapsed}", disable=None, leave=False)
+    found = list(bar)
+    interval = " in an interval" if how.guidance_interval else ""
+    print(f"{pipeline.bundle.path}: {pipeline.model.seconds:g} s a clip, on {pipeline.backend}")
+    print(f"{how.steps} steps of {how.solver}, guidance {how.guidance:g}{interval}")
+    print(table(found))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    pipeline = Pipeline(options.bundle)
+    files = pipeline.bundle.check()
+    for name in pipeline.bundle.manifest.graphs:
+        pipeline.session(name)
+    engines = check_engines(pipeline.bundle)
+    print(
+        f"{pipeline.bundle.path}: {len(files)} files whole, {len(pipeline.bundle.manifest.graphs)} graphs load"
+        f"{f', {engines} engines whole' if engines else ''}"
+    )
+    print(f"runs here on {pipeline.backend}")
+    return 0
