@@ -1,0 +1,220 @@
+"""The command ``vta`` as a user meets it: what it writes, and what it shows."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import av
+import pytest
+
+from tests.conftest import SAMPLE_VIDEOS
+from tests.vta_rt.cli.driver import (
+    QUICK,
+    generate,
+    picture_packets,
+    read_until,
+    run_vta,
+    seconds_of_sound,
+    start_vta,
+    terminal,
+)
+from tests.vta_rt.conftest import make_clip
+from vta_rt.cli import main
+
+
+def test_sound_and_video_files(bundle_short: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert generate(bundle_short, clip, "-o", tmp_path / "a.wav") == 0
+    assert seconds_of_sound(tmp_path / "a.wav") == pytest.approx(0.4)
+    assert generate(bundle_short, clip, "-o", tmp_path / "a.flac") == 0
+    assert generate(bundle_short, clip, "-o", tmp_path / "a.mkv") == 0
+    assert picture_packets(tmp_path / "a.mkv") == picture_packets(clip)
+    captured = capsys.readouterr()
+    assert "a.wav  0.40 s of sound in" in captured.out
+    assert captured.err == ""  # no bar in a pipe
+
+
+def test_a_video_longer_than_the_model_is_said_to_be(
+    bundle_short: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    clip = make_clip(tmp_path / "long.mp4", seconds=1.2, frame_rate=25)
+    assert generate(bundle_short, clip, "-o", tmp_path / "a.wav") == 0
+    shown = capsys.readouterr().out
+    assert "0.64 s of sound" in shown
+    assert "the video is 1.20 s, longer than the model" in shown
+
+
+def test_several_videos_into_a_folder_made_for_them(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
+    other = make_clip(tmp_path / "other.mp4", seconds=0.2, frame_rate=25)
+    assert generate(bundle_short, clip, other, "-o", f"{tmp_path}/out/") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["clip.mp4", "other.mp4"]
+    assert picture_packets(tmp_path / "out" / "other.mp4") == picture_packets(other)
+
+
+def test_without_an_out_the_result_is_named_after_the_video(
+    bundle_short: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert generate(bundle_short, clip) == 0
+    assert generate(bundle_short, clip, "--format", "flac") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip_with_sound.flac", "clip_with_sound.mp4"]
+
+
+def test_one_bad_video_does_not_stop_the_others(
+    bundle_short: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "notes.mp4").write_text("notes")
+    assert generate(bundle_short, tmp_path / "notes.mp4", clip, "-o", tmp_path / "out", "--format", "wav") == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.wav"]
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "notes.mp4" in captured.err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six videos of different lengths, and what else lies in folders."""
+    path = tmp_path_factory.mktemp("folder")
+    for index in range(6):
+        make_clip(path / f"{index}.{'MKV' if index == 2 else 'mp4'}", seconds=0.2 + 0.08 * index, audio=index == 1)
+    (path / "notes.txt").write_text("notes")
+    (path / ".hidden.mp4").write_text("half a download")
+    (path / "below.mp4").mkdir()
+    return path
+
+
+def test_a_folder_gives_what_its_videos_give_one_by_one(
+    bundle_short: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--format", "flac", "--at-once"]
+    assert generate(bundle_short, folder, "-o", tmp_path / "folder", *options, 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(line.split()[0]).name for line in lines] == [f"{index}.flac" for index in range(6)]
+    for index, video in enumerate(sorted(folder.glob("[0-9].*"))):
+        assert generate(bundle_short, video, "-o", tmp_path / "single" / f"{index}.flac") == 0
+    for index in range(6):
+        both = [tmp_path / name / f"{index}.flac" for name in ("folder", "single")]
+        assert both[0].read_bytes() == both[1].read_bytes()
+
+
+def test_results_that_are_there_can_be_skipped(
+    bundle_short: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    done = [tmp_path / f"{index}.mp4" for index in range(5)]
+    for path in done:
+        path.write_text("done")
+    assert generate(bundle_short, folder, "-o", tmp_path, "--skip-existing") == 0
+    assert "5 of 6 are there already" in capsys.readouterr().out
+    assert all(path.read_text() == "done" for path in done)
+    assert len(picture_packets(tmp_path / "5.mp4")) == 15
+    assert generate(bundle_short, folder, "-o", tmp_path, "--skip-existing", "--bundle", "not/needed") == 0
+
+
+def test_a_folder_with_bad_videos(
+    bundle_short: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "0.mp4").write_text("notes")
+    for name in ("1.mp4", "3.mp4"):
+        (videos / name).symlink_to(folder / name)
+    assert generate(bundle_short, videos, "-o", tmp_path / "out", "--format", "wav") == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.wav", "3.wav"]
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "0.mp4" in captured.err
+
+
+def test_control_c_in_a_folder(bundle_10s: Path, folder: Path, tmp_path: Path) -> None:
+    with terminal() as (leader, follower):
+        process = start_vta(
+            "generate", folder, "-o", f"{tmp_path}/out/", "--bundle", bundle_10s, "--steps", 900, stderr=follower
+        )
+        shown = read_until(leader, b"denoise 2/900, videos 0/6")
+        process.send_signal(signal.SIGINT)
+        shown += read_until(leader, b"interrupted")
+        assert process.wait(timeout=60) == 130
+    assert b"Traceback" not in shown
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(not SAMPLE_VIDEOS.is_dir(), reason="the sample videos are not beside the project")
+def test_sample_videos(bundle_10s: Path, tmp_path: Path) -> None:
+    videos = sorted(SAMPLE_VIDEOS.glob("*.mp4"))
+    assert generate(bundle_10s, *videos, "-o", f"{tmp_path}/out/") == 0
+    for video in videos:
+        result = tmp_path / "out" / video.name
+        assert picture_packets(result) == picture_packets(video)
+        with av.open(str(video)) as container:
+            stream = container.streams.video[0]
+            duration = float(stream.duration * stream.time_base)
+        assert seconds_of_sound(result) == pytest.approx(duration, abs=1024 / 16000)
+
+
+ODD_VIDEOS: dict[str, dict] = {
+    "one_frame.mp4": {"seconds": 0.04, "frame_rate": 25},
+    "one_pixel.mkv": {"seconds": 0.2, "size": (1, 1), "codec": "ffv1", "pix_fmt": "bgr0"},
+    "very_wide.mkv": {"seconds": 0.2, "size": (640, 2), "codec": "ffv1", "pix_fmt": "bgr0"},
+    "eight_k.mkv": {"seconds": 0.08, "frame_rate": 25, "size": (7680, 4320), "codec": "mpeg4"},
+}
+
+
+@pytest.mark.parametrize("name", ODD_VIDEOS)
+def test_odd_videos_get_their_sound(bundle_short: Path, tmp_path: Path, name: str) -> None:
+    clip = make_clip(tmp_path / name, **ODD_VIDEOS[name])
+    assert generate(bundle_short, clip, "-o", tmp_path / "clip.wav") == 0
+    assert seconds_of_sound(tmp_path / "clip.wav") == pytest.approx(ODD_VIDEOS[name]["seconds"], abs=1 / 16000)
+
+
+def test_a_terminal_that_cannot_show_a_name(bundle_short: Path, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "Blätter \u96e8.mp4", seconds=0.2)
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = run_vta("generate", clip, "-o", tmp_path / "a.wav", "--bundle", bundle_short, *QUICK, env=environment)
+    assert done.returncode == 0, done.stderr
+    done = run_vta("generate", tmp_path / "fehlt \u96e8.mp4", "--bundle", bundle_short, env=environment)
+    assert done.returncode == 2
+    assert "\\u96e8" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_control_c_leaves_nothing_behind(bundle_10s: Path, clip: Path, tmp_path: Path) -> None:
+    with terminal() as (leader, follower):
+        process = start_vta(
+            "generate", clip, "-o", tmp_path / "clip.wav", "--bundle", bundle_10s, "--steps", 900, stderr=follower
+        )
+        shown = read_until(leader, b"denoise 2/900")
+        process.send_signal(signal.SIGINT)
+        shown += read_until(leader, b"interrupted")
+        assert process.wait(timeout=60) == 130
+    assert b"Traceback" not in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_gets_a_progress_bar(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
+    with terminal() as (leader, follower):
+        out = tmp_path / "clip.wav"
+        process = start_vta("generate", clip, "-o", out, "--bundle", bundle_short, *QUICK, stderr=follower)
+        for stage in (b"clip.mp4: frames", b"encode", b"denoise", b"decode", b"vocode"):
+            read_until(leader, stage)
+        assert process.wait(timeout=60) == 0
+        assert process.stdout is not None
+        assert b"clip.wav" in process.stdout.read()
+
+
+def test_info_and_check(bundle_short: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["info", str(bundle_short)]) == 0
+    shown = capsys.readouterr().out
+    for text in ("0.64 s a pass", "16000 Hz", "denoiser_unguided", "fp32", "non-commercial", "[1, 8, 16, 16]"):
+        assert text in shown
+    assert main(["check", str(bundle_short)]) == 0
+    assert "9 files whole, 5 graphs load" in capsys.readouterr().out
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for text in ("examples:", "--guidance", "dpmpp_2m", ".webm", "folder"):
+        assert text in shown

@@ -1,0 +1,239 @@
+"""What the command ``vta`` says to thirty kinds of bad input: one line, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.vta_rt.cli.driver import (
+    QUICK,
+    expect_one_line,
+    generate,
+    run_vta,
+)
+from tests.vta_rt.conftest import make_clip
+from tests.vta_rt.test_bundle import edit_manifest, flip_a_byte, replace
+from vta_rt.cli import main
+from vta_rt.cli.targets import plan_outputs
+from vta_rt.errors import OptionError, OutputError
+
+# Bad videos: (name, how to make it); each must end in one line that names it, exit code 2, and no file.
+
+
+def _text(path: Path) -> None:
+    path.write_text("this is not a video\n" * 50)
+
+
+def _audio_only(path: Path) -> None:
+    with av.open(str(path), "w", format="wav") as container:
+        stream = container.add_stream("pcm_s16le", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _truncated_at_the_end(path: Path) -> None:
+    make_clip(path, seconds=8, frame_rate=25, container_options={"movflags": "faststart"})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _without_its_index(path: Path) -> None:
+    make_clip(path, seconds=2, frame_rate=25)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _no_pictures(path: Path) -> None:
+    make_clip(path, seconds=0.0)
+
+
+def _zeros(path: Path) -> None:
+    path.write_bytes(bytes(5000))
+
+
+BAD_VIDEOS: dict[str, Callable[[Path], object]] = {
+    "empty.mp4": lambda path: path.write_bytes(b""),
+    "text.mp4": _text,
+    "zeros.mp4": _zeros,
+    "sound.wav": _audio_only,
+    "cut.mp4": _truncated_at_the_end,
+    "no_index.mp4": _without_its_index,
+    "no_pictures.mkv": _no_pictures,
+    "missing.mp4": lambda path: None,
+    "folder.mp4": lambda path: path.mkdir(),
+    "json.mp4": lambda path: path.write_text('{"format_version": 1}'),
+    "page.webm": lambda path: path.write_text("<!DOCTYPE html><html></html>"),
+    "dangling.mp4": lambda path: path.symlink_to("nowhere.mp4"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VIDEOS)
+def test_bad_videos(bundle_short: Path, tmp_path: Path, capfd: pytest.CaptureFixture, name: str) -> None:
+    BAD_VIDEOS[name](tmp_path / name)
+    (tmp_path / "out").mkdir()
+    assert generate(bundle_short, tmp_path / name, "-o", tmp_path / "out" / "clip.wav") == 2
+    expect_one_line(capfd, name)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_video_that_may_not_be_read(bundle_short: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    clip = make_clip(tmp_path / "locked.mp4", seconds=0.2)
+    clip.chmod(0)
+    assert generate(bundle_short, clip, "-o", tmp_path / "clip.wav") == 2
+    expect_one_line(capfd, "locked.mp4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "clip.mp3"], ".mp3 is not a format"),
+        (["-o", "clip.wav", "--format", "flac"], "--format says flac"),
+        (["--steps", "0"], "steps"),
+        (["--steps", "5000"], "steps"),
+        (["--solver", "euler"], "ddpm, ddim, dpmpp_2m"),
+        (["--guidance", "nan"], "guidance"),
+        (["--guidance-interval", "3", "1"], "guidance_interval is [3.0, 1.0], two noise levels"),
+        (["--spacing", "cosine"], "leading, linspace, trailing, karras"),
+        (["--seed", "-1"], "seed"),
+        (["--backend", "gpu"], "auto, tensorrt, cuda, openvino, cpu"),
+        (["--threads", "0"], "threads"),
+        (["--at-once", "0"], "at-once"),
+        (["--bundle", "no/such/bundle"], "no such"),
+    ],
+)
+def test_bad_options(
+    bundle_short: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", str(clip), "--bundle", str(bundle_short), *arguments]) == 2
+    expect_one_line(capfd, message)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["generate", "a.mp4", "--format", "mp3"]])
+def test_bad_usage(arguments: list[str], capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_neither_a_video_nor_a_prompt(capfd: pytest.CaptureFixture) -> None:
+    assert main(["generate"]) == 2
+    expect_one_line(capfd, "no video given")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a byte changed": lambda bundle: flip_a_byte(bundle / "denoiser.onnx.data"),
+    "weights missing": lambda bundle: (bundle / "vocoder.onnx.data").unlink(),
+    "weights cut": lambda bundle: replace(bundle / "vocoder.onnx.data", b"short"),
+    "newer version": lambda bundle: edit_manifest(bundle, format_version=99),
+    "no manifest": lambda bundle: (bundle / "bundle.json").unlink(),
+    "manifest no JSON": lambda bundle: replace(bundle / "bundle.json", b"{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("command", ["generate", "info", "check"])
+def test_damaged_bundles(
+    bundle_copy: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture, damage: str, command: str
+) -> None:
+    DAMAGE[damage](bundle_copy)
+    out = tmp_path / "clip.wav"
+    code = generate(bundle_copy, clip, "-o", out) if command == "generate" else main([command, str(bundle_copy)])
+    assert code == 2
+    expect_one_line(capfd, str(bundle_copy))
+    assert not out.exists()
+
+
+def test_a_result_is_never_written_over_its_source(
+    bundle_short: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", seconds=0.2)
+    before = clip.read_bytes()
+    assert generate(bundle_short, clip, "-o", tmp_path) == 2
+    expect_one_line(capfd, "clip.mp4")
+    assert clip.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.mp4"])
+def test_a_disk_that_is_full(bundle_short: Path, clip: Path, tmp_path: Path, name: str) -> None:
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    out = tmp_path / "out" / name
+    done = run_vta("generate", clip, "-o", out, "--bundle", bundle_short, *QUICK, preexec_fn=limit)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert name in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["clip.webm", "file/clip.wav"])
+def test_what_cannot_be_written_is_said_before_the_work(
+    bundle_short: Path,
+    clip: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    out: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("vta_rt.pipeline.Pipeline.generate", lambda *_, **__: pytest.fail("worked in vain"))
+    assert generate(bundle_short, clip, "-o", tmp_path / out) == 2
+    expect_one_line(capfd, out)
+
+
+def test_a_place_for_the_report_that_is_full(bundle_short: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "vta_rt.cli", "info", str(bundle_short)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/bundle", "b" * 300])
+def test_names_no_bundle_can_have(name: str, capfd: pytest.CaptureFixture) -> None:
+    assert main(["info", name]) == 2
+    expect_one_line(capfd, "no such")
+
+
+def test_a_name_too_long_to_write(bundle_short: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert generate(bundle_short, clip, "-o", tmp_path / f"{'a' * 300}.wav") == 2
+    expect_one_line(capfd, "cannot be written")
+
+
+def test_a_folder_that_cannot_be_made(
+    bundle_short: Path, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert generate(bundle_short, clip, "-o", tmp_path / "file" / "clip.wav") == 2
+    expect_one_line(capfd, "clip.wav")
+
+
+def test_outputs_are_planned_before_any_work() -> None:
+    videos = [Path("a/clip.mp4"), Path("b/clip.mp4")]
+    with pytest.raises(OptionError, match="one file for 2 videos"):
+        plan_outputs(videos, "out.wav", None)
+    with pytest.raises(OutputError, match="two videos of that name"):
+        plan_outputs(videos, "out/", None)
+    assert plan_outputs(videos[:1], "out", "webm") == [(videos[0], Path("out/clip.webm"))]
+    assert plan_outputs(videos[:1], None, None) == [(videos[0], Path("clip_with_sound.mp4"))]
