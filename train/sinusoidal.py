@@ -27,6 +27,7 @@ from train.mel import log_mel, mel_filters
 PARTS = 4  # of a frame, each with levels of its own
 KNOTS = 13  # of the table from a band's neighbours to the place of the partial
 REACH = 0.75  # how far from its centre a band's partial may lie, in distances of bands
+GRAIN = 2.0**-23  # of a cycle: of phases, the finest that float32 tells apart
 NOISE_FRAMES = 128  # after which the noise repeats itself
 LOUDEST = 1.0  # logarithm of the highest amplitude of a partial
 RIVAL = 4.0  # how much a band next to a louder one is turned down, before anything is learned
@@ -101,8 +102,9 @@ class SinusoidalVocoder(nn.Module):
 
     def sound(self, reading: Reading) -> Tensor:
         """The wave [B, T * hop] of a reading. Gradients pass levels only: through phases they would tell nothing."""
-        frequency = self.centre + self.spacing * reading.place.detach()
-        return self.tones(frequency, reading.partials.clamp(max=LOUDEST).exp()) + self.breath(reading.noise)
+        offset = self.spacing * reading.place.detach()
+        tones = self.tones(self.centre, offset, reading.partials.clamp(max=LOUDEST).exp())
+        return tones + self.breath(reading.noise)
 
     def _amplitude(self, mel: Tensor, place: Tensor) -> Tensor:
         """Logarithm of what would give each band its magnitude; less where a neighbour is louder. [B, T, bins, 1]"""
@@ -119,22 +121,25 @@ class SinusoidalVocoder(nn.Module):
         steps = torch.minimum((_lean(mel)[..., None] - self.knots[:, :-1]).clamp(min=0), widths)
         return (steps / widths).sum(-1) * (2 * REACH / (KNOTS - 1)) - REACH
 
-    def tones(self, frequency: Tensor, amplitude: Tensor) -> Tensor:
-        """Oscillators [B, T * hop]: frequency [B, T, bins] in cycles a sample, amplitude [B, T, bins, PARTS].
+    def tones(self, centre: Tensor, offset: Tensor, amplitude: Tensor) -> Tensor:
+        """Oscillators [B, T * hop], each band's at the frequency ``centre`` [bins] + ``offset`` [B, T, bins].
 
-        Both run linearly from each of their points to the next (McAulay and Quatieri, 1986).
+        Both in cycles a sample; amplitude [B, T, bins, PARTS]. Offset and amplitude run linearly from each of their points
+        to the next (McAulay and Quatieri, 1986). Cycles are summed up as whole numbers of ``GRAIN``: a sum of floats would
+        lose more of them the longer it gets, and each runtime other ones.
         """
-        following = torch.cat([frequency[:, 1:], frequency[:, -1:]], dim=1)
-        advance = (frequency + following) * (self.hop / 2)  # cycles a frame
-        advance = advance - advance.round()  # whole cycles cost precision and are not heard
-        start = advance.cumsum(1) - advance
-        step = torch.arange(self.hop, device=frequency.device, dtype=torch.float32)  # [hop]
+        following = torch.cat([offset[:, 1:], offset[:, -1:]], dim=1)
+        advance = _part((offset + following) * (self.hop / 2) + _part(centre * self.hop))  # cycles a frame
+        grains = (advance / GRAIN).round().long()
+        start = (grains.cumsum(1) - grains).remainder(round(1 / GRAIN)).float() * GRAIN
+        step = torch.arange(self.hop, device=offset.device, dtype=torch.float32)  # [hop]
         phase = (
             start[..., None]
-            + frequency[..., None] * step
-            + (following - frequency)[..., None] * (step * step / (2 * self.hop))
+            + _part(centre[:, None] * step)
+            + offset[..., None] * step
+            + (following - offset)[..., None] * (step * step / (2 * self.hop))
         )  # [B, T, bins, hop] cycles
-        wave = torch.sin((phase - phase.detach().round()) * (2 * math.pi))
+        wave = torch.sin(_part(phase) * (2 * math.pi))
         return (wave * self._between(amplitude)).sum(2).flatten(1)
 
     def _between(self, amplitude: Tensor) -> Tensor:
@@ -226,6 +231,11 @@ class _Levels(nn.Module):
         value = functional.gelu(value)
         partials, noise = self.last(value).float().permute(0, 2, 3, 1).chunk(2, dim=-1)
         return self.shift(value).float().squeeze(1), partials, noise
+
+
+def _part(cycles: Tensor) -> Tensor:
+    """Without the whole cycles, which cost precision and are not heard: -0.5 to 0.5."""
+    return cycles - cycles.detach().round()
 
 
 def _bands(mel: MelConfig) -> tuple[Tensor, Tensor]:
