@@ -42,7 +42,7 @@ def read_stills(path: Path, side: int, materials: list[str]) -> Stills:
     """
     try:
         with safe_open(path, "numpy") as file:
-            names = json.loads(file.metadata()["names"])
+            names = json.loads(file.metadata()["stills"])["names"]
             pictures, thing, size, place = (file.get_tensor(name) for name in ("pictures", "thing", "size", "place"))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"{path}: is no file of stills as train.synthetic writes it ({error})") from error

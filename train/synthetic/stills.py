@@ -4,7 +4,7 @@ A clip costs as much as thirty stills, and shows the same few things a hundred t
 learn from soon knows the clips instead of the sizes. Each still is compressed as its clip would be.
 
     OUT.safetensors    pictures [N, S, S, 3] uint8, place [N, MOST, 2] and size [N, MOST] float32, thing [N, MOST] int64:
-                       an index into the names of the file's metadata, -1 where there is no further thing.
+                       an index into the names in the file's metadata, -1 where there is no further thing.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def write_stills(out: Path, recipe: Recipe, count: int, side: int, workers: int 
         yield len(part.thing)
     names = vars(parts[0])
     arrays = {name: np.concatenate([vars(parts[start])[name] for start in starts]) for name in names}
-    metadata = {"names": json.dumps(NAMES), "seed": str(recipe.seed), "version": str(VERSION)}
+    # One entry: safetensors writes several in any order, and the same stills should be the same bytes.
+    metadata = {"stills": json.dumps({"names": NAMES, "seed": recipe.seed, "version": VERSION})}
     with replacing(out) as temporary:
         temporary.write_bytes(save(arrays, metadata))
 
