@@ -57,7 +57,7 @@ def test_phase_is_exact_after_minutes(vocoder: SinusoidalVocoder) -> None:
     made = vocoder.tones(centre, steady[..., :1] + offset, amplitude)[0, -1600:].double()
     exact = centre.double().numpy() + np.float64(np.float32(offset))
     sample = exact * np.arange(frames * MEL.hop - 1600, frames * MEL.hop)
-    np.testing.assert_allclose(made, np.sin(2 * np.pi * sample), atol=0.03)
+    np.testing.assert_allclose(made, np.sin(2 * np.pi * sample), atol=0.01)
 
 
 def test_noise_has_the_level_asked_for(vocoder: SinusoidalVocoder) -> None:

@@ -75,7 +75,7 @@ class Regressor(nn.Module):
         embeddings = self.tower.tell(maps, gazes).float()
         loss = embeddings.new_zeros(())
         if mel is not None:
-            loss = (MEL if self.events else 1) * regression_loss(self._mel(embeddings), mel, self.per_frame)
+            loss = (1 if self.events is None else MEL) * regression_loss(self._mel(embeddings), mel, self.per_frame)
         if self.events is not None and self.things is not None and labels is not None:
             loss = loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
         return loss

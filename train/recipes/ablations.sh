@@ -17,7 +17,6 @@ trained() {
     fi
 }
 
-mkdir -p "$out"
 trained as_it_is
 trained without_positions model.encoder.positions=false
 trained not_aligned model.unet.aligned_channels=0

@@ -39,6 +39,7 @@ from vta_rt.errors import OptionError, OutputError
 from vta_rt.files import replacing, writing
 
 VERSION = 5  # of what a seed means: raised whenever the same seed would give other clips
+WHEEL = "wheel"  # what wheels are called where other things have a material
 CURVE_STEP = 0.04  # s between two values of a curve
 SHORTEST, LONGEST = 1.0, 60.0  # s
 PUBLISHED = ("video_path", "audio_file", "description")
@@ -179,7 +180,7 @@ def things_seen(scene: Scene, camera: Camera) -> list[Record]:
         seen = [place_of(source, camera, time) for time in times.tolist()]
         things.append(
             {
-                "material": "wheel" if isinstance(source, Rotor) else source.material.name,
+                "material": WHEEL if isinstance(source, Rotor) else source.material.name,
                 "size": round(size_of(source), 5),
                 "hits": [round(time, 6) for time in hits],
                 "places": [place and [round(1000 * part) for part in place] for place in seen],

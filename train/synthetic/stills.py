@@ -20,16 +20,15 @@ import av
 import numpy as np
 from safetensors.numpy import save
 
-from train.synthetic.dataset import VERSION, Recipe, encoder_options, in_parallel, place_of, size_of
+from train.synthetic.dataset import VERSION, WHEEL, Recipe, encoder_options, in_parallel, place_of, size_of
 from train.synthetic.materials import BARS, DRUM, SOLIDS
 from train.synthetic.motion import Rotor
 from train.synthetic.picture import Camera
 from train.synthetic.scene import compose
 from vta_rt.errors import OptionError
-from vta_rt.files import replacing
+from vta_rt.files import check_writable, replacing
 from vta_rt.video import fitted
 
-WHEEL = "wheel"
 NAMES = (*(material.name for material in (*SOLIDS, *BARS, DRUM)), WHEEL)
 MOST = 12  # things of a still that are told
 CHUNK = 100  # stills a worker makes in one go
@@ -57,6 +56,7 @@ def write_stills(out: Path, recipe: Recipe, count: int, side: int, workers: int 
     for name, value, least in (("stills", count, 1), ("size", side, SMALLEST_SIDE), ("workers", workers, 1)):
         if value < least:
             raise OptionError(f"{name} is {value}, at least {least} is needed")
+    check_writable(out)  # now, not after minutes of work
     make = partial(_chunk, recipe, count, side)
     starts = range(0, count, CHUNK)
     parts: dict[int, Stills] = {}

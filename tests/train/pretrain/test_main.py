@@ -12,6 +12,7 @@ from train.data.prepare import Networks, prepare
 from train.pretrain.__main__ import main
 from train.settings import read_model
 from train.synthetic.dataset import Recipe, write_dataset
+from train.synthetic.stills import write_stills
 
 RECIPE = """
 [model]
@@ -50,6 +51,21 @@ def options(films: Path, out: Path, **changes: str) -> list[str]:
         "threads": "1",
     } | changes
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def test_stills_are_what_it_glances_at(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stills = tmp_path / "stills.safetensors"
+    list(write_stills(stills, Recipe(8, 1.0), 20, 16))
+    towers = []
+    for name, more in (("films", {}), ("stills", {"stills": str(stills)})):
+        assert main(options(films, tmp_path / f"{name}.safetensors", **more)) == 0
+        towers.append((tmp_path / f"{name}.safetensors").read_bytes())
+    assert towers[0] != towers[1]
+    arguments = options(films, tmp_path / "no", stills=str(stills))
+    at = arguments.index("--events")
+    capsys.readouterr()
+    assert main(arguments[:at] + arguments[at + 2 :]) == 2
+    assert "--stills teach what --events tell apart" in capsys.readouterr().err
 
 
 def test_writes_a_tower_that_opens(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,3 +87,16 @@ def test_what_is_no_file_of_stills_is_refused(tmp_path: Path) -> None:
     for path in (other, tmp_path / "nowhere"):
         with pytest.raises(OptionError, match="is no file of stills"):
             read_stills(path, 40, ["bell"])
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    monkeypatch.setattr(stills, "still", lambda *_: pytest.fail("worked in vain"))
+    for out in (tmp_path / "folder.safetensors", tmp_path / "nowhere" / "stills.safetensors"):
+        assert main([str(out), "--stills", "3", "--workers", "1"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert str(out) in error
