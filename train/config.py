@@ -42,7 +42,8 @@ class UNetConfig:
 
     Every block but the innermost cross-attends to the tokens; the middle block does too. ``attention`` says otherwise,
     level by level. ``aligned_channels`` is the width of the time-aligned path: each latent step also sees its own moment's
-    token, joined to the latents as that many channels (0: none, as published). ``image_channels`` are those of an
+    token, joined to the latents as that many channels (0: none, as published), the same in all frequency rows, or others in
+    each of ``aligned_rows`` of them, so that a token can say how high. ``image_channels`` are those of an
     image-diffusion UNet, reached from the latents' and back by learned maps, as the published training can start (0: none).
     """
 
@@ -55,6 +56,7 @@ class UNetConfig:
     upcast_attention: bool = True  # attention in float32 when the rest is half precision: its logits overflow float16
     attention: tuple[bool, ...] | None = None
     aligned_channels: int = 0
+    aligned_rows: int = 1
     tokens_per_step: float = 0.08  # frame tokens a latent step (2 a second over 25), for the time-aligned path
     image_channels: int = 0
 
@@ -171,6 +173,11 @@ def _check_steps(config: SystemConfig, source: str) -> None:
     if config.unet.aligned_channels and config.unet.image_channels:
         raise OptionError(f"{source}: unet.aligned_channels and unet.image_channels do not go together; set one to 0")
     stride = 2 ** (len(config.vae.block_out_channels) - 1)
+    rows = config.mel.bins // stride
+    if config.unet.aligned_rows not in (1, rows):
+        raise OptionError(
+            f"{source}: unet.aligned_rows is {config.unet.aligned_rows}, 1 or the latents' {rows} are allowed"
+        )
     expected = config.tokens_per_second * config.mel.hop * stride / config.mel.sample_rate
     if config.unet.aligned_channels and not math.isclose(config.unet.tokens_per_step, expected, rel_tol=1e-6):
         raise OptionError(

@@ -39,7 +39,7 @@ def build_unet(config: UNetConfig) -> UNet2DConditionModel:
         "act_fn": "silu",
     }
     if config.aligned_channels:
-        unet: UNet2DConditionModel = AlignedUNet(config.aligned_channels, config.tokens_per_step, config, settings)
+        unet: UNet2DConditionModel = AlignedUNet(config, settings)
     elif config.image_channels:
         unet = MappedUNet(config.latent_channels, settings | {"out_channels": config.image_channels})
     else:
@@ -53,14 +53,15 @@ class AlignedUNet(UNet2DConditionModel):
 
     Frame tokens otherwise reach the latents through cross-attention alone, and latents carry no position: what happens
     is heard, but not when. Here a linear map of the tokens, resampled from the frames' times to the latent steps', joins the
-    latents as further channels, the same in every frequency row. The map has no bias, so that zero tokens, the
-    unconditional branch of guidance, say nothing.
+    latents as further channels, the same in every frequency row or its own in each: convolutions know no row, so that a
+    token could hardly say how high. The map has no bias, so that zero tokens, the unconditional branch of guidance, say
+    nothing.
     """
 
-    def __init__(self, channels: int, tokens_per_step: float, config: UNetConfig, settings: dict[str, Any]) -> None:
-        super().__init__(in_channels=config.latent_channels + channels, **settings)
-        self.aligned = nn.Linear(config.cross_attention_dim, channels, bias=False)
-        self._tokens_per_step = tokens_per_step
+    def __init__(self, config: UNetConfig, settings: dict[str, Any]) -> None:
+        super().__init__(in_channels=config.latent_channels + config.aligned_channels, **settings)
+        self.aligned = nn.Linear(config.cross_attention_dim, config.aligned_channels * config.aligned_rows, bias=False)
+        self._rows, self._tokens_per_step = config.aligned_rows, config.tokens_per_step
 
     def forward(
         self,
@@ -74,9 +75,11 @@ class AlignedUNet(UNet2DConditionModel):
         mask = encoder_attention_mask
         if mask is None:
             mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.bool, device=sample.device)
-        features = self.aligned(encoder_hidden_states)  # [B, N, channels]
-        features = resample(features, mask, sample.shape[2], self._tokens_per_step)  # [B, T, channels]
-        rows = features.transpose(1, 2)[..., None].expand(-1, -1, -1, sample.shape[3])  # [B, channels, T, F]
+        features = self.aligned(encoder_hidden_states)  # [B, N, channels * rows]
+        features = resample(features, mask, sample.shape[2], self._tokens_per_step)  # [B, T, channels * rows]
+        rows = features.unflatten(2, (-1, self._rows)).transpose(1, 2)  # [B, channels, T, rows]
+        if self._rows == 1:
+            rows = rows.expand(-1, -1, -1, sample.shape[3])  # [B, channels, T, F]
         return super().forward(
             torch.cat([sample, rows], 1), timestep, encoder_hidden_states, encoder_attention_mask=mask, **options
         )

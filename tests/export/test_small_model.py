@@ -33,6 +33,7 @@ CONFIG = SystemConfig(
         norm_groups=8,
         attention=(False, True),
         aligned_channels=6,
+        aligned_rows=16,
         tokens_per_step=1.0,
     ),
     vae=VAEConfig((8, 16, 16), layers_per_block=1, norm_groups=8, scale_factor=1.0),

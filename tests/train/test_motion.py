@@ -132,6 +132,26 @@ def test_aligned_unet_hears_each_token_at_its_own_moment(per_step: float) -> Non
     torch.testing.assert_close(joined[0][:, :8], latents)
 
 
+def test_aligned_unet_hears_each_token_at_its_own_height() -> None:
+    config = {**vars(ALIGNED), "aligned_channels": 3, "aligned_rows": 4, "tokens_per_step": 1.0}
+    unet = build_unet(UNetConfig(**config)).eval()
+    assert isinstance(unet, AlignedUNet)
+    latents, tokens = torch.randn(2, 8, 32, 4), torch.randn(2, 32, 10)
+    joined: list[torch.Tensor] = []
+    unet.conv_in.register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
+    with torch.no_grad():
+        unet(latents, torch.tensor([500]), tokens)
+    features = (tokens @ unet.aligned.weight.T).reshape(2, 32, 3, 4)  # [B, T, channels, rows]
+    torch.testing.assert_close(joined[0][:, 8:], features.transpose(1, 2))
+    torch.testing.assert_close(joined[0][:, :8], latents)
+
+
+def test_rows_are_those_of_the_latents() -> None:
+    unet = UNetConfig(aligned_channels=4, aligned_rows=5, tokens_per_step=1.0)
+    with pytest.raises(OptionError, match=r"unet\.aligned_rows is 5, 1 or the latents' 16 are allowed"):
+        from_dict(to_dict(SystemConfig(encoder=MOTION, unet=unet, frame_rate=25.0)))
+
+
 def test_zero_tokens_say_nothing() -> None:
     """The unconditional branch of guidance rests on it."""
     unet = build_unet(UNetConfig(**{**vars(ALIGNED), "aligned_channels": 4, "tokens_per_step": 1.0}))

@@ -22,7 +22,7 @@ def test_demo_recipe() -> None:
     settings = read_settings("demo")
     config = model_config(settings)
     assert isinstance(config.encoder, MotionConfig)
-    assert config.unet.aligned_channels == 56
+    assert config.unet.aligned_channels == 16
     assert settings.data.seconds * config.frame_rate == 128
 
 

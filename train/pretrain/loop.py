@@ -30,13 +30,13 @@ BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
 GLANCE = 32  # times as many pictures as windows a step has, in one that looks at single ones
-# Share of the steps that begin a run with labels, all glances, and which of those that follow are: one in so many.
-GLANCES, LATER = 0.4, 3
+LATER = 3  # of the steps that look at windows, if there are labels, one in so many is a glance
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """batch: windows a step. window: frames of each. validate_every: steps."""
+    """batch: windows a step. window: frames of each. zoomed: share of the windows' steps seen from another distance.
+    glances: share of the steps, the first, that teach looks alone. validate_every: steps."""
 
     steps: int = 1500
     batch: int = 22
@@ -44,6 +44,8 @@ class PretrainSettings:
     learning_rate: float = 8e-4
     weight_decay: float = 1e-2
     warmup: int = 60
+    zoomed: float = 0.5
+    glances: float = 0.4
     seed: int = 0
     validate_every: int = 500
     validation_clips: int = 64
@@ -169,8 +171,8 @@ class Pretraining:
         rng = np.random.default_rng([settings.seed, step])
         if self.model.things is None:
             return *train.batch(settings.batch, settings.window, rng), False
-        if step >= GLANCES * settings.steps and step % LATER:
-            zoomed = bool(rng.random() < 0.5)
+        if step >= settings.glances * settings.steps and step % LATER:
+            zoomed = bool(rng.random() < settings.zoomed)
             return *train.batch(settings.batch, settings.window, rng, zoomed=zoomed), False
         if stills is None:
             return *train.batch(GLANCE * settings.batch, 1, rng, zoomed=True), True
