@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from train.pretrain.films import Reel
     from train.pretrain.labels import Labels
     from train.pretrain.loop import Pretraining
-    from train.pretrain.stills import Stills
+    from train.pretrain.stills import StillSource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +89,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _train(run: Pretraining, train: Reel, valid: Reel, stills: Stills | None, out: Path) -> dict[str, float]:
+def _train(run: Pretraining, train: Reel, valid: Reel, stills: StillSource | None, out: Path) -> dict[str, float]:
     """Run to the end, or on from where a run into the same file was stopped; writes the tower at every validation."""
     import torch
     from safetensors.torch import save

@@ -22,7 +22,7 @@ from train.motion import MotionTower
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
 from train.pretrain.labels import EventHead, Labels, ThingHead
-from train.pretrain.stills import Stills
+from train.pretrain.stills import StillSource
 from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
@@ -127,7 +127,7 @@ class Pretraining:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self._mixed = mixed_precision
 
-    def run(self, train: Reel, valid: Reel, stills: Stills | None = None) -> Iterator[dict[str, float]]:
+    def run(self, train: Reel, valid: Reel, stills: StillSource | None = None) -> Iterator[dict[str, float]]:
         """Train to the end; gives the figures of every step, and of a validation where one is due.
 
         Args:
@@ -165,7 +165,9 @@ class Pretraining:
         self.done += 1
         return {"step": self.done, "loss": loss.item(), "gradient_norm": norm.item()}
 
-    def _draw(self, train: Reel, stills: Stills | None, step: int) -> tuple[Tensor, Tensor | None, Labels | None, bool]:
+    def _draw(
+        self, train: Reel, stills: StillSource | None, step: int
+    ) -> tuple[Tensor, Tensor | None, Labels | None, bool]:
         """What one step sees, a function of its number: pictures, log-mel, labels, and whether it is a glance."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step])

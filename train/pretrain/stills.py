@@ -17,7 +17,7 @@ from vta_rt.errors import OptionError
 
 
 @dataclass(frozen=True)
-class Stills:
+class StillSource:
     """pictures [N, S, S, 3] uint8, and what is known of each: labels of one moment."""
 
     pictures: np.ndarray
@@ -34,7 +34,7 @@ class Stills:
         return torch.stack(pictures), stack(labels)
 
 
-def read_stills(path: Path, side: int, materials: list[str]) -> Stills:
+def read_stills(path: Path, side: int, materials: list[str]) -> StillSource:
     """Stills of ``side`` pixels; things of a material that is not told apart are left out.
 
     Raises:
@@ -63,4 +63,4 @@ def read_stills(path: Path, side: int, materials: list[str]) -> Stills:
         )
         for index in range(len(pictures))
     ]
-    return Stills(pictures, labels)
+    return StillSource(pictures, labels)
