@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from train.config import SystemConfig
     from train.data.prepared import PreparedSource
     from train.pretrain.films import Reel
+    from train.pretrain.glimpses import GlimpseSource
     from train.pretrain.labels import Labels
     from train.pretrain.loop import Pretraining
-    from train.pretrain.stills import StillSource
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,9 +38,9 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
         from train.data.networks import open_encoder
         from train.device import open_device
         from train.encoder import build_encoder
+        from train.pretrain.glimpses import read_glimpses
         from train.pretrain.labels import read_labels
         from train.pretrain.loop import Pretraining, PretrainSettings
-        from train.pretrain.stills import read_stills
         from train.settings import read_model
     except ModuleNotFoundError as error:
         raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
@@ -61,16 +61,16 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
         longest = max(each.frame_count for each in films)
         known, materials = read_labels(Path(options.events), system.frame_rate, longest)
     reels = [_reel(path, each, system, known) for path, each in zip((options.data, options.valid), films, strict=True)]
-    stills = None
-    if options.stills:
+    glimpses = None
+    if options.glimpses:
         if not materials:
-            raise OptionError("--stills teach what --events tell apart; give both")
-        stills = read_stills(Path(options.stills), system.picture_size, materials)
+            raise OptionError("--glimpses teach what --events tell apart; give both")
+        glimpses = read_glimpses(Path(options.glimpses), system.picture_size, system.frame_rate, materials)
     settings = PretrainSettings(
         *(options.steps, options.batch, options.window, options.learning_rate),
         seed=options.seed,
         zoomed=options.zoomed,
-        glances=0.0 if options.start else PretrainSettings.glances,
+        glimpses=0.0 if options.start else PretrainSettings.glimpses,
     )
     out = Path(options.out)
     check_writable(out)
@@ -79,17 +79,17 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     if options.start:
         encoder.tower.load_state_dict(open_encoder(Path(options.start), system.encoder).tower.state_dict())
     encoder = encoder.to(device)
-    identity = json.dumps([options.data, options.valid, materials, options.stills, options.start])
+    identity = json.dumps([options.data, options.valid, materials, options.glimpses, options.start])
     run = Pretraining(
         encoder, system, settings, materials=len(materials), mixed_precision=options.bf16, identity=identity
     )
-    last = _train(run, reels[0], reels[1], stills, out)
+    last = _train(run, reels[0], reels[1], glimpses, out)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name.startswith(("valid", "onset")))
     print(f"{out}: {settings.steps} steps{', ' if figures else ''}{figures}")
     return 0
 
 
-def _train(run: Pretraining, train: Reel, valid: Reel, stills: StillSource | None, out: Path) -> dict[str, float]:
+def _train(run: Pretraining, train: Reel, valid: Reel, glimpses: GlimpseSource | None, out: Path) -> dict[str, float]:
     """Run to the end, or on from where a run into the same file was stopped; writes the tower at every validation."""
     import torch
     from safetensors.torch import save
@@ -98,7 +98,7 @@ def _train(run: Pretraining, train: Reel, valid: Reel, stills: StillSource | Non
     if state.exists():
         run.load(_read_state(state))
     rows: dict[str, float] = {}
-    steps = run.run(train, valid, stills)
+    steps = run.run(train, valid, glimpses)
     bar = tqdm(steps, total=run.settings.steps, initial=run.done, unit="step", disable=None, leave=False)
     for rows in bar:
         bar.set_postfix(loss=f"{rows['loss']:.3f}", refresh=False)
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--valid", required=True, metavar="INDEX", help="others, to measure with")
     parser.add_argument("--events", metavar="FILE", help="events.jsonl of generated clips: tell what happens, too")
     parser.add_argument(
-        "--stills", metavar="FILE", help="of train.synthetic --stills: what looks and sizes are taught by"
+        "--glimpses", metavar="FILE", help="of train.synthetic --glimpses: what teaches looks, sizes and motion"
     )
     parser.add_argument("--out", required=True, metavar="OUT", help="the tower's weights (safetensors)")
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="(default: 1500)")
@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, default=48, metavar="N", help="frames of each (default: 48)")
     parser.add_argument("--learning-rate", type=float, default=8e-4, metavar="R", help="highest (default: 8e-4)")
     parser.add_argument(
-        "--start", metavar="TOWER", help="go on from these weights, whose looks are learned: no steps of glances alone"
+        "--start", metavar="TOWER", help="go on from these weights, that know glimpses: all steps see windows"
     )
     parser.add_argument(
         "--zoomed", type=float, default=0.5, metavar="SHARE", help="of windows, without their sound (default: 0.5)"

@@ -157,7 +157,7 @@ class EventHead(nn.Module):
         hit = true["onset"] > 0
         rare = onset.new_tensor(RARE)
         loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true["onset"], pos_weight=rare)
-        loss = loss + 2 * (speed[..., 0] - true["speed"]).abs().mean()
+        loss = loss + 6 * (speed[..., 0] - true["speed"]).abs().mean()
         if hit.any():
             loss = loss + 0.7 * cross_entropy(materials[hit], true["material"][hit])
             loss = loss + cross_entropy(notes[hit], _near(true["note"][hit], NOTES))
@@ -219,7 +219,7 @@ class ThingHead(nn.Module):
         wheel = true["thing"][seen] == self.sizes[0] - 1
         if wheel.any():
             turns = self.linear(maps[film[wheel], frame[wheel], :, row[wheel], column[wheel]]).float()[:, -1]
-            loss = loss + (turns - true["turns"][seen][wheel]).abs().mean()
+            loss = loss + 3 * (turns - true["turns"][seen][wheel]).abs().mean()
         if struck.any():
             rests = gazes[film[struck], frame[struck], 0].flatten(1).float()
             loss = loss + 0.3 * cross_entropy(rests, (row * maps.shape[-1] + column)[struck])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -21,22 +22,23 @@ from train.encoder import FrameEncoder
 from train.motion import MotionTower
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
+from train.pretrain.glimpses import GlimpseSource
 from train.pretrain.labels import EventHead, Labels, ThingHead
-from train.pretrain.stills import StillSource
 from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
-GLANCE = 32  # times as many pictures as windows a step has, in one that looks at single ones
-LATER = 3  # of the steps that look at windows, if there are labels, one in so many is a glance
+SINGLE, GLIMPSED = 32, 8  # times as many single pictures, and glimpses, as windows a step has
+GLIMPSE = 6  # pictures of one, where they are taken from films
+LATER = 3  # once windows are looked at, one step in so many still is not
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
     """batch: windows a step. window: frames of each. zoomed: share of the windows' steps seen from another distance.
-    glances: share of the steps, the first, that teach looks alone. validate_every: steps."""
+    glimpses: share of the steps, the first, that look at no windows. validate_every: steps."""
 
     steps: int = 1500
     batch: int = 22
@@ -45,10 +47,16 @@ class PretrainSettings:
     weight_decay: float = 1e-2
     warmup: int = 60
     zoomed: float = 0.5
-    glances: float = 0.4
+    glimpses: float = 0.4
     seed: int = 0
     validate_every: int = 500
     validation_clips: int = 64
+
+
+class Look(Enum):
+    """What a step looks at: windows of films, few pictures in a row of many, single pictures of more still."""
+
+    WINDOW, GLIMPSE, SINGLE = "window", "glimpse", "single"
 
 
 class Regressor(nn.Module):
@@ -82,10 +90,18 @@ class Regressor(nn.Module):
             loss = loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
         return loss
 
-    def glance(self, pictures: Tensor, labels: Labels) -> Tensor:
+    def single(self, pictures: Tensor, labels: Labels) -> Tensor:
         """What things look like alone: rare events would drown it, and it takes many films, not many frames."""
         assert self.things is not None
         return self.things.looks(self.tower.look(pictures)[0], labels)
+
+    def glimpse(self, pictures: Tensor, labels: Labels) -> Tensor:
+        """What is hit and how fast it turns as well, of those pictures that have one before and two after them."""
+        assert self.things is not None
+        inner = slice(1, -2)
+        maps, gazes = (seen[:, inner] for seen in self.tower.look(pictures))
+        labels = Labels(*(values[:, inner] for values in vars(labels).values()))
+        return self.things.looks(maps, labels) + self.things.loss(maps, gazes, labels)
 
     @torch.no_grad()
     def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
@@ -127,11 +143,11 @@ class Pretraining:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self._mixed = mixed_precision
 
-    def run(self, train: Reel, valid: Reel, stills: StillSource | None = None) -> Iterator[dict[str, float]]:
+    def run(self, train: Reel, valid: Reel, glimpses: GlimpseSource | None = None) -> Iterator[dict[str, float]]:
         """Train to the end; gives the figures of every step, and of a validation where one is due.
 
         Args:
-            stills: what is glanced at; frames of ``train`` if not given.
+            glimpses: seen between windows; those of ``train`` if not given.
 
         Raises:
             VTAError: the loss is not a finite number.
@@ -139,22 +155,22 @@ class Pretraining:
         settings = self.settings
         self.model.train()
         with ThreadPoolExecutor(1) as ahead:
-            drawn = ahead.submit(self._draw, train, stills, self.done)
+            drawn = ahead.submit(self._draw, train, glimpses, self.done)
             while self.done < settings.steps:
                 batch = drawn.result()
-                drawn = ahead.submit(self._draw, train, stills, self.done + 1)
+                drawn = ahead.submit(self._draw, train, glimpses, self.done + 1)
                 figures = self._step(*batch)
                 if self.done % settings.validate_every == 0 or self.done == settings.steps:
                     figures |= self.validate(valid)
                 yield figures
 
-    def _step(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None, glance: bool) -> dict[str, float]:
+    def _step(self, look: Look, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> dict[str, float]:
         pictures, mel = pictures.to(self.device), None if mel is None else mel.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-            if glance and labels is not None:
-                loss = self.model.glance(pictures, labels)
-            else:
+            if look is Look.WINDOW or labels is None:
                 loss = self.model.loss(pictures, mel, labels)
+            else:
+                loss = (self.model.single if look is Look.SINGLE else self.model.glimpse)(pictures, labels)
         if not loss.isfinite():
             raise VTAError(f"step {self.done + 1}: the loss is {loss.item()}; try a lower learning rate")
         self.optimizer.zero_grad()  # to None: what a glance does not reach stays as it is
@@ -166,20 +182,27 @@ class Pretraining:
         return {"step": self.done, "loss": loss.item(), "gradient_norm": norm.item()}
 
     def _draw(
-        self, train: Reel, stills: StillSource | None, step: int
-    ) -> tuple[Tensor, Tensor | None, Labels | None, bool]:
-        """What one step sees, a function of its number: pictures, log-mel, labels, and whether it is a glance."""
+        self, train: Reel, glimpses: GlimpseSource | None, step: int
+    ) -> tuple[Look, Tensor, Tensor | None, Labels | None]:
+        """What one step sees, a function of its number: how it looks, pictures, log-mel, labels."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step])
-        if self.model.things is None:
-            return *train.batch(settings.batch, settings.window, rng), False
-        if step >= settings.glances * settings.steps and step % LATER:
-            zoomed = bool(rng.random() < settings.zoomed)
-            return *train.batch(settings.batch, settings.window, rng, zoomed=zoomed), False
-        if stills is None:
-            return *train.batch(GLANCE * settings.batch, 1, rng, zoomed=True), True
-        pictures, labels = stills.glance(GLANCE * settings.batch, rng)
-        return pictures, None, labels, True
+        look = self._look(step)
+        if look is Look.WINDOW:
+            zoomed = self.model.things is not None and bool(rng.random() < settings.zoomed)
+            return look, *train.batch(settings.batch, settings.window, rng, zoomed=zoomed)
+        size = settings.batch * (SINGLE if look is Look.SINGLE else GLIMPSED)
+        count = 1 if look is Look.SINGLE else None
+        if glimpses is None:
+            return look, *train.batch(size, count or GLIMPSE, rng, zoomed=True)
+        pictures, labels = glimpses.draw(size, rng, count)
+        return look, pictures, None, labels
+
+    def _look(self, step: int) -> Look:
+        first = step < self.settings.glimpses * self.settings.steps
+        if self.model.things is None or (not first and step % LATER):
+            return Look.WINDOW
+        return Look.SINGLE if (step if first else step // LATER) % 2 else Look.GLIMPSE
 
     @torch.no_grad()
     def validate(self, reel: Reel) -> dict[str, float]:

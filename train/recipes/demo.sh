@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# From nothing to engines/demo: a world, stills of many more, a first stage, a tower, a denoiser, a bundle, its figures.
+# From nothing to engines/demo: a world, glimpses of many more, a first stage, a tower, a denoiser, a bundle, its figures.
 # Run it again after it was stopped: every step goes on where it was.
 #   train/recipes/demo.sh [FOLDER] [SEED]
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
 world=$work/world first=$work/first films=$work/films clips=$work/clips
-looks=$work/looks.safetensors tower=$work/tower.safetensors
+begun=$work/begun.safetensors tower=$work/tower.safetensors
 
 python -m train.synthetic "$world" --clips 3600 --seed $((seed + 1))
 
-[ -e "$work/stills.safetensors" ] || \
-    python -m train.synthetic "$work/stills.safetensors" --stills 40000 --seed $((seed + 2))
+[ -e "$work/glimpses.safetensors" ] || \
+    python -m train.synthetic "$work/glimpses.safetensors" --glimpses 40000 --seed $((seed + 2))
 
 python -m train.first_stage vae --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" --out "$first" \
     --steps 2400 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16 --resume
@@ -20,10 +20,10 @@ python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 pretrain() {
     python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" \
-        --events "$world/events.jsonl" --stills "$work/stills.safetensors" --batch 8 --seed "$seed" --bf16 "$@"
+        --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --batch 8 --seed "$seed" --bf16 "$@"
 }
-pretrain --out "$looks" --steps 8000
-pretrain --out "$tower" --steps 7000 --start "$looks" --zoomed 0.25
+pretrain --out "$begun" --steps 8000
+pretrain --out "$tower" --steps 7000 --start "$begun" --zoomed 0.25
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --seconds 5.12

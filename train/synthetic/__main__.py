@@ -24,18 +24,18 @@ def _generate(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         from train.synthetic.dataset import Recipe, summary, write_dataset
-        from train.synthetic.stills import write_stills
+        from train.synthetic.glimpses import write_glimpses
     except ModuleNotFoundError as error:
         raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
 
     start = time.perf_counter()
     out = Path(options.out)
     recipe = Recipe(options.seed, options.seconds)
-    if options.stills is not None:
-        with tqdm(total=options.stills, unit="still", disable=None, leave=False) as progress:
-            for done in write_stills(out, recipe, options.stills, options.size, options.workers):
+    if options.glimpses is not None:
+        with tqdm(total=options.glimpses, unit="glimpse", disable=None, leave=False) as progress:
+            for done in write_glimpses(out, recipe, options.glimpses, options.size, options.workers):
                 progress.update(done)
-        print(f"{out}: {options.stills} stills, {time.perf_counter() - start:.1f} s")
+        print(f"{out}: {options.glimpses} glimpses, {time.perf_counter() - start:.1f} s")
         return 0
     records = write_dataset(out, recipe, options.clips, options.workers)
     bar = tqdm(records, total=options.clips, unit="clip", disable=None, leave=False)
@@ -49,14 +49,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Generate short videos of things that hit, ring and turn, with their sound and every event's time.",
         epilog="A run that was stopped goes on where it was; clips of the same seed are the same on any number of workers.",
     )
-    parser.add_argument("out", metavar="OUT", help="the data set's folder, made if needed; the stills' file")
+    parser.add_argument("out", metavar="OUT", help="the data set's folder, made if needed; the glimpses' file")
     parser.add_argument(
         "--clips", type=int, default=100, metavar="N", help="how many; of ten, eight are to train on (default: 100)"
     )
     parser.add_argument(
-        "--stills", type=int, metavar="N", help="instead: so many single pictures in one file, for train.pretrain"
+        "--glimpses", type=int, metavar="N", help="instead: so many scenes, a few pictures of each, for train.pretrain"
     )
-    parser.add_argument("--size", type=int, default=80, metavar="N", help="side of a still in pixels (default: 80)")
+    parser.add_argument("--size", type=int, default=80, metavar="N", help="side of a glimpse in pixels (default: 80)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other clips (default: 0)")
     parser.add_argument("--seconds", type=float, default=5.12, metavar="S", help="length of a clip (default: 5.12)")
     parser.add_argument(

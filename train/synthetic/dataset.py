@@ -165,18 +165,8 @@ def things_seen(scene: Scene, camera: Camera) -> list[Record]:
     ``CURVE_STEP`` seconds in thousandths of the middle square's side from its left and top; None while it does not show.
     """
     times = np.arange(math.ceil(scene.seconds / CURVE_STEP)) * CURVE_STEP
-    blows = [
-        [blow.time for blow in thing.blows if blow.target == index]
-        for thing in scene.instruments
-        for index in range(len(thing.targets))
-    ]
     things = []
-    for index, source in enumerate(scene.sources):
-        hits: list[float] = []
-        if isinstance(source, Loose):
-            hits = [hit.time for hit in source.hits]
-        if isinstance(source, Target):
-            hits = blows[index - len(scene.loose)]
+    for source, hits in zip(scene.sources, hits_of(scene), strict=True):
         seen = [place_of(source, camera, time) for time in times.tolist()]
         things.append(
             {
@@ -187,6 +177,16 @@ def things_seen(scene: Scene, camera: Camera) -> list[Record]:
             }
         )
     return things
+
+
+def hits_of(scene: Scene) -> list[list[float]]:
+    """When each of ``scene.sources`` is hit, s; a wheel never is."""
+    blows = [
+        [blow.time for blow in thing.blows if blow.target == index]
+        for thing in scene.instruments
+        for index in range(len(thing.targets))
+    ]
+    return [*([hit.time for hit in thing.hits] for thing in scene.loose), *blows, *([] for _ in scene.rotors)]
 
 
 def size_of(source: Source) -> float:

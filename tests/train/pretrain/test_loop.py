@@ -31,7 +31,7 @@ def test_learns_when_it_sounds(system: SystemConfig, reels: list[Reel]) -> None:
 
 
 def test_learns_what_sounds_from_labels(system: SystemConfig, reels: list[Reel]) -> None:
-    run = start(system, replace(SETTINGS, steps=180), materials=2)
+    run = start(system, replace(SETTINGS, steps=500), materials=2)
     before = run.validate(reels[1])
     rows = list(run.run(*reels))
     assert rows[-1]["valid_material"] > 0.95 > before["valid_material"]

@@ -13,7 +13,7 @@ from train.data.prepare import Networks, prepare
 from train.pretrain.__main__ import main
 from train.settings import read_model
 from train.synthetic.dataset import Recipe, write_dataset
-from train.synthetic.stills import write_stills
+from train.synthetic.glimpses import write_glimpses
 
 RECIPE = """
 [model]
@@ -54,19 +54,21 @@ def options(films: Path, out: Path, **changes: str) -> list[str]:
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
-def test_stills_are_what_it_glances_at(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stills = tmp_path / "stills.safetensors"
-    list(write_stills(stills, Recipe(8, 1.0), 20, 16))
+def test_glimpses_are_what_it_sees_between_windows(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    glimpses = tmp_path / "glimpses.safetensors"
+    list(write_glimpses(glimpses, Recipe(8, 1.0), 20, 16))
     towers = []
-    for name, more in (("films", {}), ("stills", {"stills": str(stills)})):
+    for name, more in (("films", {}), ("glimpses", {"glimpses": str(glimpses)})):
         assert main(options(films, tmp_path / f"{name}.safetensors", **more)) == 0
         towers.append((tmp_path / f"{name}.safetensors").read_bytes())
     assert towers[0] != towers[1]
-    arguments = options(films, tmp_path / "no", stills=str(stills))
+    arguments = options(films, tmp_path / "no", glimpses=str(glimpses))
     at = arguments.index("--events")
     capsys.readouterr()
     assert main(arguments[:at] + arguments[at + 2 :]) == 2
-    assert "--stills teach what --events tell apart" in capsys.readouterr().err
+    assert "--glimpses teach what --events tell apart" in capsys.readouterr().err
 
 
 def test_goes_on_from_another_tower(films: Path, tmp_path: Path) -> None:
