@@ -35,7 +35,6 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     try:
         import torch
 
-        from train.data.networks import open_encoder
         from train.device import open_device
         from train.encoder import build_encoder
         from train.pretrain.glimpses import read_glimpses
@@ -50,8 +49,6 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     for name, least in (("steps", 1), ("batch", 1), ("window", 2), ("seed", 0)):
         if getattr(options, name) < least:
             raise OptionError(f"{name} is {getattr(options, name)}, at least {least} is needed")
-    if not 0 <= options.zoomed <= 1:
-        raise OptionError(f"zoomed is {options.zoomed:g}, a share from 0 to 1 is needed")
     device = open_device(options.device)
     system = read_model(options.config)
     films = [_films(path, system) for path in (options.data, options.valid)]
@@ -66,20 +63,12 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
         if not materials:
             raise OptionError("--glimpses teach what --events tell apart; give both")
         glimpses = read_glimpses(Path(options.glimpses), system.picture_size, system.frame_rate, materials)
-    settings = PretrainSettings(
-        *(options.steps, options.batch, options.window, options.learning_rate),
-        seed=options.seed,
-        zoomed=options.zoomed,
-        glimpses=0.0 if options.start else PretrainSettings.glimpses,
-    )
+    settings = PretrainSettings(options.steps, options.batch, options.window, options.learning_rate, seed=options.seed)
     out = Path(options.out)
     check_writable(out)
     torch.manual_seed(settings.seed)
-    encoder = build_encoder(system.encoder)
-    if options.start:
-        encoder.tower.load_state_dict(open_encoder(Path(options.start), system.encoder).tower.state_dict())
-    encoder = encoder.to(device)
-    identity = json.dumps([options.data, options.valid, materials, options.glimpses, options.start])
+    encoder = build_encoder(system.encoder).to(device)
+    identity = json.dumps([options.data, options.valid, materials, options.glimpses])
     run = Pretraining(
         encoder, system, settings, materials=len(materials), mixed_precision=options.bf16, identity=identity
     )
@@ -174,12 +163,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=22, metavar="N", help="windows a step (default: 22)")
     parser.add_argument("--window", type=int, default=48, metavar="N", help="frames of each (default: 48)")
     parser.add_argument("--learning-rate", type=float, default=8e-4, metavar="R", help="highest (default: 8e-4)")
-    parser.add_argument(
-        "--start", metavar="TOWER", help="go on from these weights, that know glimpses: all steps see windows"
-    )
-    parser.add_argument(
-        "--zoomed", type=float, default=0.5, metavar="SHARE", help="of windows, without their sound (default: 0.5)"
-    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--device", metavar="NAME", help="where to train (default: a GPU if there is one)")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")

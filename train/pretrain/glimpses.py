@@ -23,20 +23,14 @@ class GlimpseSource:
     pictures: np.ndarray
     labels: list[Labels]
 
-    def draw(self, size: int, rng: np.random.Generator, count: int | None = None) -> tuple[Tensor, Labels]:
-        """Some by chance, from nearer and from further away: pictures [B, T, 3, S, S], labels [B, T].
-
-        Args:
-            count: pictures of each, from any on; all of them if not given.
-        """
-        count = count or self.pictures.shape[1]
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Labels]:
+        """Some by chance, from nearer and from further away: pictures [B, T, 3, S, S], labels [B, T]."""
         pictures, labels = [], []
         for index in rng.integers(len(self.pictures), size=size).tolist():
-            start = int(rng.integers(self.pictures.shape[1] - count + 1))
             alteration = Alteration.draw(rng, zoomed=True)
-            picture = torch.from_numpy(self.pictures[index, start : start + count]).permute(0, 3, 1, 2).float() / 255
+            picture = torch.from_numpy(self.pictures[index]).permute(0, 3, 1, 2).float() / 255
             pictures.append(alteration.pictures(picture))
-            labels.append(alteration.labels(self.labels[index].part(start, count)))
+            labels.append(alteration.labels(self.labels[index]))
         return torch.stack(pictures), stack(labels)
 
 

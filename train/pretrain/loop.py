@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -30,15 +29,15 @@ CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
-SINGLE, GLIMPSED = 32, 8  # times as many single pictures, and glimpses, as windows a step has
+GLIMPSED = 8  # times as many glimpses as windows a step has
 GLIMPSE = 6  # pictures of one, where they are taken from films
-LATER = 3  # once windows are looked at, one step in so many still is not
+LATER = 3  # once windows are looked at, one step in so many still sees glimpses
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
     """batch: windows a step. window: frames of each. zoomed: share of the windows' steps seen from another distance.
-    glimpses: share of the steps, the first, that look at no windows. validate_every: steps."""
+    glimpses: share of the steps, the first, that see no windows, if there are labels. validate_every: steps."""
 
     steps: int = 1500
     batch: int = 22
@@ -46,17 +45,11 @@ class PretrainSettings:
     learning_rate: float = 8e-4
     weight_decay: float = 1e-2
     warmup: int = 60
-    zoomed: float = 0.5
-    glimpses: float = 0.4
+    zoomed: float = 0.25
+    glimpses: float = 0.2
     seed: int = 0
     validate_every: int = 500
     validation_clips: int = 64
-
-
-class Look(Enum):
-    """What a step looks at: windows of films, few pictures in a row of many, single pictures of more still."""
-
-    WINDOW, GLIMPSE, SINGLE = "window", "glimpse", "single"
 
 
 class Regressor(nn.Module):
@@ -90,13 +83,13 @@ class Regressor(nn.Module):
             loss = loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
         return loss
 
-    def single(self, pictures: Tensor, labels: Labels) -> Tensor:
-        """What things look like alone: rare events would drown it, and it takes many films, not many frames."""
-        assert self.things is not None
-        return self.things.looks(self.tower.look(pictures)[0], labels)
-
     def glimpse(self, pictures: Tensor, labels: Labels) -> Tensor:
-        """What is hit and how fast it turns as well, of those pictures that have one before and two after them."""
+        """Of few pictures in a row of many scenes: what lies where, how large, what is hit, how fast it turns.
+
+        Looks are taught here alone: rare events would drown them, and of films there are so few that they are soon known
+        by heart. Only those pictures count that have one before and two after them, as ``with_changes`` wants. (A single
+        picture would show no changes at all, and batch norm makes noise of what is always zero.)
+        """
         assert self.things is not None
         inner = slice(1, -2)
         maps, gazes = (seen[:, inner] for seen in self.tower.look(pictures))
@@ -164,13 +157,13 @@ class Pretraining:
                     figures |= self.validate(valid)
                 yield figures
 
-    def _step(self, look: Look, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> dict[str, float]:
+    def _step(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None, glimpse: bool) -> dict[str, float]:
         pictures, mel = pictures.to(self.device), None if mel is None else mel.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._mixed):
-            if look is Look.WINDOW or labels is None:
-                loss = self.model.loss(pictures, mel, labels)
+            if glimpse and labels is not None:
+                loss = self.model.glimpse(pictures, labels)
             else:
-                loss = (self.model.single if look is Look.SINGLE else self.model.glimpse)(pictures, labels)
+                loss = self.model.loss(pictures, mel, labels)
         if not loss.isfinite():
             raise VTAError(f"step {self.done + 1}: the loss is {loss.item()}; try a lower learning rate")
         self.optimizer.zero_grad()  # to None: what a glance does not reach stays as it is
@@ -183,26 +176,19 @@ class Pretraining:
 
     def _draw(
         self, train: Reel, glimpses: GlimpseSource | None, step: int
-    ) -> tuple[Look, Tensor, Tensor | None, Labels | None]:
-        """What one step sees, a function of its number: how it looks, pictures, log-mel, labels."""
+    ) -> tuple[Tensor, Tensor | None, Labels | None, bool]:
+        """What one step sees, a function of its number: pictures, log-mel, labels, and whether these are glimpses."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step])
-        look = self._look(step)
-        if look is Look.WINDOW:
-            zoomed = self.model.things is not None and bool(rng.random() < settings.zoomed)
-            return look, *train.batch(settings.batch, settings.window, rng, zoomed=zoomed)
-        size = settings.batch * (SINGLE if look is Look.SINGLE else GLIMPSED)
-        count = 1 if look is Look.SINGLE else None
+        if self.model.things is None:
+            return *train.batch(settings.batch, settings.window, rng), False
+        if step >= settings.glimpses * settings.steps and step % LATER:
+            zoomed = bool(rng.random() < settings.zoomed)
+            return *train.batch(settings.batch, settings.window, rng, zoomed=zoomed), False
         if glimpses is None:
-            return look, *train.batch(size, count or GLIMPSE, rng, zoomed=True)
-        pictures, labels = glimpses.draw(size, rng, count)
-        return look, pictures, None, labels
-
-    def _look(self, step: int) -> Look:
-        first = step < self.settings.glimpses * self.settings.steps
-        if self.model.things is None or (not first and step % LATER):
-            return Look.WINDOW
-        return Look.SINGLE if (step if first else step // LATER) % 2 else Look.GLIMPSE
+            return *train.batch(GLIMPSED * settings.batch, GLIMPSE, rng, zoomed=True), True
+        pictures, labels = glimpses.draw(GLIMPSED * settings.batch, rng)
+        return pictures, None, labels, True
 
     @torch.no_grad()
     def validate(self, reel: Reel) -> dict[str, float]:

@@ -4,8 +4,7 @@
 #   train/recipes/demo.sh [FOLDER] [SEED]
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
-world=$work/world first=$work/first films=$work/films clips=$work/clips
-begun=$work/begun.safetensors tower=$work/tower.safetensors
+world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
 
 python -m train.synthetic "$world" --clips 3600 --seed $((seed + 1))
 
@@ -18,12 +17,8 @@ python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --
     --out "$first" --vae "$first" --steps 2400 --batch 8 --frames 52 --seed "$seed" --resume
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
-pretrain() {
-    python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" \
-        --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --batch 8 --seed "$seed" --bf16 "$@"
-}
-pretrain --out "$begun" --steps 8000
-pretrain --out "$tower" --steps 7000 --start "$begun" --zoomed 0.25
+python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
+    --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps 14000 --batch 8 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --seconds 5.12

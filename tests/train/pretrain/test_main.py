@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from train.data.lists import read_list
@@ -71,17 +70,6 @@ def test_glimpses_are_what_it_sees_between_windows(
     assert "--glimpses teach what --events tell apart" in capsys.readouterr().err
 
 
-def test_goes_on_from_another_tower(films: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    assert main(options(films, first)) == 0
-    slow = {"start": str(first), "seed": "5", "zoomed": "0", "learning-rate": "1e-9"}
-    assert main(options(films, second, **slow)) == 0
-    before, after = load_file(first), load_file(second)
-    name = "value.weight"
-    assert not torch.equal(before[name], after[name])
-    torch.testing.assert_close(before[name], after[name], atol=1e-6, rtol=0)
-
-
 def test_writes_a_tower_that_opens(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tower.safetensors"
     assert main(options(films, out)) == 0
@@ -108,8 +96,6 @@ def test_goes_on_with_no_other_run(films: Path, tmp_path: Path, capsys: pytest.C
     [
         ({"steps": "0"}, "steps is 0, at least 1 is needed"),
         ({"seed": "-1"}, "seed is -1, at least 0 is needed"),
-        ({"zoomed": "1.5"}, "zoomed is 1.5, a share from 0 to 1 is needed"),
-        ({"start": "nothing.safetensors"}, "nothing.safetensors"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"config": "nothing.toml"}, "nothing.toml: cannot be read"),
         ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),

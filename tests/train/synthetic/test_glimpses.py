@@ -106,10 +106,9 @@ def test_is_read_with_classes_of_its_own(file: Path) -> None:
         np.testing.assert_allclose(labels.size[3][seen], np.log2(one.size[seen] / SMALL), rtol=1e-6)
         np.testing.assert_array_equal(labels.hit, one.hit)
         np.testing.assert_array_equal(labels.turns, one.turns)
-    for count in (None, 1):
-        pictures, drawn = every.draw(7, np.random.default_rng(0), count)
-        assert pictures.shape == (7, count or glimpses.FRAMES, 3, 40, 40)
-        assert drawn.place.shape == (7, count or glimpses.FRAMES, glimpses.MOST, 2)
+    pictures, drawn = every.draw(7, np.random.default_rng(0))
+    assert pictures.shape == (7, glimpses.FRAMES, 3, 40, 40)
+    assert drawn.place.shape == (7, glimpses.FRAMES, glimpses.MOST, 2)
     for side, rate in ((80, 25.0), (40, 30.0)):
         with pytest.raises(
             OptionError, match=f"glimpses of 40x40 pixels, 25 a second; the model takes {side}x{side}, {rate:g}"
