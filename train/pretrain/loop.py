@@ -87,8 +87,7 @@ class Regressor(nn.Module):
         """Of few pictures in a row of many scenes: what lies where, how large, what is hit, how fast it turns.
 
         Looks are taught here alone: rare events would drown them, and of films there are so few that they are soon known
-        by heart. Only those pictures count that have one before and two after them, as ``with_changes`` wants. (A single
-        picture would show no changes at all, and batch norm makes noise of what is always zero.)
+        by heart. Only those pictures count that have one before and two after them, as ``with_changes`` wants.
         """
         assert self.things is not None
         inner = slice(1, -2)

@@ -1,5 +1,4 @@
-"""Glimpses: a few pictures in a row of each of many scenes, what teaches most cheaply how things look, how large they are,
-how they turn and what it looks like when they are hit.
+"""Glimpses: a few pictures in a row of each of many scenes, the cheapest teacher of looks, sizes and motion.
 
 A clip costs as much as ten, and shows the same few things a hundred times over: a network that has only clips to learn from
 soon knows the clips instead. Each glimpse is compressed as its clip would be.

@@ -4,6 +4,7 @@ import copy
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,23 @@ def test_learns_what_sounds_from_labels(system: SystemConfig, reels: list[Reel])
     assert rows[-1]["valid_pitch"] > 0.95 > before["valid_pitch"]
     assert rows[-1]["valid_thing"] > 0.95 > before["valid_thing"]
     assert rows[-1]["valid_size"] > 0.95 > before["valid_size"]
+
+
+def test_of_a_glimpse_only_what_has_pictures_around_it_counts(system: SystemConfig, reels: list[Reel]) -> None:
+    """One picture before and two after: labels of the others change nothing, those within do."""
+    model = start(system, materials=2).model.eval()
+    pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
+    assert labels is not None
+
+    def loss(frames: list[int]) -> float:
+        thing = labels.thing.copy()
+        thing[:, frames] = np.where(thing[:, frames] >= 0, 1 - thing[:, frames], -1)  # the other material
+        return model.glimpse(pictures, replace(labels, thing=thing)).item()
+
+    with torch.no_grad():
+        assert loss([0, 4, 5]) == loss([])
+        for inner in (1, 2, 3):
+            assert loss([inner]) != loss([])
 
 
 def test_the_same_seed_trains_the_same_and_another_does_not(system: SystemConfig, reels: list[Reel]) -> None:
