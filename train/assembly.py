@@ -106,10 +106,10 @@ def _teach(model: LatentDiffusion, weights: dict[str, torch.Tensor] | None, sett
     if weights is None:
         raise OptionError("start.checkpoint: the teacher's checkpoint is needed for distillation")
     how = settings.distillation
-    distillation = Distillation(model.config.noise, how.steps, how.substeps, how.guidance)
+    distillation = Distillation(model.config.noise, how.steps, how.substeps)
     teacher = LatentDiffusion(model.config, settings.optimizer, settings.loss)
     teacher.load_state_dict(weights)
-    model.learn_from(teacher, distillation)
+    model.learn_from(teacher, distillation, how.guidance)
 
 
 def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> Source:

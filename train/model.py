@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from train.conditioning import Condition
 from train.config import MelConfig, SystemConfig
-from train.distillation import Distillation, Network
+from train.distillation import Distillation, guided_network
 from train.encoder import build_encoder, build_text_encoder, pad_tokens
 from train.loss import build_scheduler, diffusion_loss
 from train.mel import log_mel
@@ -56,7 +56,7 @@ class LatentDiffusion(nn.Module):
             self.vid_fea_extractor.add_module(TEXT, build_text_encoder(config.text))
         self._loss: dict[str, Any] = {"snr_gamma": loss.snr_gamma or None, "weighting": loss.weighting}
         self._scheduler = build_scheduler(config.noise)
-        self._teaching: tuple[LatentDiffusion, Distillation] | None = None
+        self._teaching: tuple[LatentDiffusion, Distillation, float] | None = None
         self._trains_tower = optimizer.train_tower
         self.requires_grad_(False)
         self.unet.requires_grad_(True)
@@ -69,9 +69,9 @@ class LatentDiffusion(nn.Module):
         self.vid_fea_extractor.eval()
         return self
 
-    def learn_from(self, teacher: LatentDiffusion, distillation: Distillation) -> None:
+    def learn_from(self, teacher: LatentDiffusion, distillation: Distillation, guidance: float) -> None:
         """From now on the loss is a student's. The teacher is no part of this module: it is neither trained nor saved."""
-        self._teaching = teacher.eval().requires_grad_(False), distillation
+        self._teaching = teacher.eval().requires_grad_(False), distillation, guidance
 
     def forward(self, batch: Batch) -> Tensor:
         tokens, mask = self.tokens(batch.conditions)
@@ -82,23 +82,23 @@ class LatentDiffusion(nn.Module):
         )
 
     def _student_loss(
-        self, batch: Batch, tokens: Tensor, mask: Tensor, teacher: LatentDiffusion, distillation: Distillation
+        self,
+        batch: Batch,
+        tokens: Tensor,
+        mask: Tensor,
+        teacher: LatentDiffusion,
+        distillation: Distillation,
+        guidance: float,
     ) -> Tensor:
         with torch.no_grad():
             teacher.to(batch.latents.device)
             known, its_mask = teacher.tokens(batch.conditions)
 
-        def network(unet: nn.Module, tokens: Tensor, mask: Tensor) -> Network:
-            return lambda latents, at: unet(latents, at, tokens, encoder_attention_mask=mask).sample
+        def student(latents: Tensor, at: Tensor) -> Tensor:
+            return self.unet(latents, at, tokens, encoder_attention_mask=mask).sample
 
-        return distillation.loss(
-            network(self.unet, tokens, mask),
-            network(teacher.unet, known, its_mask),
-            network(teacher.unet, torch.zeros_like(known), torch.ones_like(its_mask)),
-            batch.latents,
-            batch.noise,
-            batch.timesteps,
-        )
+        guided = guided_network(teacher.unet, known, its_mask, guidance)
+        return distillation.loss(student, guided, batch.latents, batch.noise, batch.timesteps)
 
     def tokens(self, conditions: Sequence[Condition]) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, D] and mask [B, N] of conditions; a dropped one is zeros, all of them taken for real.

@@ -9,17 +9,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from export.checkpoint import open_checkpoint
 from tests.conftest import relative_error
-from train.distillation import Distillation, student_sampling
+from train.distillation import Distillation, guided_network, student_sampling
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import PREDICTION_TYPES, NoiseSchedule, solver_table, timesteps
 
@@ -44,7 +45,7 @@ def nowhere(latents: Tensor, at: Tensor) -> Tensor:
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_teacher_that_knows_the_data_teaches_the_data(steps: int, prediction_type: str) -> None:
     schedule = NoiseSchedule(prediction_type=prediction_type)
-    distillation = Distillation(schedule, steps, 5, 1.0)
+    distillation = Distillation(schedule, steps, 5)
     latents, noise = draw(0), draw(1)
 
     def knowing(state: Tensor, at: Tensor) -> Tensor:
@@ -59,10 +60,10 @@ def test_a_teacher_that_knows_the_data_teaches_the_data(steps: int, prediction_t
     alpha, sigma = (
         torch.from_numpy(f(now.numpy())).float().view(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma)
     )
-    target = distillation.target(knowing, nowhere, alpha * latents + sigma * noise, now, after)
+    target = distillation.target(knowing, alpha * latents + sigma * noise, now, after)
     assert relative_error(target.numpy(), latents.numpy()) < 1e-3
-    assert float(distillation.loss(knowing, knowing, nowhere, latents, noise, drawn)) < 1e-4
-    assert float(distillation.loss(nowhere, knowing, nowhere, latents, noise, drawn)) > 0.1
+    assert float(distillation.loss(knowing, knowing, latents, noise, drawn)) < 1e-4
+    assert float(distillation.loss(nowhere, knowing, latents, noise, drawn)) > 0.1
 
 
 def test_steps_are_those_the_student_is_sampled_with() -> None:
@@ -71,7 +72,7 @@ def test_steps_are_those_the_student_is_sampled_with() -> None:
     assert sampling == Sampling(4, "ddim", 1.0, "trailing")
     table, scales = sampling.plan(schedule)
     assert scales.tolist() == [1.0] * 4
-    now, after = Distillation(schedule, 4, 2, 2.0).ends(torch.arange(1000))
+    now, after = Distillation(schedule, 4, 2).ends(torch.arange(1000))
     assert now.unique().tolist() == sorted(table[:, 0].astype(int).tolist())
     assert after.unique().tolist() == [-1, *sorted(table[1:, 0].astype(int).tolist())]
     assert bool((now >= torch.arange(1000)).all())
@@ -81,7 +82,9 @@ def test_steps_are_those_the_student_is_sampled_with() -> None:
 def test_the_target_is_where_ddim_with_guidance_leads() -> None:
     """With as many steps and substeps as the table of DDIM has rows, the student's steps end where DDIM's do."""
     schedule, guidance = NoiseSchedule(), 2.5
-    distillation = Distillation(schedule, 2, 4, guidance)
+    distillation = Distillation(schedule, 2, 4)
+    tokens, mask = torch.ones(len(draw(3)), 3, 2), torch.zeros(len(draw(3)), 3, dtype=torch.bool)
+    teacher = guided_network(Halves(), tokens, mask, guidance)
     state = draw(3)
     expected = state.double().numpy()
     for timestep, p, q, a, b, _, _ in solver_table("ddim", schedule, 8, "trailing"):
@@ -92,13 +95,23 @@ def test_the_target_is_where_ddim_with_guidance_leads() -> None:
     stops = [*timesteps(schedule, 2, "trailing").tolist(), -1]
     for now, after in itertools.pairwise(stops):
         ends = [torch.full(SHAPE[:1], stop) for stop in (now, after)]
-        data = distillation.target(other, nowhere, state, *ends)
+        data = distillation.target(teacher, state, *ends)
         state = distillation._step(data, state, *ends)
     assert relative_error(state.numpy(), expected) < 1e-4
 
 
 def other(latents: Tensor, at: Tensor) -> Tensor:
     return latents.tanh() + at.view(-1, 1, 1, 1) / 1000
+
+
+class Halves(nn.Module):
+    """A UNet that is ``other`` where it has tokens and ``nowhere`` where they are zeros, all of them taken for real."""
+
+    def forward(self, latents: Tensor, at: Tensor, tokens: Tensor, encoder_attention_mask: Tensor) -> SimpleNamespace:
+        is_told = tokens.any(dim=2).any(dim=1)
+        assert torch.equal(encoder_attention_mask.all(dim=1), ~is_told)
+        told = is_told.view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=torch.where(told, other(latents, at), nowhere(latents, at)))
 
 
 @pytest.fixture(scope="module")
