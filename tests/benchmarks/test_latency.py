@@ -121,3 +121,25 @@ def test_the_check_of_a_gpu_without_one_is_one_line(scripts: Path, bundle: Path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_what_sound_costs_against_its_length(
+    scripts: Path, bundle: Path, micro_checkpoint: Path, tmp_path: Path
+) -> None:
+    from export.bundling import Options, build
+
+    longer = build(micro_checkpoint, out=tmp_path / "longer", options=Options(seconds=1.28, dynamic_batch=True))
+    done = run(scripts / "length.py", "--bundle", longer, bundle, "--batch", 1, 2, "--steps", 2, "--repeats", 1)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((scripts / "results" / "length.json").read_text())["bundles"]
+    assert [(each["seconds"], each["steps"]) for each in found] == [(0.64, 2), (1.28, 2)]
+    assert [sorted({row["batch"] for row in each["rows"]}) for each in found] == [[1], [1, 2]]  # one clip at once; open
+    assert {row["calls"] for each in found for row in each["rows"] if row["graph"] == "denoiser"} == {2}
+    assert "| 0.64 | 1 |" in done.stdout
+    assert (scripts / "results" / "length.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_length_that_cannot_be_measured_is_one_line(scripts: Path, tmp_path: Path) -> None:
+    done = run(scripts / "length.py", "--bundle", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"error: {tmp_path}")

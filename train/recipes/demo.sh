@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # From nothing to engines/demo: a world, glimpses of many more, a first stage, a tower, a denoiser, a bundle, its figures.
 # Run it again after it was stopped: every step goes on where it was.
-#   train/recipes/demo.sh [FOLDER] [SEED]
+#   train/recipes/demo.sh [FOLDER] [SEED] [KEY=VALUE ...]
+# The settings are the denoiser's, over demo.toml's: length.steps=6000 length.batch=32 length.micro_batch=32, say, on a GPU.
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
@@ -29,7 +30,7 @@ elif [ -d "$work/run/last" ]; then
 else
     rm -rf "$work/run"
     python -m train.run --config demo out="$work/run" seed="$seed" data.train="$clips/train.jsonl" \
-        data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first"
+        data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first" "${@:3}"
 fi
 touch "$work/run.done"
 
