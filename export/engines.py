@@ -16,7 +16,7 @@ from pathlib import Path
 from export.report import Report
 from export.staging import staging_folder
 from export.tensorrt_builder import EngineBuilder
-from vta_rt.backends.flavours import FLAVOURS, Flavour, compute_capability, load, rtx_compute_capability
+from vta_rt.backends.flavours import FLAVOURS, Flavour, compute_capability, load, rtx_check_gpu, rtx_compute_capability
 from vta_rt.bundle import Bundle
 from vta_rt.engine_index import (
     FOLDER,
@@ -113,6 +113,8 @@ class EngineBuild:
         self._runs_on = self._asked_for or self.flavour.compute_capabilities
         if self.flavour.needs_gpu or "current" in self._asked_for:
             self._runs_on = (_of_this_gpu(flavour),)
+        if "current" in self._asked_for and not self.flavour.needs_gpu:
+            rtx_check_gpu(self._trt, self._runs_on[0])
         self._builder = EngineBuilder(self._trt, self.flavour, self.options, self._asked_for)
 
     def _check_compute_capabilities(self) -> None:

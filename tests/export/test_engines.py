@@ -338,6 +338,19 @@ def test_bad_options_are_one_line_and_change_nothing(
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()} == before
 
 
+def test_a_gpu_that_tensorrt_rtx_does_not_run_on_is_told_before_it_builds(
+    bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would build for an H100 and refuse the engine when it is loaded; what is newer than all it knows is its own affair."""
+    monkeypatch.setattr("export.engines.compute_capability", lambda: "9.0")
+    assert main(["--bundle", str(bundle), "--engine", RTX, "--compute-capability", "current"]) == 2
+    errors = capfd.readouterr().err
+    assert errors.startswith("error: tensorrt-rtx runs on no GPU of compute capability 9.0, as here (it does on 7.5, ")
+    assert errors.count("\n") == 1
+    monkeypatch.setattr("export.engines.compute_capability", lambda: "13.0")
+    EngineBuild(RTX, compute_capabilities=["current"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -90,10 +90,24 @@ def rtx_compute_capability(trt: Any, capability: str) -> Any:
     Raises:
         OptionError: it is not one that engines can be built for; names those.
     """
-    known = {_shown(name): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
+    known = rtx_capabilities(trt)
     if capability not in known:
         raise OptionError(f"compute capability {capability!r} is none to build for; choose from {', '.join(known)}")
     return known[capability]
+
+
+def rtx_check_gpu(trt: Any, capability: str) -> None:
+    """TensorRT-RTX builds for ``current`` whatever that is, and refuses the engine when it is loaded: not on Hopper.
+
+    Raises:
+        EngineError: its engines run on no GPU of this compute capability.
+    """
+    known = [name for name in rtx_capabilities(trt) if name != "current"]
+    if capability not in known and _numbers(capability) < _numbers(known[-1]):
+        raise EngineError(
+            f"tensorrt-rtx runs on no GPU of compute capability {capability}, as here (it does on {', '.join(known)} and "
+            "later); --engine tensorrt is for those"
+        )
 
 
 def rtx_configure(trt: Any, config: Any, capabilities: tuple[str, ...]) -> None:
@@ -133,6 +147,15 @@ def compute_capability(device: int = 0) -> str:
             raise EngineError(f"there is no GPU {device} to use ({error.name})")
         numbers.append(str(value))
     return ".".join(numbers)
+
+
+def rtx_capabilities(trt: Any) -> dict[str, Any]:
+    """Names of compute capabilities as people write them, lowest first, to TensorRT-RTX's own."""
+    return {_shown(name): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in capability.split("."))
 
 
 def _shown(name: str) -> str:
