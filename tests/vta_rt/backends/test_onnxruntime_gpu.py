@@ -38,8 +38,10 @@ def graph(tmp_path: Path) -> Path:
     return path
 
 
-def gpu_session(graph: Path, provider: Provider = STAND_IN, capture: bool = False) -> OnnxRuntimeGpuSession:
-    record = GraphRecord(record_file(graph), (), INPUTS, OUTPUTS, "fp32")
+def gpu_session(
+    graph: Path, provider: Provider = STAND_IN, capture: bool = False, precision: str = "fp32"
+) -> OnnxRuntimeGpuSession:
+    record = GraphRecord(record_file(graph), (), INPUTS, OUTPUTS, precision)
     return OnnxRuntimeGpuSession("recurrence", record, graph, 1, provider=provider, capture=capture)
 
 
@@ -204,6 +206,23 @@ def test_arrays_that_do_not_fit(graph: Path) -> None:
     wrong = Scan({"x": "next"}, scan().start, {}, {"row": [None]}, 1)
     with pytest.raises(OptionError, match="recurrence: missing fixed"):
         gpu_session(graph).scan(wrong, lambda _: None)
+
+
+@pytest.mark.parametrize(("precision", "told"), [("fp32", {"use_tf32": "0"}), ("fp16", {})])
+def test_only_fp32_graphs_are_told_to_leave_tf32(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, precision: str, told: dict[str, str]
+) -> None:
+    """Convolutions of the others would be kept off the tensor cores as well."""
+    given: list[dict[str, str]] = []
+
+    def session(path: Path, options: Any, providers: Any) -> Any:
+        given.append(providers[0][1])
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    real = onnxruntime_gpu.ort.InferenceSession
+    monkeypatch.setattr(onnxruntime_gpu.ort, "InferenceSession", session)
+    gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"use_tf32": "0"}), precision=precision)
+    assert given == [told]
 
 
 def test_a_provider_that_does_not_start(graph: Path) -> None:
