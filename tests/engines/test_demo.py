@@ -12,8 +12,11 @@ from train.mel import log_mel
 from train.onsets import onsets_of_mel, score_onsets
 from vta_rt import Audio, Bundle, Pipeline
 from vta_rt.cli import main
+from vta_rt.sampling import UNGUIDED, Sampling
 
-DEMO = Path(__file__).parents[2] / "engines" / "demo"
+ENGINES = Path(__file__).parents[2] / "engines"
+DEMO = ENGINES / "demo"
+BUNDLES = {"demo": DEMO, "distilled": ENGINES / "distilled" / "demo"}
 TRUE = [event["time"] for event in json.loads((DEMO / "sample.json").read_text())["events"]]
 
 
@@ -26,19 +29,28 @@ def heard(samples: np.ndarray) -> list[float]:
     return onsets_of_mel(log_mel(torch.from_numpy(samples)[None], MelConfig())[0].numpy()).tolist()
 
 
-def test_it_is_whole_small_and_says_where_it_comes_from() -> None:
-    bundle = Bundle(DEMO)
+@pytest.mark.parametrize("name", BUNDLES)
+def test_it_is_whole_small_and_says_where_it_comes_from(name: str) -> None:
+    path = BUNDLES[name]
+    bundle = Bundle(path)
     bundle.check()
-    assert sum(path.stat().st_size for path in DEMO.iterdir()) <= 25e6
+    assert sum(file.stat().st_size for file in path.iterdir()) <= 25e6
     assert bundle.manifest.source.licence == "Apache-2.0"
     assert (DEMO / "README.md").is_file()
 
 
-def test_the_sample_sounds_when_something_happens(audio: Audio) -> None:
+@pytest.mark.parametrize("name", BUNDLES)
+def test_the_sample_sounds_when_something_happens(name: str) -> None:
     """On the wave, within 50 ms; a clip's worth of it moved by 0.3 s does not."""
+    audio = Pipeline(BUNDLES[name]).generate(DEMO / "sample.mp4")
     score = score_onsets(heard(audio.samples), TRUE, 0.05)
     assert score.f1 >= 0.85
     assert score_onsets([time + 0.3 for time in heard(audio.samples)], TRUE, 0.05).f1 < score.f1 - 0.3
+
+
+def test_the_student_needs_no_guidance() -> None:
+    sampling = Bundle(BUNDLES["distilled"]).manifest.sampling
+    assert sampling == Sampling(4, "ddim", UNGUIDED, "trailing")
 
 
 def test_it_is_what_the_command_takes_when_told_nothing(

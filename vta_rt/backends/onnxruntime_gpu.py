@@ -29,7 +29,7 @@ CUDA = "CUDAExecutionProvider"
 RTX = "NvTensorRTRTXExecutionProvider"
 RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 # fp32 graphs keep 23 bits of their mantissas, as on every other backend. To others it must not be said: where TF32 is off,
-# convolutions are kept off the tensor cores at any precision, which costs an H100 nine tenths of its speed.
+# convolutions are kept off the tensor cores at any precision, and took an H100 ten times as long as matrix products.
 TF32 = "use_tf32"
 GRAPH_ID = "gpu_graph_id"  # run option: which captured graph a run records or replays
 NO_GRAPH = "-1"
