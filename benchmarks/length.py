@@ -83,9 +83,13 @@ def _batches(bundle: dict[str, Any]) -> list[int]:
     return list(dict.fromkeys(row["batch"] for row in bundle["rows"]))
 
 
+def _graphs(bundles: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["graph"] for bundle in bundles for row in bundle["rows"]))
+
+
 def _table(bundles: list[dict[str, Any]]) -> str:
     """Markdown: milliseconds for a clip, and how much sound comes of a second's work."""
-    graphs = list(dict.fromkeys(row["graph"] for bundle in bundles for row in bundle["rows"]))
+    graphs = _graphs(bundles)
     columns = ["seconds of sound", "batch", *graphs, "all", "times real time", "GB"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for bundle in bundles:
@@ -107,11 +111,10 @@ def _draw(bundles: list[dict[str, Any]], path: Path) -> Path:
     left, right = figure.subplots(1, 2)
     names = [f"{bundle['seconds']:g} s" for bundle in bundles]
     base = [0.0] * len(bundles)
-    for graph, colour in COLOURS.items():
+    for graph in _graphs(bundles):
         heights = [_per_clip(bundle, 1).get(graph, 0.0) for bundle in bundles]
-        if any(heights):
-            left.bar(names, heights, bottom=base, color=colour, label=graph, width=0.6)
-            base = [low + height for low, height in zip(base, heights, strict=True)]
+        left.bar(names, heights, bottom=base, color=COLOURS.get(graph), label=graph, width=0.6)
+        base = [low + height for low, height in zip(base, heights, strict=True)]
     left.set(xlabel="length of the clip", ylabel="seconds of work", title=f"{bundles[0]['steps']} steps, one clip")
     left.legend()
     for bundle, name in zip(bundles, names, strict=True):

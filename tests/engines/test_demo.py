@@ -36,7 +36,6 @@ def test_it_is_whole_small_and_says_where_it_comes_from(name: str) -> None:
     bundle.check()
     assert sum(file.stat().st_size for file in path.iterdir()) <= 25e6
     assert bundle.manifest.source.licence == "Apache-2.0"
-    assert (DEMO / "README.md").is_file()
 
 
 @pytest.mark.parametrize("name", BUNDLES)

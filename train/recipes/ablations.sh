@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # What positions and the time-aligned path are for: the demo's denoiser with both, without the one, without the other, trained
 # alike and briefly, and scored side by side. After demo.sh, in the same folder; what is there already is kept.
-#   train/recipes/ablations.sh [FOLDER] [STEPS]
+#   train/recipes/ablations.sh [FOLDER] [STEPS] [KEY=VALUE ...]
 set -euo pipefail
-work=${1:-runs/demo} steps=${2:-200}
+work=${1:-runs/demo} steps=${2:-200} settings=("${@:3}")
 first=$work/first clips=$work/clips out=$work/ablations
 
 trained() {
@@ -12,7 +12,8 @@ trained() {
     if [ ! -d "$run/bundle" ]; then
         rm -rf "$run"
         python -m train.run --config demo out="$run" data.train="$clips/train.jsonl" data.valid="$clips/valid.jsonl" \
-            start.tower="$work/tower.safetensors" start.first_stage="$first" length.steps="$steps" "$@"
+            start.tower="$work/tower.safetensors" start.first_stage="$first" length.steps="$steps" \
+            ${settings[@]+"${settings[@]}"} "$@"
         python -m export.build --ckpt "$run/last" --first-stage "$first" --out "$run/bundle" --precision fp16 --seconds 5.12
     fi
 }

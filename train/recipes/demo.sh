@@ -2,7 +2,8 @@
 # From nothing to engines/demo: a world, glimpses of many more, a first stage, a tower, a denoiser, a bundle, its figures.
 # Run it again after it was stopped: every step goes on where it was.
 #   train/recipes/demo.sh [FOLDER] [SEED] [KEY=VALUE ...]
-# The settings are the denoiser's, over demo.toml's: length.steps=6000 length.batch=32 length.micro_batch=32, say, on a GPU.
+# The settings are the denoiser's, over demo.toml's: length.steps=1250 length.batch=32 length.micro_batch=32, say, on a GPU. The
+# bundle goes to $BUNDLE; what is trained to its end is kept, whatever the settings.
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
@@ -26,7 +27,7 @@ python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips"
 if [ -e "$work/run.done" ]; then
     echo "$work/run: trained already"
 elif [ -d "$work/run/last" ]; then
-    python -m train.run --resume "$work/run"
+    python -m train.run --resume "$work/run" "${@:3}"
 else
     rm -rf "$work/run"
     python -m train.run --config demo out="$work/run" seed="$seed" data.train="$clips/train.jsonl" \

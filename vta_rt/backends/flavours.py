@@ -103,7 +103,7 @@ def rtx_check_gpu(trt: Any, capability: str) -> None:
         EngineError: its engines run on no GPU of this compute capability.
     """
     known = [name for name in rtx_capabilities(trt) if name != "current"]
-    if capability not in known and _numbers(capability) < _numbers(known[-1]):
+    if capability not in known and _numbers(capability) < max(map(_numbers, known)):
         raise EngineError(
             f"tensorrt-rtx runs on no GPU of compute capability {capability}, as here (it does on {', '.join(known)} and "
             "later); --engine tensorrt is for those"
@@ -150,7 +150,7 @@ def compute_capability(device: int = 0) -> str:
 
 
 def rtx_capabilities(trt: Any) -> dict[str, Any]:
-    """Names of compute capabilities as people write them, lowest first, to TensorRT-RTX's own."""
+    """Names of compute capabilities as people write them, to TensorRT-RTX's own."""
     return {_shown(name): value for name, value in trt.ComputeCapability.__members__.items() if name != "NONE"}
 
 

@@ -28,7 +28,7 @@ from vta_rt.manifest import GraphRecord
 CUDA = "CUDAExecutionProvider"
 RTX = "NvTensorRTRTXExecutionProvider"
 RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
-# fp32 graphs keep 23 bits of their mantissas, as on every other backend. To others it must not be said: where TF32 is off,
+# fp32 numbers keep 23 bits of their mantissas, as on every other backend. Of half precision it must not be said: where TF32 is off,
 # convolutions are kept off the tensor cores at any precision, and took an H100 ten times as long as matrix products.
 TF32 = "use_tf32"
 GRAPH_ID = "gpu_graph_id"  # run option: which captured graph a run records or replays
@@ -98,7 +98,7 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
     ) -> None:
         self._provider = provider
         self._capture = capture and "enable_cuda_graph" in provider.options
-        self._is_fp32 = record.precision == "fp32"
+        self._is_half = record.precision in ("fp16", "bf16")
         super().__init__(name, record, path, threads)
         self._graphs = 0
         self._idle: dict[Any, list[_Loop]] = {}
@@ -126,7 +126,7 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
     def _start(self, path: Path, options: Any) -> Any:
         provider = self._provider
         left_out = {
-            name for name, wanted in (("enable_cuda_graph", self._capture), (TF32, self._is_fp32)) if not wanted
+            name for name, wanted in (("enable_cuda_graph", self._capture), (TF32, not self._is_half)) if not wanted
         }
         own = {name: value for name, value in provider.options.items() if name not in left_out}
         if provider.devices:

@@ -208,11 +208,11 @@ def test_arrays_that_do_not_fit(graph: Path) -> None:
         gpu_session(graph).scan(wrong, lambda _: None)
 
 
-@pytest.mark.parametrize(("precision", "told"), [("fp32", {"use_tf32": "0"}), ("fp16", {})])
-def test_only_fp32_graphs_are_told_to_leave_tf32(
+@pytest.mark.parametrize(("precision", "told"), [("fp32", {"use_tf32": "0"}), ("int8", {"use_tf32": "0"}), ("fp16", {})])
+def test_graphs_of_half_precision_are_not_told_to_leave_tf32(
     graph: Path, monkeypatch: pytest.MonkeyPatch, precision: str, told: dict[str, str]
 ) -> None:
-    """Convolutions of the others would be kept off the tensor cores as well."""
+    """Their convolutions would be kept off the tensor cores as well."""
     given: list[dict[str, str]] = []
 
     def session(path: Path, options: Any, providers: Any) -> Any:
