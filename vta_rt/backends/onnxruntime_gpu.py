@@ -28,8 +28,8 @@ from vta_rt.manifest import GraphRecord
 CUDA = "CUDAExecutionProvider"
 RTX = "NvTensorRTRTXExecutionProvider"
 RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
-# fp32 numbers keep 23 bits of their mantissas, as on every other backend. Of half precision it must not be said: where TF32 is off,
-# convolutions are kept off the tensor cores at any precision, and took an H100 ten times as long as matrix products.
+# fp32 numbers keep 23 bits of their mantissas, as on every other backend. Of half precision it must not be said: where TF32
+# is off, convolutions are kept off the tensor cores at any precision, and took an H100 ten times as long as matrix products.
 TF32 = "use_tf32"
 GRAPH_ID = "gpu_graph_id"  # run option: which captured graph a run records or replays
 NO_GRAPH = "-1"

@@ -208,7 +208,9 @@ def test_arrays_that_do_not_fit(graph: Path) -> None:
         gpu_session(graph).scan(wrong, lambda _: None)
 
 
-@pytest.mark.parametrize(("precision", "told"), [("fp32", {"use_tf32": "0"}), ("int8", {"use_tf32": "0"}), ("fp16", {})])
+@pytest.mark.parametrize(
+    ("precision", "told"), [("fp32", {"use_tf32": "0"}), ("int8", {"use_tf32": "0"}), ("fp16", {})]
+)
 def test_graphs_of_half_precision_are_not_told_to_leave_tf32(
     graph: Path, monkeypatch: pytest.MonkeyPatch, precision: str, told: dict[str, str]
 ) -> None:
