@@ -62,7 +62,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path | None:
     axes.set_xscale("log")
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds (logarithmic)")
-    axes.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
     return path
