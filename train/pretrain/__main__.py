@@ -68,10 +68,12 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     check_writable(out)
     torch.manual_seed(settings.seed)
     encoder = build_encoder(system.encoder).to(device)
-    identity = json.dumps([options.data, options.valid, materials, options.glimpses])
+    identity = json.dumps([options.data, options.valid, materials, options.glimpses, options.start])
     run = Pretraining(
         encoder, system, settings, materials=len(materials), mixed_precision=options.bf16, identity=identity
     )
+    if options.start:
+        run.start(_read_state(Path(options.start)))
     last = _train(run, reels[0], reels[1], glimpses, out)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name.startswith(("valid", "onset")))
     print(f"{out}: {settings.steps} steps{', ' if figures else ''}{figures}")
@@ -113,7 +115,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise OptionError(f"{path}: cannot be read ({type(error).__name__}); delete it to begin anew") from error
+        raise OptionError(f"{path}: cannot be read as the state of a run ({type(error).__name__})") from error
     return state
 
 
@@ -163,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=22, metavar="N", help="windows a step (default: 22)")
     parser.add_argument("--window", type=int, default=48, metavar="N", help="frames of each (default: 48)")
     parser.add_argument("--learning-rate", type=float, default=8e-4, metavar="R", help="highest (default: 8e-4)")
+    parser.add_argument("--start", metavar="STATE", help="of a run that ended (its OUT.state): begin with what it learned")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--device", metavar="NAME", help="where to train (default: a GPU if there is one)")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
+LOOKS = 8.0  # weight of looks beside motion in glimpses: with 1, motion's gradient, four times theirs, drowned them
 GLIMPSED = 8  # times as many glimpses as windows a step has
 GLIMPSE = 6  # pictures of one, where they are taken from films
-LATER = 3  # once windows are looked at, one step in so many still sees glimpses
+LATER = 2  # once windows are looked at, one step in so many still sees glimpses
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Regressor(nn.Module):
         inner = slice(1, -2)
         maps, gazes = (seen[:, inner] for seen in self.tower.look(pictures))
         labels = Labels(*(values[:, inner] for values in vars(labels).values()))
-        return self.things.looks(maps, labels) + self.things.loss(maps, gazes, labels)
+        return LOOKS * self.things.looks(maps, labels) + self.things.loss(maps, gazes, labels)
 
     @torch.no_grad()
     def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
@@ -233,6 +234,18 @@ class Pretraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.done = state["done"]
+
+    def start(self, state: dict[str, Any]) -> None:
+        """Begin with what ``state`` of another run has learned: tower and heads, not its optimizer, not its step.
+
+        Raises:
+            OptionError: its networks are others.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+        except (KeyError, RuntimeError) as error:
+            raise OptionError("the run to start from has other networks") from error
+        self.settings = replace(self.settings, glimpses=0.0)  # it knows looks already
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from train.data.lists import read_list
@@ -91,6 +92,22 @@ def test_goes_on_with_no_other_run(films: Path, tmp_path: Path, capsys: pytest.C
         assert "other settings or data" in capsys.readouterr().err
 
 
+def test_starts_from_what_another_run_learned(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert main(options(films, first)) == 0
+    more = {"start": str(first.with_suffix(".state")), "seed": "5", "learning-rate": "1e-12"}
+    assert main(options(films, second, **more)) == 0
+    learned, kept = (load_file(path)["value.weight"] for path in (first, second))
+    assert torch.allclose(kept, learned, atol=1e-6)  # by chance they would differ by tenths
+    assert main(options(films, second, **more)) == 0  # done already
+    (films / "other.toml").write_text(RECIPE.replace("dilations = [1]", "dilations = [1, 2]"))
+    capsys.readouterr()
+    assert main(options(films, tmp_path / "no.safetensors", **more, config=str(films / "other.toml"))) == 2
+    assert "the run to start from has other networks" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -101,6 +118,7 @@ def test_goes_on_with_no_other_run(films: Path, tmp_path: Path, capsys: pytest.C
         ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),
         ({"events": "nothing.jsonl"}, "nothing.jsonl: cannot be read"),
         ({"data": "nothing.jsonl"}, "cannot be read"),
+        ({"start": "nothing.state"}, "nothing.state: cannot be read as the state of a run"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(
