@@ -165,7 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=22, metavar="N", help="windows a step (default: 22)")
     parser.add_argument("--window", type=int, default=48, metavar="N", help="frames of each (default: 48)")
     parser.add_argument("--learning-rate", type=float, default=8e-4, metavar="R", help="highest (default: 8e-4)")
-    parser.add_argument("--start", metavar="STATE", help="of a run that ended (its OUT.state): begin with what it learned")
+    parser.add_argument(
+        "--start", metavar="STATE", help="of a run that ended (its OUT.state): begin with what it learned"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--device", metavar="NAME", help="where to train (default: a GPU if there is one)")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")

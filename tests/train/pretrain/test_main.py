@@ -92,9 +92,7 @@ def test_goes_on_with_no_other_run(films: Path, tmp_path: Path, capsys: pytest.C
         assert "other settings or data" in capsys.readouterr().err
 
 
-def test_starts_from_what_another_run_learned(
-    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert main(options(films, first)) == 0
     more = {"start": str(first.with_suffix(".state")), "seed": "5", "learning-rate": "1e-12"}
