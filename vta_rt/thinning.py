@@ -30,6 +30,7 @@ AHEAD = 16  # packets read before one is judged: as many as H.264 lets pictures 
 HELD_BYTES = 32 << 20  # of needless packets that wait for a picture that refers to them, or for none that can
 CELLS = 256  # cells remembered
 IDR = 5  # H.264's type of a slice of a picture from which decoding can begin anew, whatever was before
+SLICES = range(1, 6)  # H.264's types of all slices
 
 
 def decoded(
@@ -89,13 +90,19 @@ class Cells:
 def _thinned(
     packets: Iterable[Packet[VideoStream]], decoder: VideoCodecContext, cells: Cells
 ) -> Iterator[tuple[Packet[VideoStream], bool]]:
-    """(packet, is needless) of all packets but those that neither are needed nor can be referred to by one that is."""
+    """(packet, is needless) of all packets but those that neither are needed nor can be referred to by one that is.
+
+    Of codecs other than H.264 some of the latter are left to the decoder to skip.
+    """
     codec, alone = decoder.codec.canonical_name, decoder.codec.intra_only
     held: list[Packet[VideoStream]] = []  # needless in themselves; pictures to come may refer to them
     size = 0
     for packet, needless in _judged(packets, cells, trusted=alone or codec in PICTURE_PACKETS):
         if alone or (codec == "h264" and packet.is_keyframe and _has_idr(packet, decoder.extradata)):
             held, size = [], 0  # nothing refers across it
+        # Even one that is only skipped takes a turn of one of the decoder's threads, which then has nothing to do.
+        if needless and codec == "h264" and packet.size and not _is_referred_to(packet, decoder.extradata):
+            continue
         if needless and size + packet.size <= HELD_BYTES:
             held.append(packet)
             size += packet.size
@@ -134,14 +141,23 @@ def _pictures(decoder: VideoCodecContext, packet: Packet[VideoStream]) -> list[V
 
 
 def _has_idr(packet: Packet[VideoStream], extradata: bytes | None) -> bool:
-    """Whether an H.264 packet is one of an IDR picture; ISO/IEC 14496-15 (5.3.3) for files with lengths before units."""
+    """Whether an H.264 packet is one of an IDR picture."""
+    return any(unit & 31 == IDR for unit in _units(packet, extradata))
+
+
+def _is_referred_to(packet: Packet[VideoStream], extradata: bytes | None) -> bool:
+    """Whether other pictures may refer to that of an H.264 packet: its slices say so (nal_ref_idc, ITU-T H.264 7.4.1)."""
+    slices = [unit for unit in _units(packet, extradata) if unit & 31 in SLICES]
+    return not slices or any(unit >> 5 & 3 for unit in slices)
+
+
+def _units(packet: Packet[VideoStream], extradata: bytes | None) -> Iterator[int]:
+    """The first byte of each unit of an H.264 packet; ISO/IEC 14496-15 (5.3.3) for files with lengths before units."""
     data = memoryview(packet)
     if not extradata or extradata[0] != 1:  # start codes
-        units = bytes(data).split(b"\0\0\1")[1:]
-        return any(unit and unit[0] & 31 == IDR for unit in units)
+        yield from (unit[0] for unit in bytes(data).split(b"\0\0\1")[1:] if unit)
+        return
     width, offset = (extradata[4] & 3) + 1, 0
     while offset + width < len(data):
-        if data[offset + width] & 31 == IDR:
-            return True
+        yield data[offset + width]
         offset += width + int.from_bytes(data[offset : offset + width])
-    return False

@@ -59,6 +59,19 @@ def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, bundle: Path,
     assert (scripts / "results" / "latency.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_steps_that_are_not_run_are_reckoned(scripts: Path, bundle: Path, micro_checkpoint: Path) -> None:
+    few = ("--steps", 300, "--timed-steps", 1, "--repeats", 2, "--out", scripts / "elsewhere")
+    rows = ("published", "cpu")
+    done = run(scripts / "latency.py", "--bundle", bundle, "--ckpt", micro_checkpoint, "--rows", *rows, *few)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((scripts / "elsewhere" / "latency.json").read_text())
+    assert result["timed_steps"] == 1
+    assert [row["row"] for row in result["rows"]] == list(rows)
+    for row in result["rows"]:
+        once, loop = row["stages"]["encode"]["p50_ms"], row["stages"]["denoise"]["p50_ms"]
+        assert row["total"]["p50_ms"] > 0.9 * loop > once  # 300 steps cost more than a clip's pictures
+
+
 def test_without_diffusers_the_rows_that_need_none_are_measured(
     scripts: Path, bundle: Path, micro_checkpoint: Path
 ) -> None:

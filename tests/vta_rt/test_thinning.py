@@ -133,6 +133,25 @@ def test_needless_pictures_are_left_out(
     assert decodes(monkeypatch, clip, rate) <= most
 
 
+def test_the_decoder_is_not_given_what_it_would_skip(
+    tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packet that is skipped occupies one of the decoder's threads: each packet but the closing one is a picture."""
+    clip = make_clip(tmp_path / "flat.mp4", seconds=3, **STREAMS["flat"])
+    given = 0
+
+    def counted(decoder: av.VideoCodecContext, packet: av.Packet) -> list[av.VideoFrame]:
+        nonlocal given
+        given += packet.size > 0
+        return pictures(decoder, packet)
+
+    with monkeypatch.context() as patch:
+        pictures = thinning._pictures
+        patch.setattr(thinning, "_pictures", counted)
+        came_out = decodes(patch, clip, 2)
+    assert came_out == given < 30
+
+
 def test_damage_leaves_something(tmp_path: Path, make_clip: MakeClip) -> None:
     draw = np.random.default_rng(0).integers(0, 256, (75, 48, 64, 3), np.uint8)
     clip = make_clip(tmp_path / "clip.mp4", seconds=3, picture=lambda index: draw[index], options=X264 | {"g": "10"})
