@@ -1,14 +1,13 @@
 """Films to learn from, and windows of them: pictures a little altered, the log-mel of the same moments. Knows no model.
 
 So few films as one has are soon known by heart, sizes first. Seen from nearer and from further away no film tells by its
-looks how large its things are: that must be measured. Its labels say what would be heard then; its sound does not. In
-other colours nothing tells what a thing is made of, but still when it is hit: things need not look as those of the films.
+looks how large its things are: that must be measured. Its labels say what would be heard then; its sound does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +21,6 @@ from train.pretrain.labels import Labels, stack
 
 REACH = 0.05  # sides of the picture that it is moved at most
 ZOOM, FAR_REACH = 1.4, 0.12  # and how much nearer or further away it is seen, if it is, and then moved
-RECOLOURED = 0.5  # share of such films, if any, that have other colours as well
 
 
 class Films(Protocol):
@@ -58,19 +56,18 @@ class Reel:
         return pictures, mel, None if self.labels is None else stack([self.labels[index]])
 
     def batch(
-        self, size: int, window: int, rng: np.random.Generator, *, zoomed: bool = False, recoloured: bool = False
+        self, size: int, window: int, rng: np.random.Generator, *, zoomed: bool = False
     ) -> tuple[Tensor, Tensor | None, Labels | None]:
         """Random windows: pictures [B, T, 3, S, S], log-mel [B, T * n, bins], labels [B, T].
 
         Args:
             zoomed: from nearer and from further away; then there is no log-mel.
-            recoloured: some of them in other colours, if zoomed.
         """
         window = min(window, self.films.frame_count)
         pictures, places, labels = [], [], []
         for index in rng.integers(len(self.films), size=size).tolist():
             start = int(rng.integers(self.films.frame_count - window + 1))
-            alteration = Alteration.draw(rng, zoomed, zoomed and recoloured and bool(rng.random() < RECOLOURED))
+            alteration = Alteration.draw(rng, zoomed)
             places.append((index, start))
             pictures.append(alteration.pictures(pictures_of(self.films, index, start, window)))
             if self.labels is not None:
@@ -101,13 +98,12 @@ def pictures_of(films: Films, index: int, start: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Alteration:
-    """One film seen a little otherwise: mirrored, moved, tinted, darkened, from another distance, in other colours.
+    """One film seen a little otherwise: mirrored, moved, tinted, darkened, from another distance.
 
     Attributes:
         right, down: parts of its side it is moved.
         zoom: how much larger it is seen.
         gain: [3] of each colour; ``lift``: added to all.
-        order: [3] of which colour each is shown by; ``negative``: [3] of which are. None where colours are kept.
     """
 
     mirrored: bool
@@ -116,20 +112,15 @@ class Alteration:
     zoom: float
     gain: np.ndarray
     lift: float
-    order: np.ndarray | None = None
-    negative: np.ndarray | None = None
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, zoomed: bool = False, recoloured: bool = False) -> Alteration:
-        """One by chance; at a zoom of 1 unless ``zoomed``, in the film's colours unless ``recoloured``."""
+    def draw(cls, rng: np.random.Generator, zoomed: bool = False) -> Alteration:
+        """One by chance; at a zoom of 1 unless ``zoomed``."""
         reach = FAR_REACH if zoomed else REACH
         right, down = rng.uniform(-reach, reach, 2).tolist()
         zoom = ZOOM ** rng.uniform(-1, 1) if zoomed else 1.0
         gain = rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)
-        alteration = cls(bool(rng.random() < 0.5), right, down, zoom, gain, float(rng.uniform(-0.1, 0.1)))
-        if not recoloured:
-            return alteration
-        return replace(alteration, order=rng.permutation(3), negative=rng.random(3) < 0.5)  # symmetries of the cube
+        return cls(bool(rng.random() < 0.5), right, down, zoom, gain, float(rng.uniform(-0.1, 0.1)))
 
     def pictures(self, pictures: Tensor) -> Tensor:
         """The same for all pictures [T, 3, S, S] of a film; what lies outside looks as the edge does."""
@@ -138,13 +129,9 @@ class Alteration:
         grid = affine_grid(seen[None], [1, 3, *pictures.shape[2:]], align_corners=False)
         flat = pictures.flatten(0, 1)[None]  # one grid for all
         moved = grid_sample(flat, grid, padding_mode="border", align_corners=False)[0].unflatten(0, (-1, 3))
-        if self.order is not None and self.negative is not None:
-            moved = moved[:, self.order.tolist()]
-            moved = torch.where(torch.from_numpy(self.negative)[:, None, None], 1 - moved, moved)
         gain = torch.from_numpy(self.gain).float()[:, None, None]
         return ((moved - 0.5) * gain + 0.5 + self.lift).clamp(0, 1)
 
     def labels(self, labels: Labels) -> Labels:
         """What is true of the pictures still is."""
-        seen = labels.seen(self.mirrored, self.zoom, self.right, self.down)
-        return seen if self.order is None else seen.recoloured()
+        return labels.seen(self.mirrored, self.zoom, self.right, self.down)

@@ -71,13 +71,6 @@ class Labels:
             level=np.where(self.onset > 0, self.level + 20 * math.log10(zoom) / SPAN, 0).astype(np.float32),
         )
 
-    def recoloured(self) -> Labels:
-        """As the pictures look in other colours: when and how hard things are hit shows still, not what they are made of.
-
-        ``thing`` stays, as where things lie does: whoever recolours asks for no materials.
-        """
-        return replace(self, material=np.full_like(self.material, -1), note=np.full_like(self.note, -1))
-
 
 def stack(films: Sequence[Labels]) -> Labels:
     """Labels of several films of one length, [B, T, ...] each."""
@@ -158,18 +151,16 @@ class EventHead(nn.Module):
         return list(self.linear(embeddings).float().split(self.sizes, dim=2))
 
     def loss(self, embeddings: Tensor, labels: Labels) -> Tensor:
-        """Cross-entropies and absolute errors, added; what is hit counts where something is, and is told."""
+        """Cross-entropies and absolute errors, added; what is hit counts where something is."""
         onset, materials, notes, level, speed = self(embeddings)
         true = _tensors(labels, onset.device)
         hit = true["onset"] > 0
         rare = onset.new_tensor(RARE)
         loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true["onset"], pos_weight=rare)
         loss = loss + 6 * (speed[..., 0] - true["speed"]).abs().mean()
-        told = hit & (true["material"] >= 0)
-        if told.any():
-            loss = loss + 0.7 * cross_entropy(materials[told], true["material"][told])
-            loss = loss + cross_entropy(notes[told], _near(true["note"][told], NOTES))
         if hit.any():
+            loss = loss + 0.7 * cross_entropy(materials[hit], true["material"][hit])
+            loss = loss + cross_entropy(notes[hit], _near(true["note"][hit], NOTES))
             loss = loss + 0.5 * (level[..., 0][hit] - true["level"][hit]).abs().mean()
         return loss
 

@@ -46,7 +46,7 @@ class PretrainSettings:
     learning_rate: float = 8e-4
     weight_decay: float = 1e-2
     warmup: int = 60
-    zoomed: float = 0.4
+    zoomed: float = 0.25
     glimpses: float = 0.2
     seed: int = 0
     validate_every: int = 500
@@ -184,7 +184,7 @@ class Pretraining:
             return *train.batch(settings.batch, settings.window, rng), False
         if step >= settings.glimpses * settings.steps and step % LATER:
             zoomed = bool(rng.random() < settings.zoomed)
-            return *train.batch(settings.batch, settings.window, rng, zoomed=zoomed, recoloured=True), False
+            return *train.batch(settings.batch, settings.window, rng, zoomed=zoomed), False
         if glimpses is None:
             return *train.batch(GLIMPSED * settings.batch, GLIMPSE, rng, zoomed=True), True
         pictures, labels = glimpses.draw(GLIMPSED * settings.batch, rng)

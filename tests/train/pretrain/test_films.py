@@ -78,22 +78,6 @@ def test_windows_from_another_distance_have_no_sound(reels: list[Reel]) -> None:
     np.testing.assert_array_equal(lit.numpy(), labels.onset > 0)
 
 
-def test_in_other_colours_only_materials_are_not_told(reels: list[Reel]) -> None:
-    """Whatever colours are shown by, a flash is as far from its surroundings as before, and hit when it was."""
-    pictures, _, labels = reels[0].batch(40, 12, np.random.default_rng(0), zoomed=True, recoloured=True)
-    assert labels is not None
-    hit = labels.onset > 0
-    told = (labels.material[hit] >= 0).mean()
-    assert 0.3 < told < 0.7
-    np.testing.assert_array_equal(labels.material >= 0, labels.note >= 0)
-    np.testing.assert_array_equal(hit, labels.hit.any(2))
-    contrast = (pictures.amax((3, 4)) - pictures.amin((3, 4))).amax(2)  # [B, T]
-    np.testing.assert_array_equal(contrast.numpy() > 0.3, hit)
-    bright = pictures[..., 0, 0].mean(2).numpy() > 0.5  # the corner, dark in all films as they are
-    assert bright.any()
-    assert (labels.material[bright] == -1).all()
-
-
 def test_what_is_seen_larger_is_larger_lower_and_louder(reels: list[Reel]) -> None:
     assert reels[0].labels is not None
     labels = reels[0].labels[0]
