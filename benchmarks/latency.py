@@ -42,7 +42,10 @@ System = dict[str, Callable[..., Any]]
 
 
 def main() -> None:
-    options = _parser().parse_args()
+    parser = _parser()
+    options = parser.parse_args()
+    if options.timed_steps is not None and options.timed_steps < 1:
+        parser.error(f"--timed-steps is {options.timed_steps}, at least 1 is needed")
     if options.inside:
         print(json.dumps(_measure(options)))
         return
@@ -148,10 +151,11 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         stages.append(system["stages"](clips))
         totals[-1] += times_more * stages[-1]["denoise"]
         stages[-1]["denoise"] *= 1 + times_more
+    on_device = system["on_device"](clips) if "on_device" in system else None
     return {
         "total": _percentiles(totals),
         "stages": {stage: _percentiles([times[stage] for times in stages]) for stage in STAGES},
-        "denoise_on_device_ms": system["on_device"](clips) if "on_device" in system else None,
+        "denoise_on_device_ms": None if on_device is None else round(on_device * (1 + times_more), 3),
         "calls": len(totals),
         "host_gb": machine.peak_memory_gb(),
         "first_sound": first_sound,

@@ -30,7 +30,6 @@ AHEAD = 16  # packets read before one is judged: as many as H.264 lets pictures 
 HELD_BYTES = 32 << 20  # of needless packets that wait for a picture that refers to them, or for none that can
 CELLS = 256  # cells remembered
 IDR = 5  # H.264's type of a slice of a picture from which decoding can begin anew, whatever was before
-SLICES = range(1, 6)  # H.264's types of all slices
 
 
 def decoded(
@@ -146,9 +145,12 @@ def _has_idr(packet: Packet[VideoStream], extradata: bytes | None) -> bool:
 
 
 def _is_referred_to(packet: Packet[VideoStream], extradata: bytes | None) -> bool:
-    """Whether other pictures may refer to that of an H.264 packet: its slices say so (nal_ref_idc, ITU-T H.264 7.4.1)."""
-    slices = [unit for unit in _units(packet, extradata) if unit & 31 in SLICES]
-    return not slices or any(unit >> 5 & 3 for unit in slices)
+    """Whether later pictures may need an H.264 packet: a slice that is referred to, or parameter sets.
+
+    Each unit says so itself (nal_ref_idc, ITU-T H.264, 7.4.1). A packet without units is left to the decoder.
+    """
+    units = list(_units(packet, extradata))
+    return not units or any(unit >> 5 & 3 for unit in units)
 
 
 def _units(packet: Packet[VideoStream], extradata: bytes | None) -> Iterator[int]:

@@ -96,9 +96,8 @@ def test_two_processes_compute_the_same(recipe: Path, whole_run: Path, environme
 
 def test_a_killed_run_goes_on_exactly(recipe: Path, whole_run: Path, environment: Mapping[str, str]) -> None:
     out = whole_run.with_name("killed")
-    after = random.randint(
-        5, 10
-    )  # any step will do once there is a checkpoint; that of step 4 is written after its line
+    # Any step will do once there is a checkpoint; the first, of step 4, is written after that step's line.
+    after = random.randint(5, 10)
     command = [sys.executable, "-m", "train.run"]
     with subprocess.Popen([*command, "--config", str(recipe), f"out={out}"], env=environment) as process:
         wait_for_lines(out / "metrics.jsonl", after, process)

@@ -152,6 +152,13 @@ def test_the_decoder_is_not_given_what_it_would_skip(
     assert came_out == given < 30
 
 
+def test_parameter_sets_are_kept_beside_a_picture_that_nothing_refers_to() -> None:
+    """SPS (7) and PPS (8) say by their nal_ref_idc that they are needed; what is beside them says that it is not."""
+    slice_only, with_sets = b"\0\0\1\x06\0\0\1\x01\x88", b"\0\0\1\x67\0\0\1\x68\0\0\1\x01\x88"
+    for data, needed in ((slice_only, False), (with_sets, True), (b"\0\0\1\x41\x88", True), (b"nothing", True)):
+        assert thinning._is_referred_to(av.Packet(data), None) == needed
+
+
 def test_damage_leaves_something(tmp_path: Path, make_clip: MakeClip) -> None:
     draw = np.random.default_rng(0).integers(0, 256, (75, 48, 64, 3), np.uint8)
     clip = make_clip(tmp_path / "clip.mp4", seconds=3, picture=lambda index: draw[index], options=X264 | {"g": "10"})

@@ -87,7 +87,7 @@ def _train(run: Pretraining, train: Reel, valid: Reel, glimpses: GlimpseSource |
 
     state, log = out.with_suffix(".state"), out.with_suffix(".jsonl")
     if state.exists():
-        run.load(_read_state(state))
+        run.load(_read_state(state, "; delete it to begin anew"))
     rows: dict[str, float] = {}
     steps = run.run(train, valid, glimpses)
     bar = tqdm(steps, total=run.settings.steps, initial=run.done, unit="step", disable=None, leave=False)
@@ -107,7 +107,7 @@ def _train(run: Pretraining, train: Reel, valid: Reel, glimpses: GlimpseSource |
     return rows
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_state(path: Path, advice: str = "") -> dict[str, Any]:
     import pickle
 
     import torch
@@ -115,7 +115,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise OptionError(f"{path}: cannot be read as the state of a run ({type(error).__name__})") from error
+        raise OptionError(f"{path}: cannot be read as the state of a run ({type(error).__name__}){advice}") from error
     return state
 
 

@@ -132,4 +132,6 @@ def test_bad_options_are_one_line_and_leave_nothing(
 def test_a_damaged_state_is_named(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tower.state").write_bytes(b"nothing of the kind")
     assert main(options(films, tmp_path / "tower.safetensors")) == 2
-    assert "tower.state: cannot be read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "tower.state: cannot be read" in said
+    assert "delete it to begin anew" in said
