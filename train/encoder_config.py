@@ -85,10 +85,12 @@ class MotionConfig(FrameEncoderConfig):
     """Small convolutional tower that sees each frame with its neighbours (``train.motion``).
 
     ``channels`` see the picture at a quarter, an eighth and a sixteenth of its size; one of ``dilations`` per temporal block.
+    ``materials``: how many of what is hit are told apart; 0: nothing is, the films' events are not known.
     """
 
     channels: tuple[int, int, int] = (48, 64, 128)
     dilations: tuple[int, ...] = (1, 2, 4, 8, 16)
+    materials: int = 0
     kind: str = field(default="motion", kw_only=True)
     image_size: int = field(default=80, kw_only=True)
     projection: int = field(default=256, kw_only=True)

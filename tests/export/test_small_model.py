@@ -23,7 +23,7 @@ from vta_rt.pipeline import Pipeline
 SECONDS = 0.64
 CONFIG = SystemConfig(
     encoder=MotionConfig(
-        channels=(8, 8, 8), dilations=(1, 2), image_size=32, projection=16, tokens_dim=24, positions=True
+        channels=(8, 8, 8), dilations=(1, 2), materials=3, image_size=32, projection=96, tokens_dim=24, positions=True
     ),
     unet=UNetConfig(
         (16, 32),

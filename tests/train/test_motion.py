@@ -9,7 +9,7 @@ import torch
 
 from train.config import MotionConfig, SystemConfig, UNetConfig, from_dict, to_dict
 from train.encoder import FrameEncoder, build_encoder
-from train.motion import GAZES, MotionTower, with_changes
+from train.motion import DOUBT, GAZES, NOTES, OUTSPOKEN, MotionTower, Verdict, with_changes
 from train.unet import AlignedUNet, build_unet, resample
 from vta_rt.errors import OptionError
 
@@ -71,7 +71,7 @@ def test_frames_change_tokens_near_them_alone(encoder: FrameEncoder) -> None:
     """A change is seen two frames ahead and one back, exchanged one further, then goes as far as the dilations reach."""
     before, after = frames(20), frames(20)
     after[10] = frames(1, 3)[0]
-    changed = (encoder(before) - encoder(after)).abs().amax(dim=1) > 1e-3
+    changed = (encoder(before) - encoder(after)).abs().amax(dim=1) > 1e-5
     reach = 1 + sum(MOTION.dilations)
     place = torch.arange(20)
     torch.testing.assert_close(changed, (place >= 10 - 2 - reach) & (place <= 10 + 1 + reach))
@@ -162,3 +162,41 @@ def test_zero_tokens_say_nothing() -> None:
 def test_embeddings_are_shared_out_among_the_gazes() -> None:
     with pytest.raises(OptionError, match=f"projection is 6, the motion tower needs a multiple of {GAZES}"):
         build_encoder(MotionConfig(channels=(8, 16, 8), projection=6))
+
+
+def verdict_on(logits: list[float], material: int = 1, note: int = 7) -> torch.Tensor:
+    """What is said of onsets as likely as that, [T, 1 + 3 + NOTES + 2]: all of one material and one note, of level 2."""
+    verdict = Verdict(96, 3)
+    said = torch.zeros(1, len(logits), sum(verdict.sizes))
+    said[0, :, 0] = torch.tensor(logits)
+    said[..., 1 + material] = said[..., 4 + note] = 50.0
+    said[..., -2:] = torch.tensor([2.0, 0.5])
+    torch.nn.init.zeros_(verdict.said.weight)
+    torch.nn.init.eye_(verdict.said.weight[:, : sum(verdict.sizes)])
+    torch.nn.init.zeros_(verdict.said.bias)
+    hidden = torch.nn.functional.pad(said, (0, 96 - sum(verdict.sizes)))
+    return verdict(hidden)[0, :, : sum(verdict.sizes)]
+
+
+def test_of_likely_moments_in_a_row_the_likeliest_counts() -> None:
+    onsets = verdict_on([-4.0, 2.0, 4.0, 3.0, -4.0, DOUBT - 2, -4.0, DOUBT + 2])[:, 0] / OUTSPOKEN
+    torch.testing.assert_close(onsets.round(), torch.tensor([0.0, 0, 1, 0, 0, 0, 0, 1]))
+    assert verdict_on([3.0, 3.0])[:, 0].sum().item() == pytest.approx(OUTSPOKEN)  # it is one event still
+
+
+def test_an_onset_brings_its_material_note_and_level_along() -> None:
+    said = verdict_on([-9.0, 9.0, -9.0])
+    onset, material, note, level, speed = said.split((1, 3, NOTES, 1, 1), dim=1)
+    torch.testing.assert_close(said[[0, 2], :-1], torch.zeros(2, said.shape[1] - 1))
+    torch.testing.assert_close(onset[1], torch.tensor([OUTSPOKEN]))
+    torch.testing.assert_close(material[1], OUTSPOKEN * torch.eye(3)[1])
+    torch.testing.assert_close(note[1], OUTSPOKEN * torch.eye(NOTES)[7])
+    torch.testing.assert_close(level[1], torch.tensor([2 * OUTSPOKEN]))
+    torch.testing.assert_close(speed[:, 0], torch.full((3,), 0.5))
+
+
+def test_an_embedding_has_room_for_the_verdict() -> None:
+    with pytest.raises(OptionError, match="projection is 84, to tell 2 materials more than 85 are needed"):
+        build_encoder(MotionConfig(channels=(8, 16, 8), projection=84, materials=2))
+    tower = build_encoder(MotionConfig(channels=(8, 16, 8), projection=88, materials=2, image_size=16)).tower
+    assert tower(torch.rand(5, 3, 16, 16)).shape == (5, 88)

@@ -53,7 +53,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     system = read_model(options.config)
     films = [_films(path, system) for path in (options.data, options.valid)]
     known: dict[str, Labels] | None = None
-    materials: list[str] = []
+    materials: dict[str, float] = {}
     if options.events:
         longest = max(each.frame_count for each in films)
         known, materials = read_labels(Path(options.events), system.frame_rate, longest)
@@ -68,7 +68,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     check_writable(out)
     torch.manual_seed(settings.seed)
     encoder = build_encoder(system.encoder).to(device)
-    identity = json.dumps([options.data, options.valid, materials, options.glimpses, options.start])
+    identity = json.dumps([options.data, options.valid, list(materials), options.glimpses, options.start])
     run = Pretraining(
         encoder, system, settings, materials=len(materials), mixed_precision=options.bf16, identity=identity
     )

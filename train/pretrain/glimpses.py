@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from train.pretrain.films import Alteration
-from train.pretrain.labels import MOST, SMALL, Labels, classes_of, stack
+from train.pretrain.labels import MOST, SMALL, Labels, classes_of, rings, stack
 from vta_rt.errors import OptionError
 
 
@@ -34,7 +35,7 @@ class GlimpseSource:
         return torch.stack(pictures), stack(labels)
 
 
-def read_glimpses(path: Path, side: int, frame_rate: float, materials: list[str]) -> GlimpseSource:
+def read_glimpses(path: Path, side: int, frame_rate: float, materials: Mapping[str, float]) -> GlimpseSource:
     """Glimpses of ``side`` pixels; things of a material that is not told apart are left out.
 
     Raises:
@@ -60,12 +61,19 @@ def read_glimpses(path: Path, side: int, frame_rate: float, materials: list[str]
     things = known[things]
     with np.errstate(divide="ignore"):
         octaves = np.where(things >= 0, np.log2(sizes / SMALL), 0).astype(np.float32)
+    notes = rings(materials, things, octaves)
     count = pictures.shape[1]
-    nothing, none = np.zeros(count, np.float32), np.full(count, -1)
 
     def label(index: int) -> Labels:
-        thing, size = (values[index][None].repeat(count, axis=0) for values in (things, octaves))
-        moments = (nothing, none, none, nothing, nothing)
-        return Labels(*moments, places[index], thing, size, hits[index], turns[index])
+        thing, size, ring = (values[index][None].repeat(count, axis=0) for values in (things, octaves, notes))
+        struck = (hits[index] > 0) & (ring >= 0)
+        first = struck.argmax(1)[:, None]  # as one moment tells of one hit
+        material, note = (
+            np.where(struck.any(1), np.take_along_axis(values, first, 1)[:, 0], -1) for values in (thing, ring)
+        )
+        onset = (hits[index] > 0).any(1).astype(np.float32)
+        level = np.where(onset > 0, np.nan, 0).astype(np.float32)
+        moments = (onset, material, note, level, turns[index].sum(1))
+        return Labels(*moments, places[index], thing, size, ring, hits[index], turns[index])
 
     return GlimpseSource(pictures, [label(index) for index in range(len(pictures))])

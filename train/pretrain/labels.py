@@ -1,4 +1,4 @@
-"""Labels of films whose events are known, frame by frame, and heads that tell them. Knows ``events.jsonl``; no mel.
+"""Labels of films whose events are known, frame by frame, and what they teach. Knows ``events.jsonl``; no mel.
 
 What rings how high at which moment is a clearer teacher than a spectrogram in which all of it is mixed, and where a thing
 lies that may ring a clearer one still: for generated films (``train.synthetic``) both come for nothing.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, max_pool2d
 
+from train.motion import NOTES, Verdict
 from vta_rt.errors import OptionError
 
-LOWEST, NOTES = 33, 80  # MIDI note of the first class of pitch (55 Hz), and how many semitones are told apart
+LOWEST = 33  # MIDI note of the first class of pitch (55 Hz)
 NEAR = 0.7  # semitones: deviation of the notes that count beside the true one
 LOUD, SPAN = -16.0, 8.0  # dB: level that counts as 0, and difference that counts as 1
 RARE = 3.0  # weight of a frame in which something happens
@@ -34,10 +35,11 @@ class Labels:
     """Of one film, or of several along a first axis; 0 (classes: -1, places: not a number) where nothing is.
 
     Of each moment, [T]: onset: 1 where something is hit. material: class. note: semitones above ``LOWEST``. level: in
-    ``SPAN``s over ``LOUD``. speed: turns a second of all that turns.
+    ``SPAN``s over ``LOUD``, not a number where it is not known. speed: turns a second of all that turns.
 
     Of each thing that may sound, [T, MOST]: place: of its centre, [T, MOST, 2], x and y in parts of the picture. thing: its
-    class, materials and then the wheel. size: octaves over ``SMALL``. hit: 1 where it is hit. turns: a second.
+    class, materials and then the wheel. size: octaves over ``SMALL``. ring: the note that it would ring at, -1 for a wheel.
+    hit: 1 where it is hit. turns: a second.
     """
 
     onset: np.ndarray
@@ -48,6 +50,7 @@ class Labels:
     place: np.ndarray
     thing: np.ndarray
     size: np.ndarray
+    ring: np.ndarray
     hit: np.ndarray
     turns: np.ndarray
 
@@ -67,9 +70,14 @@ class Labels:
             self,
             place=place,
             size=np.where(self.thing >= 0, self.size + octaves, 0).astype(np.float32),
-            note=np.where(self.note >= 0, np.clip(self.note - 12 * octaves, 0, NOTES - 1), -1).astype(np.float32),
+            note=_lowered(self.note, octaves),
+            ring=_lowered(self.ring, octaves),
             level=np.where(self.onset > 0, self.level + 20 * math.log10(zoom) / SPAN, 0).astype(np.float32),
         )
+
+
+def _lowered(notes: np.ndarray, octaves: float) -> np.ndarray:
+    return np.where(notes >= 0, np.clip(notes - 12 * octaves, 0, NOTES - 1), -1).astype(np.float32)
 
 
 def stack(films: Sequence[Labels]) -> Labels:
@@ -77,15 +85,23 @@ def stack(films: Sequence[Labels]) -> Labels:
     return Labels(*(np.stack(values) for values in zip(*(vars(film).values() for film in films), strict=True)))
 
 
-def read_labels(path: Path, frame_rate: float, frames: int) -> tuple[dict[str, Labels], list[str]]:
-    """Labels of all films of an ``events.jsonl`` by the film's absolute path, and the materials' names in class order.
+def read_labels(path: Path, frame_rate: float, frames: int) -> tuple[dict[str, Labels], dict[str, float]]:
+    """Labels of all films of an ``events.jsonl`` by the film's absolute path, and the materials in class order.
+
+    Of each material the note is given at which a thing of the size ``SMALL`` rings: what is twice as large rings an octave
+    lower, so that one event tells of all things.
 
     Raises:
         OptionError: the file cannot be read, or holds something else.
     """
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        materials = sorted({event["material"] for record in records for event in record["events"]})
+        notes = {
+            event["material"]: _note(event["pitch"]) + 12 * math.log2(event["size"] / SMALL)
+            for record in records
+            for event in record["events"]
+        }
+        materials = dict(sorted(notes.items()))
         return {
             str((path.parent / record["video_path"]).resolve()): _label(record, materials, frame_rate, frames)
             for record in records
@@ -96,23 +112,37 @@ def read_labels(path: Path, frame_rate: float, frames: int) -> tuple[dict[str, L
         raise OptionError(f"{path}: is no list of events as train.synthetic writes it ({error!r})") from error
 
 
-def classes_of(materials: Sequence[str]) -> list[str]:
+def classes_of(materials: Iterable[str]) -> list[str]:
     """What things are told apart as."""
     return [*materials, WHEEL]
 
 
-def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int) -> Labels:
+def rings(materials: Mapping[str, float], thing: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Notes at which things of those classes and sizes, in octaves over ``SMALL``, ring; -1 for wheels and for nothing."""
+    notes = (
+        np.array([*materials.values(), np.nan, np.nan], np.float32)[thing] - 12 * size
+    )  # of a wheel, of nothing (-1)
+    return np.where(np.isnan(notes), -1, np.clip(notes, 0, NOTES - 1)).astype(np.float32)
+
+
+def _note(pitch: float) -> float:
+    """Hz -> semitones above ``LOWEST``."""
+    return 69 + 12 * math.log2(pitch / 440) - LOWEST
+
+
+def _label(record: Mapping, materials: Mapping[str, float], frame_rate: float, frames: int) -> Labels:
     onset, level, speed = (np.zeros(frames, np.float32) for _ in range(3))
     material, note = np.full(frames, -1, np.int64), np.full(frames, -1, np.float32)
     place = np.full((frames, MOST, 2), np.nan, np.float32)
     thing = np.full((frames, MOST), -1, np.int64)
     size, hit, turns = (np.zeros((frames, MOST), np.float32) for _ in range(3))
+    classes = classes_of(materials)
     for event in record["events"]:
         frame = int(event["time"] * frame_rate)
         if frame < frames:
             onset[frame] = 1
-            material[frame] = materials.index(event["material"])
-            note[frame] = min(max(69 + 12 * math.log2(event["pitch"] / 440) - LOWEST, 0), NOTES - 1)
+            material[frame] = classes.index(event["material"])
+            note[frame] = min(max(_note(event["pitch"]), 0), NOTES - 1)
             level[frame] = (event["level"] - LOUD) / SPAN
     times = np.arange(frames) / frame_rate
     curves = [
@@ -121,7 +151,6 @@ def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int
     ]
     for curve in curves:
         speed += curve.astype(np.float32)
-    classes = classes_of(materials)
     for index, source in enumerate(record["things"][:MOST]):
         if source["material"] not in classes:
             continue  # what is never hit in any film
@@ -135,69 +164,71 @@ def _label(record: Mapping, materials: list[str], frame_rate: float, frames: int
                 hit[int(time * frame_rate), index] = 1
         if source["material"] == WHEEL:
             turns[:, index] = curves.pop(0)
-    return Labels(onset, material, note, level, speed, place, thing, size, hit, turns)
+    return Labels(onset, material, note, level, speed, place, thing, size, rings(materials, thing, size), hit, turns)
 
 
-class EventHead(nn.Module):
-    """Linear: embeddings [B, T, E] -> what happens at each moment."""
+def event_loss(verdict: Verdict, hidden: Tensor, labels: Labels) -> Tensor:
+    """What happens when, what and how loud: cross-entropies and absolute errors, added."""
+    onset, _, _, level, speed = verdict.logits(hidden)
+    true = _tensors(labels, onset.device)
+    rare = onset.new_tensor(RARE)
+    loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true["onset"], pos_weight=rare)
+    loss = loss + 6 * (speed[..., 0] - true["speed"]).abs().mean()
+    hit = true["onset"] > 0
+    if hit.any():
+        loss = loss + 0.5 * (level[..., 0][hit] - true["level"][hit]).abs().mean()
+    return loss + struck_loss(verdict, hidden, labels)
 
-    def __init__(self, width: int, materials: int) -> None:
-        super().__init__()
-        self.sizes = (1, materials, NOTES, 1, 1)
-        self.linear = nn.Linear(width, sum(self.sizes))
 
-    def forward(self, embeddings: Tensor) -> list[Tensor]:
-        """Logit of an onset, logits of materials and notes, level, speed: [B, T, n] each."""
-        return list(self.linear(embeddings).float().split(self.sizes, dim=2))
+def struck_loss(verdict: Verdict, hidden: Tensor, labels: Labels) -> Tensor:
+    """What it is that is hit, and its note, where something is."""
+    _, materials, notes, _, _ = verdict.logits(hidden)
+    true = _tensors(labels, hidden.device)
+    hit = true["material"] >= 0
+    if not hit.any():
+        return hidden.sum() * 0
+    return cross_entropy(materials[hit], true["material"][hit]) + 2 * cross_entropy(
+        notes[hit], _near(true["note"][hit], NOTES)
+    )
 
-    def loss(self, embeddings: Tensor, labels: Labels) -> Tensor:
-        """Cross-entropies and absolute errors, added; what is hit counts where something is."""
-        onset, materials, notes, level, speed = self(embeddings)
-        true = _tensors(labels, onset.device)
-        hit = true["onset"] > 0
-        rare = onset.new_tensor(RARE)
-        loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true["onset"], pos_weight=rare)
-        loss = loss + 6 * (speed[..., 0] - true["speed"]).abs().mean()
-        if hit.any():
-            loss = loss + 0.7 * cross_entropy(materials[hit], true["material"][hit])
-            loss = loss + cross_entropy(notes[hit], _near(true["note"][hit], NOTES))
-            loss = loss + 0.5 * (level[..., 0][hit] - true["level"][hit]).abs().mean()
-        return loss
 
-    @torch.no_grad()
-    def right(self, embeddings: Tensor, labels: Labels) -> dict[str, list[bool]]:
-        """For each hit whether its material is told, and its note to a semitone."""
-        _, materials, notes, _, _ = self(embeddings)
-        hit = torch.from_numpy(labels.onset > 0)
-        found = [logits.argmax(2).cpu()[hit].numpy() for logits in (materials, notes)]
-        return {
-            "material": (found[0] == labels.material[labels.onset > 0]).tolist(),
-            "pitch": (np.abs(found[1] - labels.note[labels.onset > 0]) <= 1).tolist(),
-        }
+@torch.no_grad()
+def struck_right(verdict: Verdict, hidden: Tensor, labels: Labels) -> dict[str, list[bool]]:
+    """For each hit whether its material is told, and its note to a semitone."""
+    _, materials, notes, _, _ = verdict.logits(hidden)
+    hit = torch.from_numpy(labels.onset > 0)
+    found = [logits.argmax(2).cpu()[hit].numpy() for logits in (materials, notes)]
+    return {
+        "material": (found[0] == labels.material[labels.onset > 0]).tolist(),
+        "pitch": (np.abs(found[1] - labels.note[labels.onset > 0]) <= 1).tolist(),
+    }
 
 
 class ThingHead(nn.Module):
-    """Linear, place by place: maps [B, T, C, h, w] -> what lies there, how large it is, how fast it turns, whether it is hit.
+    """Linear, place by place: maps [B, T, C, h, w] -> what lies there, its size, its note, its speed, whether it is hit.
 
     Every thing in every frame teaches, not only what is hit at the moment it is; the first gaze learns to rest on that.
     """
 
     def __init__(self, width: int, materials: int) -> None:
         super().__init__()
-        self.sizes = (materials + 1, SIZES, 1)
+        self.sizes = (materials + 1, SIZES, NOTES, 1)
         self.linear = nn.Linear(width, sum(self.sizes))
         self.hit = nn.Linear(width, 1)
         nn.init.constant_(self.hit.bias, -6.0)  # few places are hit
 
     def looks(self, maps: Tensor, labels: Labels) -> Tensor:
-        """What lies where, and how large it is."""
+        """What lies where, how large it is, and at which note it would ring."""
         true = _tensors(labels, maps.device)
         where, row, column, seen = _seen(true, maps)
         if not len(row):
             return maps.sum() * 0
-        things, size, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
+        things, size, notes, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
         sizes = _near(12 * true["size"][seen] - SMALLEST, SIZES)
-        return 0.5 * cross_entropy(things, true["thing"][seen]) + cross_entropy(size, sizes)
+        loss = 0.5 * cross_entropy(things, true["thing"][seen]) + cross_entropy(size, sizes)
+        ring = true["ring"][seen]
+        rings = ring >= 0
+        return loss + cross_entropy(notes[rings], _near(ring[rings], NOTES)) if rings.any() else loss
 
     def loss(self, maps: Tensor, gazes: Tensor, labels: Labels) -> Tensor:
         """What is hit and how fast wheels turn.
@@ -227,13 +258,15 @@ class ThingHead(nn.Module):
 
     @torch.no_grad()
     def right(self, maps: Tensor, labels: Labels) -> dict[str, list[bool]]:
-        """For each thing in each frame whether its material is told, and its size to a semitone."""
+        """For each thing in each frame whether its material is told, and its size and its note to a semitone."""
         true = _tensors(labels, maps.device)
         where, row, column, seen = _seen(true, maps)
-        things, size, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
+        things, size, notes, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
+        ring = true["ring"][seen]
         return {
             "thing": (things.argmax(1) == true["thing"][seen]).tolist(),
             "size": ((size.argmax(1) + SMALLEST - 12 * true["size"][seen]).abs() <= 1).tolist(),
+            "ring": ((notes.argmax(1) - ring).abs() <= 1)[ring >= 0].tolist(),
         }
 
 

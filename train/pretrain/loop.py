@@ -1,7 +1,8 @@
 """Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
-Films with their sound are enough. Where the films' events are known, a further heads tell them (``labels``). Heads are
-thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no files, no latents and no diffusion.
+Films with their sound are enough. Where the films' events are known, the tower's verdict is taught to tell them, and a
+further head what lies where (``labels``). Heads are thrown away; the tower goes on, frozen, into ``train.prepare`` and
+``train.run``. Knows no files, no latents and no diffusion.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
-from train.config import SystemConfig, to_dict
+from train.config import MotionConfig, SystemConfig, to_dict
 from train.encoder import FrameEncoder
 from train.motion import MotionTower
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
 from train.pretrain.glimpses import GlimpseSource
-from train.pretrain.labels import EventHead, Labels, ThingHead
+from train.pretrain.labels import Labels, ThingHead, event_loss, struck_loss, struck_right
 from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
@@ -58,51 +59,63 @@ class Regressor(nn.Module):
 
     def __init__(self, encoder: FrameEncoder, bins: int, per_frame: int, materials: int) -> None:
         super().__init__()
-        if not isinstance(encoder.tower, MotionTower):
+        if not isinstance(encoder.tower, MotionTower) or not isinstance(encoder.config, MotionConfig):
             raise OptionError(f"the model's frame encoder is {encoder.config.kind}; only motion is pretrained")
+        if materials not in (0, encoder.config.materials):
+            raise OptionError(
+                f"the events are of {materials} materials, but model.encoder.materials is {encoder.config.materials}"
+            )
         width = encoder.config.projection
         self.tower, self.bins, self.per_frame = encoder.tower, bins, per_frame
         self.head = nn.Linear(width, per_frame * bins)
-        self.events = EventHead(width, materials) if materials else None
         self.things = ThingHead(self.tower.gaze.in_channels, materials) if materials else None
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self._mel(self.tower(pictures).float())
+        return self._mel(self.tower(pictures))
 
     def _mel(self, embeddings: Tensor) -> Tensor:
-        mel = self.head(embeddings).float().unflatten(2, (self.per_frame, self.bins)).flatten(1, 2)
+        mel = self.head(embeddings.float()).float().unflatten(2, (self.per_frame, self.bins)).flatten(1, 2)
         return mel * 2 - 5  # about the range of log-mels
 
     def loss(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
         """Of windows; what is not given does not count."""
+        verdict = self.tower.verdict
         maps, gazes = self.tower.look(pictures)
-        embeddings = self.tower.tell(maps, gazes).float()
-        loss = embeddings.new_zeros(())
+        hidden = self.tower.tell(maps, gazes)
+        loss = hidden.new_zeros((), dtype=torch.float32)
         if mel is not None:
-            loss = (1 if self.events is None else MEL) * regression_loss(self._mel(embeddings), mel, self.per_frame)
-        if self.events is not None and self.things is not None and labels is not None:
-            loss = loss + self.events.loss(embeddings, labels) + self.things.loss(maps, gazes, labels)
+            embeddings = hidden if verdict is None else verdict(hidden)
+            loss = (1 if labels is None else MEL) * regression_loss(self._mel(embeddings), mel, self.per_frame)
+        if verdict is not None and self.things is not None and labels is not None:
+            loss = loss + event_loss(verdict, hidden, labels) + self.things.loss(maps, gazes, labels)
         return loss
 
     def glimpse(self, pictures: Tensor, labels: Labels) -> Tensor:
         """Of few pictures in a row of many scenes: what lies where, how large, what is hit, how fast it turns.
 
         Looks are taught here alone: rare events would drown them, and of films there are so few that they are soon known
-        by heart. Only those pictures count that have one before and two after them, as ``with_changes`` wants.
+        by heart. Only those pictures count that have one before and two after them, as ``with_changes`` wants. How often
+        something is hit is not learned here: in glimpses it is more often than in films.
         """
+        verdict = self.tower.verdict
         assert self.things is not None
+        assert verdict is not None
         inner = slice(1, -2)
-        maps, gazes = (seen[:, inner] for seen in self.tower.look(pictures))
+        maps, gazes = self.tower.look(pictures)
+        hidden = self.tower.tell(maps, gazes)[:, inner]
+        maps, gazes = maps[:, inner], gazes[:, inner]
         labels = Labels(*(values[:, inner] for values in vars(labels).values()))
-        return LOOKS * self.things.looks(maps, labels) + self.things.loss(maps, gazes, labels)
+        loss = LOOKS * self.things.looks(maps, labels) + self.things.loss(maps, gazes, labels)
+        return loss + struck_loss(verdict, hidden, labels)
 
     @torch.no_grad()
     def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
         """What labels say of how much is told, hit by hit and thing by thing."""
-        if self.events is None or self.things is None:
+        verdict = self.tower.verdict
+        if self.things is None or verdict is None:
             return {}
         maps, gazes = self.tower.look(pictures)
-        return self.events.right(self.tower.tell(maps, gazes), labels) | self.things.right(maps, labels)
+        return struck_right(verdict, self.tower.tell(maps, gazes), labels) | self.things.right(maps, labels)
 
 
 class Pretraining:

@@ -52,13 +52,17 @@ class Flashes:
         seen = self.lit[..., None] & (np.arange(2) == 0)
         place = np.where(seen[..., None], np.full((*shape, 2), 0.5), np.nan).astype(np.float32)
         thing = np.where(seen, self.blue[..., None], -1).astype(np.int64)
-        return [place, thing, (0.5 * seen).astype(np.float32), seen.astype(np.float32), np.zeros(shape, np.float32)]
+        size, hit = (0.5 * seen).astype(np.float32), seen.astype(np.float32)
+        ring = np.where(seen, 20 + 7 * self.blue[..., None], -1).astype(np.float32)
+        return [place, thing, size, ring, hit, np.zeros(shape, np.float32)]
 
 
 @pytest.fixture(scope="session")
 def system() -> SystemConfig:
     return SystemConfig(
-        encoder=MotionConfig(channels=(16, 16, 16), dilations=(1,), image_size=16, projection=16, tokens_dim=8),
+        encoder=MotionConfig(
+            channels=(16, 16, 16), dilations=(1,), materials=2, image_size=16, projection=96, tokens_dim=8
+        ),
         mel=MelConfig(floor=3e-4),
         frame_rate=25.0,
     )

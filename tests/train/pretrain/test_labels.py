@@ -12,9 +12,9 @@ from vta_rt.errors import OptionError
 RECORD = {
     "video_path": "video/0.mp4",
     "events": [
-        {"time": 0.10, "material": "wood", "pitch": 440.0, "level": -8.0},
-        {"time": 0.21, "material": "bell", "pitch": 880.0 * 1.01, "level": -24.0},
-        {"time": 9.0, "material": "bell", "pitch": 880.0, "level": -24.0},  # after the last frame
+        {"time": 0.10, "material": "wood", "pitch": 440.0, "size": 0.2, "level": -8.0},
+        {"time": 0.21, "material": "bell", "pitch": 880.0 * 1.01, "size": 0.1, "level": -24.0},
+        {"time": 9.0, "material": "bell", "pitch": 880.0 * 1.01, "size": 0.1, "level": -24.0},  # after the last frame
     ],
     "continuous": [{"step": 0.08, "speed": [1.0, 2.0]}, {"step": 0.04, "speed": [0.5] * 10}],
     "step": 0.04,
@@ -29,7 +29,10 @@ RECORD = {
 def test_events_fall_on_their_frames(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").write_text(json.dumps(RECORD) + "\n")
     labels, materials = read_labels(tmp_path / "events.jsonl", 25.0, 8)
-    assert materials == ["bell", "wood"]
+    assert materials == pytest.approx(
+        {"bell": 48 + 12 * np.log2(1.01), "wood": 48}
+    )  # MIDI 81, of A5, at the size SMALL
+    assert list(materials) == ["bell", "wood"]
     film = labels[str((tmp_path / "video/0.mp4").resolve())]
     assert np.flatnonzero(film.onset).tolist() == [2, 5]
     assert film.material[[2, 5, 6]].tolist() == [1, 0, -1]
@@ -41,6 +44,8 @@ def test_events_fall_on_their_frames(tmp_path: Path) -> None:
     assert film.part(2, 3).onset.tolist() == [1, 0, 0]
     assert film.thing[0, :4].tolist() == [1, -1, 2, -1]
     np.testing.assert_allclose(film.size[0, :4], [1.0, 0.0, 0.0, 0.0], atol=1e-7)
+    np.testing.assert_allclose(film.ring[0, :4], [36.0, -1, -1, -1], rtol=1e-5)
+    np.testing.assert_allclose(film.seen(False, 2.0, 0, 0).ring[0, :4], [24.0, -1, -1, -1], rtol=1e-5)
     assert np.argwhere(film.hit).tolist() == [[2, 0]]
     np.testing.assert_allclose(film.turns[:4, 2], [1.0, 1.5, 2.0, 2.0])
     assert np.isnan(film.place[0, [0, 1, 3]]).all()

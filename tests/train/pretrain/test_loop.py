@@ -32,13 +32,14 @@ def test_learns_when_it_sounds(system: SystemConfig, reels: list[Reel]) -> None:
 
 
 def test_learns_what_sounds_from_labels(system: SystemConfig, reels: list[Reel]) -> None:
-    run = start(system, replace(SETTINGS, steps=500), materials=2)
+    run = start(system, replace(SETTINGS, steps=600, batch=8), materials=2)
     before = run.validate(reels[1])
     rows = list(run.run(*reels))
     assert rows[-1]["valid_material"] > 0.95 > before["valid_material"]
     assert rows[-1]["valid_pitch"] > 0.95 > before["valid_pitch"]
     assert rows[-1]["valid_thing"] > 0.95 > before["valid_thing"]
     assert rows[-1]["valid_size"] > 0.95 > before["valid_size"]
+    assert rows[-1]["valid_ring"] > 0.95 > before["valid_ring"]
 
 
 def test_of_a_glimpse_only_what_has_pictures_around_it_counts(system: SystemConfig, reels: list[Reel]) -> None:
@@ -56,6 +57,11 @@ def test_of_a_glimpse_only_what_has_pictures_around_it_counts(system: SystemConf
         assert loss([0, 4, 5]) == loss([])
         for inner in (1, 2, 3):
             assert loss([inner]) != loss([])
+
+
+def test_another_number_of_materials_is_refused(system: SystemConfig) -> None:
+    with pytest.raises(OptionError, match=r"the events are of 3 materials, but model\.encoder\.materials is 2"):
+        start(system, materials=3)
 
 
 def test_the_same_seed_trains_the_same_and_another_does_not(system: SystemConfig, reels: list[Reel]) -> None:

@@ -11,6 +11,7 @@ from train.data.lists import read_list
 from train.data.networks import open_encoder
 from train.data.prepare import Networks, prepare
 from train.pretrain.__main__ import main
+from train.pretrain.labels import read_labels
 from train.settings import read_model
 from train.synthetic.dataset import Recipe, write_dataset
 from train.synthetic.glimpses import write_glimpses
@@ -23,7 +24,8 @@ kind = "motion"
 channels = [8, 8, 8]
 dilations = [1]
 image_size = 16
-projection = 16
+projection = 128
+materials = MATERIALS
 tokens_dim = 8
 """
 
@@ -32,8 +34,9 @@ tokens_dim = 8
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe, a world of ten clips of a second, and its films prepared."""
     folder = tmp_path_factory.mktemp("films")
-    (folder / "small.toml").write_text(RECIPE)
     list(write_dataset(folder / "world", Recipe(3, 1.0), 10))
+    _, materials = read_labels(folder / "world" / "events.jsonl", 25.0, 24)
+    (folder / "small.toml").write_text(RECIPE.replace("MATERIALS", str(len(materials))))
     listings = [read_list(folder / "world" / f"{split}.jsonl") for split in ("train", "valid")]
     list(prepare(listings, folder / "films", Networks(read_model(folder / "small.toml")), 0.96))
     return folder
@@ -100,7 +103,9 @@ def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsy
     learned, kept = (load_file(path)["value.weight"] for path in (first, second))
     assert torch.allclose(kept, learned, atol=1e-6)  # by chance they would differ by tenths
     assert main(options(films, second, **more)) == 0  # done already
-    (films / "other.toml").write_text(RECIPE.replace("dilations = [1]", "dilations = [1, 2]"))
+    (films / "other.toml").write_text(
+        (films / "small.toml").read_text().replace("dilations = [1]", "dilations = [1, 2]")
+    )
     capsys.readouterr()
     assert main(options(films, tmp_path / "no.safetensors", **more, config=str(films / "other.toml"))) == 2
     assert "the run to start from has other networks" in capsys.readouterr().err

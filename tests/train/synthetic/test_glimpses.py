@@ -95,8 +95,8 @@ def test_is_compressed_as_a_clip_is() -> None:
 
 
 def test_is_read_with_classes_of_its_own(file: Path) -> None:
-    every = read_glimpses(file, 40, 25.0, sorted(glimpses.NAMES[:-1]))
-    some = read_glimpses(file, 40, 25.0, ["bell", "drum"])
+    every = read_glimpses(file, 40, 25.0, dict.fromkeys(sorted(glimpses.NAMES[:-1]), 40.0))
+    some = read_glimpses(file, 40, 25.0, {"bell": 50.0, "drum": 40.0})
     raw = [glimpses.glimpse(RECIPE, index, 40) for index in range(130)]
     for one, few, labels in zip(raw, some.labels, every.labels, strict=True):
         names = np.array([*glimpses.NAMES, ""])[one.thing]
@@ -104,6 +104,12 @@ def test_is_read_with_classes_of_its_own(file: Path) -> None:
         assert few.thing.tolist() == [expected] * glimpses.FRAMES
         seen = one.thing >= 0
         np.testing.assert_allclose(labels.size[3][seen], np.log2(one.size[seen] / SMALL), rtol=1e-6)
+        notes = np.where(few.thing >= 0, np.array([50.0, 40.0, np.nan])[few.thing] - 12 * few.size, np.nan)
+        np.testing.assert_allclose(few.ring, np.where(np.isnan(notes), -1, notes), rtol=1e-5)
+        np.testing.assert_array_equal(labels.onset, one.hit.any(1))
+        for moment, struck in enumerate(one.hit * (few.thing[0] >= 0)):
+            hit = [few.thing[0, thing] for thing in np.flatnonzero(struck)]
+            assert few.material[moment] == (hit[0] if hit else -1)
         np.testing.assert_array_equal(labels.hit, one.hit)
         np.testing.assert_array_equal(labels.turns, one.turns)
     pictures, drawn = every.draw(7, np.random.default_rng(0))
@@ -113,7 +119,7 @@ def test_is_read_with_classes_of_its_own(file: Path) -> None:
         with pytest.raises(
             OptionError, match=f"glimpses of 40x40 pixels, 25 a second; the model takes {side}x{side}, {rate:g}"
         ):
-            read_glimpses(file, side, rate, ["bell"])
+            read_glimpses(file, side, rate, {"bell": 50.0})
 
 
 @pytest.mark.parametrize(("count", "side", "workers"), [(0, 40, 1), (5, 8, 1), (5, 40, 0)])
@@ -128,7 +134,7 @@ def test_what_is_no_file_of_glimpses_is_refused(tmp_path: Path) -> None:
     other.write_bytes(b"not at all")
     for path in (other, tmp_path / "nowhere"):
         with pytest.raises(OptionError, match="is no file of glimpses"):
-            read_glimpses(path, 40, 25.0, ["bell"])
+            read_glimpses(path, 40, 25.0, {"bell": 50.0})
 
 
 def test_where_nothing_can_be_written_is_said_before_the_work(
