@@ -16,6 +16,7 @@ import machine
 
 from train.onsets import OnsetScore, detect_onsets, score_onsets
 from vta_rt import Pipeline
+from vta_rt.errors import VTAError
 
 PROJECT = Path(__file__).parents[1]
 
@@ -27,6 +28,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write the clips there, to look at")
     options = parser.parse_args()
+    if options.clips < 1 or options.seed < 0:
+        parser.error("--clips must be 1 or more, --seed 0 or more")
+    try:
+        pipelines = [Pipeline(bundle) for bundle in options.bundles]
+    except VTAError as error:
+        parser.error(str(error))
     rows: dict[str, dict[str, dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = options.keep or Path(name)
@@ -36,8 +43,7 @@ def main() -> None:
         for path, clip in zip(paths, clips, strict=True):
             drawings.write(path, clip)
         print(f"{'bundle':<32}{'kind':<8}{'events':>7}{'F1 100 ms':>11}{'F1 50 ms':>10}{'precision':>11}{'recall':>8}")
-        for bundle in options.bundles:
-            pipeline = Pipeline(bundle)
+        for bundle, pipeline in zip(options.bundles, pipelines, strict=True):
             near: dict[str, OnsetScore] = {}
             far: dict[str, OnsetScore] = {}
             for path, clip in zip(paths, clips, strict=True):
