@@ -13,12 +13,13 @@ from pathlib import Path
 
 import drawings
 import machine
+from tqdm import tqdm
 
 from train.onsets import OnsetScore, detect_onsets, score_onsets
 from vta_rt import Pipeline
 from vta_rt.errors import VTAError
 
-PROJECT = Path(__file__).parents[1]
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -35,9 +36,12 @@ def main() -> None:
     except VTAError as error:
         parser.error(str(error))
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = options.keep or Path(name)
-        folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or Path(temporary)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--keep {folder}: {error.strerror}")
         clips = [drawings.drawn(options.seed, index) for index in range(options.clips)]
         paths = [folder / f"{index:03}_{clip.kind}.mp4" for index, clip in enumerate(clips)]
         for path, clip in zip(paths, clips, strict=True):
@@ -46,11 +50,11 @@ def main() -> None:
         for bundle, pipeline in zip(options.bundles, pipelines, strict=True):
             near: dict[str, OnsetScore] = {}
             far: dict[str, OnsetScore] = {}
-            for path, clip in zip(paths, clips, strict=True):
+            for path, clip in zip(tqdm(paths, unit="clip", disable=None, leave=False), clips, strict=True):
                 found = detect_onsets(pipeline.generate(path, seed=1).samples).tolist()
                 near[clip.kind] = near.get(clip.kind, OnsetScore()) + score_onsets(found, clip.times, 0.05)
                 far[clip.kind] = far.get(clip.kind, OnsetScore()) + score_onsets(found, clip.times, 0.1)
-            rows[bundle.name] = {
+            rows[name := _name(bundle)] = {
                 kind: {
                     "events": far[kind].true,
                     "f1_100": round(far[kind].f1, 3),
@@ -60,12 +64,19 @@ def main() -> None:
                 }
                 for kind in far
             }
-            for kind, row in rows[bundle.name].items():
-                figures = "".join(
-                    f"{value:>{width}.3f}" for value, width in zip([*row.values()][1:], (11, 10, 11, 8), strict=True)
+            for kind, row in rows[name].items():
+                print(
+                    f"{name:<32}{kind:<8}{row['events']:>7}{row['f1_100']:>11.3f}{row['f1_50']:>10.3f}"
+                    f"{row['precision_100']:>11.3f}{row['recall_100']:>8.3f}",
+                    flush=True,
                 )
-                print(f"{bundle.name:<32}{kind:<8}{row['events']:>7}{figures}", flush=True)
     print(machine.write("strangers", {"clips": options.clips, "seed": options.seed, "bundles": rows}))
+
+
+def _name(bundle: Path) -> str:
+    """Where it lies in the project, as several there have one name; else its own."""
+    path = bundle.resolve()
+    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else bundle.name
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Regressor(nn.Module):
         loss = hidden.new_zeros((), dtype=torch.float32)
         if mel is not None:
             embeddings = hidden if verdict is None else verdict(hidden)
-            loss = (1 if labels is None else MEL) * regression_loss(self._mel(embeddings), mel, self.per_frame)
+            loss = (1 if self.things is None else MEL) * regression_loss(self._mel(embeddings), mel, self.per_frame)
         if verdict is not None and self.things is not None and labels is not None:
             loss = loss + event_loss(verdict, hidden, labels) + self.things.loss(maps, gazes, labels)
         return loss

@@ -59,6 +59,18 @@ def test_of_a_glimpse_only_what_has_pictures_around_it_counts(system: SystemConf
             assert loss([inner]) != loss([])
 
 
+@pytest.mark.parametrize("told", ["material", "note", "ring"])
+def test_a_glimpse_teaches_what_is_struck_and_every_note(system: SystemConfig, reels: list[Reel], told: str) -> None:
+    model = start(system, materials=2).model.eval()
+    pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
+    assert labels is not None
+    values = getattr(labels, told)
+    others = np.where(values >= 0, 1 - values if told == "material" else values + 5, -1).astype(values.dtype)
+    with torch.no_grad():
+        before, after = (model.glimpse(pictures, replace(labels, **{told: known})) for known in (values, others))
+    assert before.item() != after.item()
+
+
 def test_another_number_of_materials_is_refused(system: SystemConfig) -> None:
     with pytest.raises(OptionError, match=r"the events are of 3 materials, but model\.encoder\.materials is 2"):
         start(system, materials=3)
