@@ -43,8 +43,9 @@ class UNetConfig:
     Every block but the innermost cross-attends to the tokens; the middle block does too. ``attention`` says otherwise,
     level by level. ``aligned_channels`` is the width of the time-aligned path: each latent step also sees its own moment's
     token, joined to the latents as that many channels (0: none, as published), the same in all frequency rows, or others in
-    each of ``aligned_rows`` of them, so that a token can say how high. ``image_channels`` are those of an
-    image-diffusion UNet, reached from the latents' and back by learned maps, as the published training can start (0: none).
+    each of ``aligned_rows`` of them, so that a token can say how high; one of ``aligned_dilations`` per block that joins
+    tokens over time before. ``image_channels`` are those of an image-diffusion UNet, reached from the latents' and back by
+    learned maps, as the published training can start (0: none).
     """
 
     block_out_channels: tuple[int, ...] = (320, 640, 640, 1280)
@@ -57,6 +58,7 @@ class UNetConfig:
     attention: tuple[bool, ...] | None = None
     aligned_channels: int = 0
     aligned_rows: int = 1
+    aligned_dilations: tuple[int, ...] = ()
     tokens_per_step: float = 0.08  # frame tokens a latent step (2 a second over 25), for the time-aligned path
     image_channels: int = 0
 

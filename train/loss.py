@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def build_scheduler(schedule: NoiseSchedule) -> DDPMScheduler:
 
 
 def diffusion_loss(
-    unet: UNet2DConditionModel,
+    unet: Callable[..., Any],
     scheduler: DDPMScheduler,
     latents: Tensor,
     noise: Tensor,
@@ -45,6 +46,7 @@ def diffusion_loss(
     The target is v (arXiv 2202.00512) or the noise, by the scheduler's prediction type.
 
     Args:
+        unet: called as diffusers' UNets are.
         latents, noise: [B, C, T, F]; latents already carry the scale factor.
         timesteps: [B] int64.
         tokens, token_mask: [B, N, D] and [B, N] bool, true where a token is real.

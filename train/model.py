@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from torch.nn.functional import mse_loss
 from torch.nn.utils.rnn import pad_sequence
 
 from train.conditioning import Condition
-from train.config import MelConfig, SystemConfig
+from train.config import MelConfig, SystemConfig, UNetConfig
 from train.distillation import Distillation, guided_network
 from train.encoder import build_encoder, build_text_encoder, pad_tokens
 from train.loss import build_scheduler, diffusion_loss
 from train.mel import log_mel
 from train.settings import LossSettings, OptimizerSettings
 from train.unet import build_unet
+from vta_rt.errors import OptionError
 
 TEXT = "clip_text"
 
@@ -55,6 +58,12 @@ class LatentDiffusion(nn.Module):
         if config.text is not None:
             self.vid_fea_extractor.add_module(TEXT, build_text_encoder(config.text))
         self._loss: dict[str, Any] = {"snr_gamma": loss.snr_gamma or None, "weighting": loss.weighting}
+        self._prior = loss.prior
+        if loss.prior and not expects_latents(config.unet):
+            raise OptionError(
+                f"loss.prior is {loss.prior:g}, but the model's time-aligned path has no room for latents: "
+                f"unet.aligned_channels of {config.unet.latent_channels} or more and all unet.aligned_rows are needed"
+            )
         self._scheduler = build_scheduler(config.noise)
         self._teaching: tuple[LatentDiffusion, Distillation, float] | None = None
         self._trains_tower = optimizer.train_tower
@@ -77,8 +86,13 @@ class LatentDiffusion(nn.Module):
         tokens, mask = self.tokens(batch.conditions)
         if self._teaching is not None:
             return self._student_loss(batch, tokens, mask, *self._teaching)
-        return diffusion_loss(
-            self.unet, self._scheduler, batch.latents, batch.noise, batch.timesteps, tokens, mask, **self._loss
+        given, prior = {}, batch.latents.new_zeros(())
+        if self._prior:
+            given["aligned"] = self.unet.align(tokens, mask, *batch.latents.shape[2:])
+            prior = self._prior * prior_loss(given["aligned"], batch.latents)
+        denoiser = partial(self.unet, **given)
+        return prior + diffusion_loss(
+            denoiser, self._scheduler, batch.latents, batch.noise, batch.timesteps, tokens, mask, **self._loss
         )
 
     def _student_loss(
@@ -142,6 +156,20 @@ class LatentDiffusion(nn.Module):
             text = self.vid_fea_extractor.get_submodule(TEXT)
             vectors = iter(text(pad_sequence(ids, batch_first=True, padding_value=end)).text_embeds.split(1))
         return [None if condition.prompt is None else next(vectors) for condition in conditions]
+
+
+def expects_latents(config: UNetConfig) -> bool:
+    """Whether the first of the time-aligned path's channels can be latents."""
+    return config.aligned_channels >= config.latent_channels and config.aligned_rows > 1
+
+
+def prior_loss(aligned: Tensor, latents: Tensor) -> Tensor:
+    """Mean squared error of the latents [B, C, T, F] that the time-aligned path expects, its first channels; a scalar.
+
+    The prior loss of Grad-TTS (arXiv 2105.06337): what follows from the tokens alone is learned by regression, long before a
+    denoiser would find it below the noise. Samples whose tokens are dropped add a constant.
+    """
+    return mse_loss(aligned[:, : latents.shape[1]].float(), latents.float())
 
 
 def encode_audio(vae: AutoencoderKL, waves: Tensor, mel: MelConfig) -> Tensor:

@@ -1,33 +1,35 @@
-"""A small frame encoder that sees motion: each picture beside the changes around it.
+"""A small frame encoder that sees motion: when something happens, and what it is.
 
-Strided convolutions make a map of what is where of every frame; some of its channels are exchanged between neighbouring
-frames (temporal shift, arXiv 1811.08383). Attention reads off the map at a few places, so that what is struck tells its
-own look wherever it lies. Dilated convolutions over time (arXiv 1609.03499) join the moments: an embedding can tell what
-was struck a second ago and still rings. At last it is decided what happens at each moment. Knows no tokens, no videos and
-no sound.
+Two streams of convolutions look at the pictures and the changes around them, as two-stream networks do (arXiv 1406.2199):
+one learns when something is hit, the other what is hit; one network for both does each of them worse. In a stream strided
+convolutions make a map of what is where of every frame; some of its channels are exchanged between neighbouring frames
+(temporal shift, arXiv 1811.08383). Attention reads off the map at a few places, so that what is struck tells its own look
+wherever it lies. Dilated convolutions over time (arXiv 1609.03499) join the moments. At last it is decided what happens at
+each moment. Knows no tokens, no videos and no sound.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, interpolate, pad
+from torch.nn.functional import avg_pool1d, gelu, interpolate, pad
 
 from train.config import MotionConfig
 from vta_rt.errors import OptionError
 
 GAZES = 4  # places that are read off a map
 NOTES = 80  # semitones that are told apart
+NEAR = 0.7  # semitones: how far a note spreads over those beside it
 DOUBT = -0.4  # logit of an onset from which on it counts
-SHARP = 6.0  # how steeply
-FAR = 3  # residual convolutions at the far level
-OUTSPOKEN = 5.0  # an onset beside what else an embedding holds
+OUTSPOKEN = 5.0  # what is said, beside what else an embedding holds
+FAR = 3  # residual convolutions at the far level, where sizes are measured
+MOMENTS = 3  # around a hit, that tell together what it is
 
 
 class MotionTower(nn.Module):
     """Pictures [T, 3, H, W] or [B, T, 3, H, W] in [0, 1], one after the other in time -> embeddings [(B,) T, E].
 
-    ``verdict`` tells what happens, if the configuration says how many materials there are.
+    ``what`` and ``verdict`` are there if the configuration says how many materials there are.
 
     Raises:
         OptionError: an embedding cannot be shared out evenly among the gazes, or is too narrow for the verdict.
@@ -37,24 +39,43 @@ class MotionTower(nn.Module):
         super().__init__()
         if config.projection % GAZES:
             raise OptionError(f"projection is {config.projection}, the motion tower needs a multiple of {GAZES}")
-        stem, near, far = config.channels
-        # Large overlapping patches: fine levels cost most and say least.
-        self.stem = nn.Sequential(nn.Conv2d(6, stem, 8, 4, 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
-        self.near = nn.Sequential(_halved(stem, near), Residual(near))
-        # The far level costs least of all: there lengths are measured, from one end of a thing to the other.
-        self.far = nn.Sequential(_halved(near, far), *(Residual(far) for _ in range(FAR)), nn.Conv2d(far, near, 1))
-        self.both = Residual(near)
-        self.gaze = nn.Conv2d(near, GAZES, 1)
-        self.value = nn.Conv2d(near, config.projection, 1)
-        self.anywhere = nn.Linear(near, config.projection)
-        self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in config.dilations)
+        self.when = Stream(config, 1, config.dilations)
+        # What it is shows at once, and is taught by a few pictures alone: further ones would be new to it.
+        self.what = Stream(config, FAR, (1,)) if config.materials else None
         self.verdict = Verdict(config.projection, config.materials) if config.materials else None
 
     def forward(self, pictures: Tensor) -> Tensor:
         if pictures.ndim == 4:
             return self(pictures[None])[0]
-        hidden = self.tell(*self.look(pictures))
-        return hidden if self.verdict is None else self.verdict(hidden)
+        when = self.when(pictures)
+        return when if self.what is None or self.verdict is None else self.verdict(when, self.what(pictures))
+
+
+class Stream(nn.Module):
+    """Pictures [B, T, 3, H, W] -> hidden [B, T, E]: ``look`` and then ``tell``.
+
+    Args:
+        far: residual convolutions at the far level.
+    """
+
+    def __init__(self, config: MotionConfig, far: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        stem, near, furthest = config.channels
+        # Large overlapping patches: fine levels cost most and say least.
+        self.stem = nn.Sequential(nn.Conv2d(6, stem, 8, 4, 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
+        self.near = nn.Sequential(_halved(stem, near), Residual(near))
+        # The far level costs least of all: there lengths are measured, from one end of a thing to the other.
+        self.far = nn.Sequential(
+            _halved(near, furthest), *(Residual(furthest) for _ in range(far)), nn.Conv2d(furthest, near, 1)
+        )
+        self.both = Residual(near)
+        self.gaze = nn.Conv2d(near, GAZES, 1)
+        self.value = nn.Conv2d(near, config.projection, 1)
+        self.anywhere = nn.Linear(near, config.projection)
+        self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in dilations)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.tell(*self.look(pictures))
 
     def look(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, 3, H, W] -> maps [B, T, C, H / 8, W / 8] and where each gaze rests, logits [B, T, GAZES, H / 8, W / 8]."""
@@ -77,34 +98,94 @@ class MotionTower(nn.Module):
 
 
 class Verdict(nn.Module):
-    """Hidden [B, T, E] -> embeddings [B, T, E] that say outright what happens at each moment.
+    """What the streams hold, [B, T, E] each -> embeddings [B, T, E] that say outright what happens at each moment.
 
-    A concept bottleneck (arXiv 2007.04612). A denoiser that is left in doubt whether something happens draws it as often as it
-    is true, and so is wrong more often than one that takes the likelier for granted. What is doubted is therefore decided
-    here: an onset counts where it is the likeliest of its neighbours and likely enough, and brings its material, its note
-    and its level along. What else there is to tell stands beside it.
+    A concept bottleneck (arXiv 2007.04612). A denoiser that is left in doubt draws each answer as often as it is true, and
+    so is wrong more often than one that is told the likeliest. What is doubted is therefore decided here: an onset counts
+    where it is the likeliest of its neighbours and likely enough, and brings one material, one note and its level along, in
+    the form of ``said``. What else there is to tell stands beside it.
     """
 
     def __init__(self, width: int, materials: int) -> None:
         super().__init__()
-        self.sizes = (1, materials, NOTES, 1, 1)
-        said = sum(self.sizes)
-        if said >= width:
-            raise OptionError(f"projection is {width}, to tell {materials} materials more than {said} are needed")
-        self.said = nn.Linear(width, said)
-        self.rest = nn.Linear(width, width - said)
+        self.materials = materials
+        count = said_width(materials)
+        if count >= width:
+            raise OptionError(f"projection is {width}, to tell {materials} materials more than {count} are needed")
+        self.happens = nn.Linear(width, 3)  # onset, level, speed
+        self.is_hit = nn.Linear(width, materials + NOTES)
+        self.rest = nn.Linear(width, width - count)
 
-    def logits(self, hidden: Tensor) -> list[Tensor]:
-        """Logit of an onset, logits of materials and notes, level, speed: [B, T, n] each."""
-        return list(self.said(hidden).float().split(self.sizes, dim=2))
+    def happening(self, when: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logit of an onset, level, speed of what turns: [B, T] each."""
+        onset, level, speed = self.happens(when).float().unbind(2)
+        return onset, level, speed
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        onset, material, note, level, speed = self.logits(hidden)
-        around = pad(onset, (0, 0, 1, 1), value=DOUBT)
+    def hit(self, what: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of materials and of notes if something is hit, [B, T, n] each."""
+        logits = self.is_hit(what).float().transpose(1, 2)
+        logits = avg_pool1d(logits, MOMENTS, 1, MOMENTS // 2, count_include_pad=False).transpose(1, 2)
+        materials, notes = logits.split((self.materials, NOTES), dim=2)
+        return materials, notes
+
+    def forward(self, when: Tensor, what: Tensor) -> Tensor:
+        onset, level, speed = self.happening(when)
+        around = pad(onset, (1, 1), value=DOUBT)
         rival = torch.maximum(around[:, :-2], around[:, 2:]).clamp(min=DOUBT)
-        here = OUTSPOKEN * torch.sigmoid(SHARP * (onset - rival))
-        said = torch.cat([here, here * material.softmax(2), here * note.softmax(2), here * level, speed], 2)
-        return torch.cat([said.to(hidden.dtype), self.rest(hidden).to(hidden.dtype)], 2)
+        materials, notes = self.hit(what)
+        note, off = likeliest(notes)
+        told = said((onset > rival).float(), materials.argmax(2), note, level, speed, off=off, materials=self.materials)
+        return self.beside(told, when)
+
+    def beside(self, told: Tensor, when: Tensor) -> Tensor:
+        """``said`` [B, T, n] and what else there is to tell: embeddings [B, T, E]."""
+        rest = self.rest(when)
+        return torch.cat([told.to(rest.dtype), rest], 2)
+
+
+def said_width(materials: int) -> int:
+    """Numbers of an embedding that ``said`` takes."""
+    return 1 + materials + NOTES + 2
+
+
+def said(
+    onset: Tensor,
+    material: Tensor,
+    note: Tensor,
+    level: Tensor,
+    speed: Tensor,
+    *,
+    off: Tensor | float = 0.0,
+    materials: int,
+) -> Tensor:
+    """What happens at each moment, as the beginning of an embedding: [..., said_width(materials)] float32.
+
+    Args:
+        onset: 1 or 0. material: class. note: semitones, and how many it is off them. level, speed: as in
+            ``train.pretrain.labels``. All [...]; without an onset only the speed counts.
+    """
+    here = OUTSPOKEN * onset[..., None]
+    one = (material[..., None] == torch.arange(materials, device=material.device)).float()
+    notes = spread(note, NOTES, off)
+    return torch.cat([here, here * one, here * notes, here * level[..., None], speed[..., None]], -1)
+
+
+def spread(true: Tensor, classes: int, off: Tensor | float = 0.0) -> Tensor:
+    """Shares of classes, a semitone each, that lie around ``true`` and a little off it: [...] -> [..., classes]."""
+    beside = torch.arange(classes, device=true.device) - true[..., None]
+    beside = beside - (off[..., None] if isinstance(off, Tensor) else off)
+    return (-((beside / NEAR) ** 2) / 2).softmax(-1)
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest class, and how far off it the truth may lie by its neighbours' shares: [..., classes] -> [...] each.
+
+    In two numbers, since in half precision one of them would be true to a sixteenth alone.
+    """
+    top = logits.argmax(-1)
+    beside = torch.arange(logits.shape[-1], device=logits.device) - top[..., None]
+    shares = logits.softmax(-1) * (beside.abs() <= 1)
+    return top, (shares * beside).sum(-1) / shares.sum(-1)
 
 
 def with_changes(pictures: Tensor) -> Tensor:

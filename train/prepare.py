@@ -67,6 +67,7 @@ def _networks(options: argparse.Namespace) -> Networks:
     """What the options name, opened."""
     from train.data.networks import open_encoder
     from train.data.prepare import Networks
+    from train.data.truth import read_truth
     from train.device import open_device
     from train.first_stage.publish import open_vae
     from train.settings import read_model
@@ -86,7 +87,8 @@ def _networks(options: argparse.Namespace) -> Networks:
     vae = None if keeps_sound or first_stage is None else open_vae(first_stage)
     if encoder is None and vae is None and not options.frames_only:
         raise OptionError("give --encoder, --first-stage or both, or --frames-only to use no network")
-    return Networks(config, encoder and encoder.to(device), vae and vae.to(device), device)
+    truth = None if options.events is None else read_truth(Path(options.events), config, options.seconds)
+    return Networks(config, encoder and encoder.to(device), vae and vae.to(device), device, truth)
 
 
 def _first_stage(checkpoint: Path) -> Path:
@@ -117,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         "--encoder",
         metavar="PATH",
         help="weights of the frame encoder's tower: a file of our own, or as they are published",
+    )
+    parser.add_argument(
+        "--events",
+        metavar="FILE",
+        help="events.jsonl of generated clips: embeddings tell these, not what the tower takes for them",
     )
     parser.add_argument("--first-stage", metavar="DIR", help="folder with vae/, as train.first_stage writes it")
     parser.add_argument(

@@ -66,10 +66,11 @@ class ConditioningSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """See ``train.loss``."""
+    """See ``train.loss``; ``prior``: ``train.model``."""
 
     snr_gamma: NotNegative = 5.0  # of min-SNR weighting; 0: none
     weighting: Literal["v", "noise"] = "v"  # published: "noise", though the model predicts v
+    prior: NotNegative = 0.0  # weight of the latents that the time-aligned path expects; 0: it expects none
 
 
 @dataclass(frozen=True, kw_only=True)

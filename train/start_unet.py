@@ -24,7 +24,7 @@ FILES = (
 )
 MAPS = ("group_in.", "group_out.")  # of latents to an image model's channels; beside the UNet where they are published
 # May be of other sizes there: they look at tokens, or at what ours joins to the latents.
-OWN = re.compile(r".*\.attn2\.to_[kv]\.weight|aligned\.weight|group_(in|out)\..*")
+OWN = re.compile(r".*\.attn2\.to_[kv]\.weight|aligned.*|group_(in|out)\..*")
 
 
 def load_unet(unet: nn.Module, path: Path) -> str:

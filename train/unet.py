@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, silu
 
 from train.attention import use_sdpa
 from train.config import UNetConfig
@@ -49,18 +49,17 @@ def build_unet(config: UNetConfig) -> UNet2DConditionModel:
 
 
 class AlignedUNet(UNet2DConditionModel):
-    """A UNet whose every latent step also sees the token of its own moment.
+    """A UNet whose every latent step also sees the tokens of its own moment and around it.
 
     Frame tokens otherwise reach the latents through cross-attention alone, and latents carry no position: what happens
-    is heard, but not when. Here a linear map of the tokens, resampled from the frames' times to the latent steps', joins the
-    latents as further channels, the same in every frequency row or its own in each: convolutions know no row, so that a
-    token could hardly say how high. The map has no bias, so that zero tokens, the unconditional branch of guidance, say
-    nothing.
+    is heard, but not when. Here ``align`` makes further channels of the latents out of the tokens.
     """
 
     def __init__(self, config: UNetConfig, settings: dict[str, Any]) -> None:
         super().__init__(in_channels=config.latent_channels + config.aligned_channels, **settings)
-        self.aligned = nn.Linear(config.cross_attention_dim, config.aligned_channels * config.aligned_rows, bias=False)
+        width = config.cross_attention_dim
+        self.aligned_time = nn.ModuleList(AlignedBlock(width, dilation) for dilation in config.aligned_dilations)
+        self.aligned = nn.Linear(width, config.aligned_channels * config.aligned_rows, bias=False)
         self._rows, self._tokens_per_step = config.aligned_rows, config.tokens_per_step
 
     def forward(
@@ -69,20 +68,52 @@ class AlignedUNet(UNet2DConditionModel):
         timestep: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
+        *,
+        aligned: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """As ``UNet2DConditionModel.forward``; tokens are those of frames evenly spaced from the first latent step on."""
+        """As ``UNet2DConditionModel.forward``; tokens are those of frames evenly spaced from the first latent step on.
+
+        aligned: what ``align`` makes of the tokens, if that is known already.
+        """
         mask = encoder_attention_mask
         if mask is None:
             mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.bool, device=sample.device)
-        features = self.aligned(encoder_hidden_states)  # [B, N, channels * rows]
-        features = resample(features, mask, sample.shape[2], self._tokens_per_step)  # [B, T, channels * rows]
-        rows = features.unflatten(2, (-1, self._rows)).transpose(1, 2)  # [B, channels, T, rows]
-        if self._rows == 1:
-            rows = rows.expand(-1, -1, -1, sample.shape[3])  # [B, channels, T, F]
+        if aligned is None:
+            aligned = self.align(encoder_hidden_states, mask, sample.shape[2], sample.shape[3])
         return super().forward(
-            torch.cat([sample, rows], 1), timestep, encoder_hidden_states, encoder_attention_mask=mask, **options
+            torch.cat([sample, aligned.to(sample.dtype)], 1),
+            timestep,
+            encoder_hidden_states,
+            encoder_attention_mask=mask,
+            **options,
         )
+
+    def align(self, tokens: Tensor, mask: Tensor, steps: int, rows: int) -> Tensor:
+        """Tokens [B, N, D] under their mask [B, N] -> further channels of latents of that size, [B, channels, steps, rows].
+
+        Tokens are resampled from the frames' times to the latent steps', joined over time if there are blocks for it, and
+        mapped to channels, the same in every frequency row or its own in each: convolutions know no row, so that a token
+        could hardly say how high. Nothing has a bias, so that zero tokens, the unconditional branch of guidance, say nothing.
+        """
+        hidden = resample(tokens, mask, steps, self._tokens_per_step)  # [B, T, D]
+        for block in self.aligned_time:
+            hidden = block(hidden)
+        channels = self.aligned(hidden).unflatten(2, (-1, self._rows)).transpose(1, 2)  # [B, channels, T, rows]
+        return channels.expand(-1, -1, -1, rows) if self._rows == 1 else channels
+
+
+class AlignedBlock(nn.Module):
+    """A dilated convolution over time beside the identity, without biases: [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, width: int, dilation: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.out.weight)  # a block begins as the identity
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + self.out(silu(self.convolution(hidden.transpose(1, 2)).transpose(1, 2)))
 
 
 class MappedUNet(UNet2DConditionModel):

@@ -12,8 +12,9 @@ from train.config import EncoderConfig, MelConfig, SystemConfig, TextConfig, UNe
 from train.encoder import build_text_encoder
 from train.first_stage.publish import open_vae
 from train.mel import log_mel
-from train.model import TEXT, LatentDiffusion, encode_audio, latents_of
+from train.model import TEXT, Batch, LatentDiffusion, encode_audio, latents_of
 from train.settings import LossSettings, OptimizerSettings
+from vta_rt.errors import OptionError
 
 END = 49407  # where CLIP reads a prompt's vector
 
@@ -90,6 +91,41 @@ def test_every_trained_parameter_takes_part(model: LatentDiffusion, embeddings: 
         weight = model.vid_fea_extractor.linear_layer.weight
         (gradient,) = torch.autograd.grad(tokens.sum(), weight)
     assert bool(gradient.any()) is not is_dropped
+
+
+def aligned_model(prior: float) -> LatentDiffusion:
+    torch.manual_seed(0)
+    config = SystemConfig(
+        encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
+        unet=UNetConfig(
+            (16, 32),
+            (2, 2),
+            24,
+            layers_per_block=1,
+            norm_groups=8,
+            aligned_channels=9,
+            aligned_rows=4,
+            aligned_dilations=(1,),
+        ),
+    )
+    return LatentDiffusion(config, OptimizerSettings(), LossSettings(prior=prior)).train()
+
+
+def test_the_prior_is_the_error_of_the_latents_that_are_expected(embeddings: Tensor) -> None:
+    latents, noise = torch.randn(2, 2, 8, 32, 4, generator=torch.Generator().manual_seed(1)).unbind()
+    batch = Batch(latents, noise, torch.tensor([3, 700]), [condition(embeddings), condition(embeddings)])
+    without, model = aligned_model(0.0), aligned_model(3.0)
+    with torch.no_grad():
+        aligned = model.unet.align(*model.tokens(batch.conditions), 32, 4)
+        expected = without(batch) + 3 * (aligned[:, :8] - latents).square().mean()
+        torch.testing.assert_close(model(batch), expected)
+
+
+def test_a_prior_needs_room_for_latents() -> None:
+    with pytest.raises(
+        OptionError, match=r"loss\.prior is 1, but the model's time-aligned path has no room for latents"
+    ):
+        LatentDiffusion(build().config, OptimizerSettings(), LossSettings(prior=1.0))
 
 
 def test_what_needs_gradients(model: LatentDiffusion) -> None:

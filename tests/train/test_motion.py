@@ -9,7 +9,19 @@ import torch
 
 from train.config import MotionConfig, SystemConfig, UNetConfig, from_dict, to_dict
 from train.encoder import FrameEncoder, build_encoder
-from train.motion import DOUBT, GAZES, NOTES, OUTSPOKEN, MotionTower, Verdict, with_changes
+from train.motion import (
+    DOUBT,
+    GAZES,
+    NEAR,
+    NOTES,
+    OUTSPOKEN,
+    MotionTower,
+    Verdict,
+    likeliest,
+    said_width,
+    spread,
+    with_changes,
+)
 from train.unet import AlignedUNet, build_unet, resample
 from vta_rt.errors import OptionError
 
@@ -54,7 +66,7 @@ def test_a_gaze_tells_what_lies_where_it_rests(encoder: FrameEncoder) -> None:
     """The same thing tells the same wherever it lies; what lies elsewhere says nothing."""
     tower = encoder.tower
     assert isinstance(tower, MotionTower)
-    tower = copy.deepcopy(tower)
+    tower = copy.deepcopy(tower.when)
     torch.nn.init.zeros_(tower.anywhere.weight)
     maps = torch.randn(1, 6, 16, 2, 2)
     gazes = torch.full((1, 6, GAZES, 2, 2), -1e4)
@@ -152,11 +164,46 @@ def test_rows_are_those_of_the_latents() -> None:
         from_dict(to_dict(SystemConfig(encoder=MOTION, unet=unet, frame_rate=25.0)))
 
 
-def test_zero_tokens_say_nothing() -> None:
-    """The unconditional branch of guidance rests on it."""
-    unet = build_unet(UNetConfig(**{**vars(ALIGNED), "aligned_channels": 4, "tokens_per_step": 1.0}))
+@pytest.fixture
+def ringing() -> AlignedUNet:
+    """A time-aligned path that joins tokens over time, trained a little."""
+    torch.manual_seed(0)
+    config = {**vars(ALIGNED), "aligned_channels": 9, "aligned_rows": 4, "tokens_per_step": 1.0}
+    unet = build_unet(UNetConfig(**(config | {"aligned_dilations": (1, 4)}))).eval()
     assert isinstance(unet, AlignedUNet)
-    assert not unet.aligned(torch.zeros(1, 3, 10)).any()
+    for block in unet.aligned_time:
+        torch.nn.init.normal_(block.get_submodule("out").weight)  # a fresh block is the identity
+    return unet
+
+
+def test_zero_tokens_say_nothing(ringing: AlignedUNet) -> None:
+    """The unconditional branch of guidance rests on it."""
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    assert not ringing.align(torch.zeros(1, 3, 10), mask, 32, 4).any()
+    assert ringing.align(torch.ones(1, 3, 10), mask, 32, 4).any()
+
+
+def test_what_is_told_reaches_as_far_as_the_dilations(ringing: AlignedUNet) -> None:
+    before = torch.randn(1, 32, 10)
+    after = before.clone()
+    after[0, 16] += 1
+    mask = torch.ones(1, 32, dtype=torch.bool)
+    with torch.no_grad():
+        change = (ringing.align(before, mask, 32, 4) - ringing.align(after, mask, 32, 4)).abs()
+    reached = set(torch.arange(32)[change.amax(dim=(0, 1, 3)) > 1e-6].tolist())
+    assert reached == {16 + near + far for near in (-1, 0, 1) for far in (-4, 0, 4)}
+
+
+def test_what_is_aligned_already_may_be_given(ringing: AlignedUNet) -> None:
+    latents, at, tokens = torch.randn(1, 8, 32, 4), torch.tensor([500]), torch.randn(1, 32, 10)
+    with torch.no_grad():
+        aligned = ringing.align(tokens, torch.ones(1, 32, dtype=torch.bool), 32, 4)
+        torch.testing.assert_close(
+            ringing(latents, at, tokens, aligned=aligned).sample, ringing(latents, at, tokens).sample
+        )
+        assert not torch.allclose(
+            ringing(latents, at, tokens, aligned=2 * aligned).sample, ringing(latents, at, tokens).sample
+        )
 
 
 def test_embeddings_are_shared_out_among_the_gazes() -> None:
@@ -164,35 +211,61 @@ def test_embeddings_are_shared_out_among_the_gazes() -> None:
         build_encoder(MotionConfig(channels=(8, 16, 8), projection=6))
 
 
-def verdict_on(logits: list[float], material: int = 1, note: int = 7) -> torch.Tensor:
-    """What is said of onsets as likely as that, [T, 1 + 3 + NOTES + 2]: all of one material and one note, of level 2."""
+def verdict_on(logits: list[float], material: int = 1, note: float = 7.0) -> torch.Tensor:
+    """What is said of onsets as likely as that, [T, said_width(3)]: all of one material and one note, of level 2."""
     verdict = Verdict(96, 3)
-    said = torch.zeros(1, len(logits), sum(verdict.sizes))
-    said[0, :, 0] = torch.tensor(logits)
-    said[..., 1 + material] = said[..., 4 + note] = 50.0
-    said[..., -2:] = torch.tensor([2.0, 0.5])
-    torch.nn.init.zeros_(verdict.said.weight)
-    torch.nn.init.eye_(verdict.said.weight[:, : sum(verdict.sizes)])
-    torch.nn.init.zeros_(verdict.said.bias)
-    hidden = torch.nn.functional.pad(said, (0, 96 - sum(verdict.sizes)))
-    return verdict(hidden)[0, :, : sum(verdict.sizes)]
+    for layer in (verdict.happens, verdict.is_hit):
+        torch.nn.init.zeros_(layer.bias)
+        torch.nn.init.eye_(layer.weight)
+    when, what = torch.zeros(2, 1, len(logits), 96)
+    when[0, :, 0] = torch.tensor(logits)
+    when[..., 1:3] = torch.tensor([2.0, 0.5])
+    what[..., material] = 0.1  # the likeliest counts, however little it is ahead
+    what[..., 3 : 3 + NOTES] = spread(torch.tensor(note), NOTES).clamp(min=1e-6).log()
+    return verdict(when, what)[0, :, : said_width(3)]
 
 
 def test_of_likely_moments_in_a_row_the_likeliest_counts() -> None:
     onsets = verdict_on([-4.0, 2.0, 4.0, 3.0, -4.0, DOUBT - 2, -4.0, DOUBT + 2])[:, 0] / OUTSPOKEN
-    torch.testing.assert_close(onsets.round(), torch.tensor([0.0, 0, 1, 0, 0, 0, 0, 1]))
-    assert verdict_on([3.0, 3.0])[:, 0].sum().item() == pytest.approx(OUTSPOKEN)  # it is one event still
+    torch.testing.assert_close(onsets, torch.tensor([0.0, 0, 1, 0, 0, 0, 0, 1]))
 
 
-def test_an_onset_brings_its_material_note_and_level_along() -> None:
-    said = verdict_on([-9.0, 9.0, -9.0])
-    onset, material, note, level, speed = said.split((1, 3, NOTES, 1, 1), dim=1)
+@pytest.mark.parametrize("note", [1.0, 7.0, 7.4, NOTES - 2.0])
+def test_an_onset_brings_one_material_one_note_and_its_level_along(note: float) -> None:
+    said = verdict_on([-9.0, 9.0, -9.0], note=note)
+    onset, material, notes, level, speed = said.split((1, 3, NOTES, 1, 1), dim=1)
     torch.testing.assert_close(said[[0, 2], :-1], torch.zeros(2, said.shape[1] - 1))
     torch.testing.assert_close(onset[1], torch.tensor([OUTSPOKEN]))
     torch.testing.assert_close(material[1], OUTSPOKEN * torch.eye(3)[1])
-    torch.testing.assert_close(note[1], OUTSPOKEN * torch.eye(NOTES)[7])
+    assert sum(likeliest(notes[1].clamp(min=1e-6).log())).item() == pytest.approx(note, abs=0.25)
+    assert notes[1].sum().item() == pytest.approx(OUTSPOKEN)
     torch.testing.assert_close(level[1], torch.tensor([2 * OUTSPOKEN]))
     torch.testing.assert_close(speed[:, 0], torch.full((3,), 0.5))
+
+
+def test_of_two_notes_in_doubt_the_likelier_is_said_alone() -> None:
+    doubtful = 0.6 * spread(torch.tensor(20.0), NOTES) + 0.4 * spread(torch.tensor(30.0), NOTES)
+    assert sum(likeliest(doubtful.clamp(min=1e-6).log())).item() == pytest.approx(20.0, abs=0.01)
+
+
+def test_a_note_spreads_over_those_beside_it() -> None:
+    shares = spread(torch.tensor([4.0, 4.5]), NOTES)
+    torch.testing.assert_close(shares.sum(-1), torch.ones(2))
+    assert shares[0].argmax() == 4
+    assert shares[1, 4].item() == pytest.approx(shares[1, 5].item())
+    assert (shares[0, 5] / shares[0, 4]).item() == pytest.approx(math.exp(-((1 / NEAR) ** 2) / 2))
+
+
+def test_moments_around_a_hit_tell_together_what_it_is() -> None:
+    """A single picture that is mistaken does not decide."""
+    verdict = Verdict(96, 3)
+    torch.nn.init.zeros_(verdict.is_hit.bias)
+    torch.nn.init.eye_(verdict.is_hit.weight)
+    what = torch.zeros(1, 5, 96)
+    what[0, :, 1], what[0, 2] = 3.0, torch.eye(96)[0] * 4.0
+    materials, notes = verdict.hit(what)
+    assert materials.argmax(2).tolist() == [[1, 1, 1, 1, 1]]
+    assert notes.shape == (1, 5, NOTES)
 
 
 def test_an_embedding_has_room_for_the_verdict() -> None:

@@ -40,6 +40,7 @@ from train.data.prepared import (
 )
 from train.data.raw import RawSource
 from train.data.sample import Sample, SampleError, Window
+from train.data.truth import Truth
 from train.encoder import FrameEncoder
 from train.model import encode_audio
 from vta_rt.errors import OptionError
@@ -51,7 +52,7 @@ Item = TypeVar("Item")
 class Networks:
     """What clips are put through. Without an encoder pictures are kept, without an autoencoder sound.
 
-    Modules are frozen and on ``device``.
+    Modules are frozen and on ``device``. truth: what happens, instead of what the encoder takes for it.
 
     Raises:
         OptionError: the autoencoder is not of the form that ``config`` describes.
@@ -61,8 +62,11 @@ class Networks:
     encoder: FrameEncoder | None = None
     vae: AutoencoderKL | None = None
     device: torch.device | str = "cpu"
+    truth: Truth | None = None
 
     def __post_init__(self) -> None:
+        if self.truth is not None and self.encoder is None:
+            raise OptionError("events correct what a frame encoder says; none is given")
         if self.vae is not None:
             found = (len(self.vae.config.block_out_channels), self.vae.config.latent_channels)
             wanted = (len(self.config.vae.block_out_channels), self.config.vae.latent_channels)
@@ -80,6 +84,7 @@ class Networks:
             "" if self.encoder is None else fingerprint(self.encoder.tower),
             "" if self.vae is None else fingerprint(self.vae),
             None if self.vae is None else asdict(self.config.mel),
+            events="" if self.truth is None else self.truth.digest,
         )
 
     @torch.no_grad()
@@ -134,7 +139,7 @@ def prepare(
 
     Raises:
         OptionError: ``out`` holds clips that were made otherwise, ``reuse`` something else or clips of another window; two
-            lists of one name; options outside what is allowed.
+            lists of one name; options outside what is allowed; clips whose events are not known.
         OutputError: something cannot be written.
     """
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
@@ -143,6 +148,8 @@ def prepare(
     _check_names(listings)
     recipe = networks.recipe(seconds)
     kept = reuse and Kept(reuse, recipe)
+    if networks.truth is not None:
+        networks.truth.check(listings)
     claim(out, recipe)
     clips = _by_file(listings)
     frames: dict[str, int] = {}  # pictures or embeddings in each file that is done
@@ -156,6 +163,8 @@ def prepare(
     for group in _batches(zip(todo, read_ahead(source, range(len(source)), workers=workers), strict=True), batch):
         samples = {file: sample for file, sample in group if isinstance(sample, Sample)}
         for file, tensors in zip(samples, networks(list(samples.values())), strict=True):
+            if networks.truth is not None:
+                tensors["embeddings"] = networks.truth.correct(tensors["embeddings"], clips[file][0].video)
             write_clip(out, file, tensors)
             frames[file] = len(tensors.get("frames", tensors.get("embeddings", ())))
         reasons |= {file: str(error) for file, error in group if isinstance(error, SampleError)}

@@ -41,7 +41,8 @@ class Recipe:
     """What all clips of a folder were made with.
 
     window: how they were cut. tower: hash of the network that embedded the pictures, "" where they are kept as they
-    are. vae: likewise for the sound; mel: the analysis before it, empty without.
+    are. vae: likewise for the sound; mel: the analysis before it, empty without. events: hash of the file whose events the
+    embeddings tell instead of what the network takes for them, "" without.
     """
 
     window: Window
@@ -49,6 +50,7 @@ class Recipe:
     vae: str = ""
     mel: dict[str, float] | None = None
     version: int = VERSION
+    events: str = ""
 
     @property
     def tensors(self) -> set[str]:

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, max_pool2d
 
-from train.motion import NOTES, Verdict
+from train.motion import NOTES, Verdict, said, spread
 from vta_rt.errors import OptionError
 
 LOWEST = 33  # MIDI note of the first class of pitch (55 Hz)
-NEAR = 0.7  # semitones: deviation of the notes that count beside the true one
 LOUD, SPAN = -16.0, 8.0  # dB: level that counts as 0, and difference that counts as 1
 RARE = 3.0  # weight of a frame in which something happens
 MOST = 12  # things of a film that are looked for
@@ -167,68 +166,95 @@ def _label(record: Mapping, materials: Mapping[str, float], frame_rate: float, f
     return Labels(onset, material, note, level, speed, place, thing, size, rings(materials, thing, size), hit, turns)
 
 
-def event_loss(verdict: Verdict, hidden: Tensor, labels: Labels) -> Tensor:
-    """What happens when, what and how loud: cross-entropies and absolute errors, added."""
-    onset, _, _, level, speed = verdict.logits(hidden)
+def told(labels: Labels, materials: int, device: torch.device | str = "cpu") -> Tensor:
+    """What a verdict that is always right would say: the beginning of embeddings, [..., T, n]."""
+    true = _tensors(labels, torch.device(device))
+    onset, material, note, level, speed = (true[name] for name in ("onset", "material", "note", "level", "speed"))
+    return said(onset, material, note, level, speed, materials=materials)
+
+
+def event_loss(verdict: Verdict, when: Tensor, labels: Labels) -> Tensor:
+    """When something is hit, how loud, and how fast wheels turn: cross-entropy and absolute errors, added."""
+    onset, level, speed = verdict.happening(when)
     true = _tensors(labels, onset.device)
-    rare = onset.new_tensor(RARE)
-    loss = 6 * binary_cross_entropy_with_logits(onset[..., 0], true["onset"], pos_weight=rare)
-    loss = loss + 6 * (speed[..., 0] - true["speed"]).abs().mean()
+    loss = 6 * binary_cross_entropy_with_logits(onset, true["onset"], pos_weight=onset.new_tensor(RARE))
+    loss = loss + 6 * (speed - true["speed"]).abs().mean()
     hit = true["onset"] > 0
-    if hit.any():
-        loss = loss + 0.5 * (level[..., 0][hit] - true["level"][hit]).abs().mean()
-    return loss + struck_loss(verdict, hidden, labels)
+    return loss + 0.5 * (level[hit] - true["level"][hit]).abs().mean() if hit.any() else loss
 
 
-def struck_loss(verdict: Verdict, hidden: Tensor, labels: Labels) -> Tensor:
-    """What it is that is hit, and its note, where something is."""
-    _, materials, notes, _, _ = verdict.logits(hidden)
-    true = _tensors(labels, hidden.device)
+def struck_loss(verdict: Verdict, what: Tensor, labels: Labels) -> Tensor:
+    """What it is that is hit, and its note, where something is: cross-entropies, added."""
+    materials, notes = verdict.hit(what)
+    true = _tensors(labels, what.device)
     hit = true["material"] >= 0
     if not hit.any():
-        return hidden.sum() * 0
+        return what.sum() * 0
     return cross_entropy(materials[hit], true["material"][hit]) + 2 * cross_entropy(
-        notes[hit], _near(true["note"][hit], NOTES)
+        notes[hit], spread(true["note"][hit], NOTES)
     )
 
 
 @torch.no_grad()
-def struck_right(verdict: Verdict, hidden: Tensor, labels: Labels) -> dict[str, list[bool]]:
+def struck_right(verdict: Verdict, what: Tensor, labels: Labels) -> dict[str, list[bool]]:
     """For each hit whether its material is told, and its note to a semitone."""
-    _, materials, notes, _, _ = verdict.logits(hidden)
     hit = torch.from_numpy(labels.onset > 0)
-    found = [logits.argmax(2).cpu()[hit].numpy() for logits in (materials, notes)]
+    found = [logits.argmax(2).cpu()[hit].numpy() for logits in verdict.hit(what)]
     return {
         "material": (found[0] == labels.material[labels.onset > 0]).tolist(),
         "pitch": (np.abs(found[1] - labels.note[labels.onset > 0]) <= 1).tolist(),
     }
 
 
-class ThingHead(nn.Module):
-    """Linear, place by place: maps [B, T, C, h, w] -> what lies there, its size, its note, its speed, whether it is hit.
+class LookHead(nn.Module):
+    """Linear, place by place: maps [B, T, C, h, w] -> what lies there, its size and its note.
 
-    Every thing in every frame teaches, not only what is hit at the moment it is; the first gaze learns to rest on that.
+    Every thing in every frame teaches, not only what is hit at the moment it is.
     """
 
     def __init__(self, width: int, materials: int) -> None:
         super().__init__()
-        self.sizes = (materials + 1, SIZES, NOTES, 1)
+        self.sizes = (materials + 1, SIZES, NOTES)
         self.linear = nn.Linear(width, sum(self.sizes))
-        self.hit = nn.Linear(width, 1)
-        nn.init.constant_(self.hit.bias, -6.0)  # few places are hit
 
-    def looks(self, maps: Tensor, labels: Labels) -> Tensor:
+    def loss(self, maps: Tensor, labels: Labels) -> Tensor:
         """What lies where, how large it is, and at which note it would ring."""
         true = _tensors(labels, maps.device)
         where, row, column, seen = _seen(true, maps)
         if not len(row):
             return maps.sum() * 0
-        things, size, notes, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
-        sizes = _near(12 * true["size"][seen] - SMALLEST, SIZES)
+        things, size, notes = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
+        sizes = spread(12 * true["size"][seen] - SMALLEST, SIZES)
         loss = 0.5 * cross_entropy(things, true["thing"][seen]) + cross_entropy(size, sizes)
         ring = true["ring"][seen]
         rings = ring >= 0
-        return loss + cross_entropy(notes[rings], _near(ring[rings], NOTES)) if rings.any() else loss
+        return loss + cross_entropy(notes[rings], spread(ring[rings], NOTES)) if rings.any() else loss
+
+    @torch.no_grad()
+    def right(self, maps: Tensor, labels: Labels) -> dict[str, list[bool]]:
+        """For each thing in each frame whether its material is told, and its size and its note to a semitone."""
+        true = _tensors(labels, maps.device)
+        where, row, column, seen = _seen(true, maps)
+        things, size, notes = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
+        ring = true["ring"][seen]
+        return {
+            "thing": (things.argmax(1) == true["thing"][seen]).tolist(),
+            "size": ((size.argmax(1) + SMALLEST - 12 * true["size"][seen]).abs() <= 1).tolist(),
+            "ring": ((notes.argmax(1) - ring).abs() <= 1)[ring >= 0].tolist(),
+        }
+
+
+class HitHead(nn.Module):
+    """Linear, place by place: maps [B, T, C, h, w] -> whether what lies there is hit, and how fast it turns.
+
+    The first gaze learns to rest on what is hit.
+    """
+
+    def __init__(self, width: int, materials: int) -> None:
+        super().__init__()
+        self.wheel = materials  # its class
+        self.turns, self.hit = nn.Linear(width, 1), nn.Linear(width, 1)
+        nn.init.constant_(self.hit.bias, -6.0)  # few places are hit
 
     def loss(self, maps: Tensor, gazes: Tensor, labels: Labels) -> Tensor:
         """What is hit and how fast wheels turn.
@@ -247,27 +273,14 @@ class ThingHead(nn.Module):
             logits, cells, (1 - around) * (1 + (RARE - 1) * cells), reduction="sum"
         )
         loss = missed / cells.shape[:2].numel()
-        wheel = true["thing"][seen] == self.sizes[0] - 1
+        wheel = true["thing"][seen] == self.wheel
         if wheel.any():
-            turns = self.linear(maps[film[wheel], frame[wheel], :, row[wheel], column[wheel]]).float()[:, -1]
+            turns = self.turns(maps[film[wheel], frame[wheel], :, row[wheel], column[wheel]]).float()[:, 0]
             loss = loss + 3 * (turns - true["turns"][seen][wheel]).abs().mean()
         if struck.any():
             rests = gazes[film[struck], frame[struck], 0].flatten(1).float()
             loss = loss + 0.3 * cross_entropy(rests, (row * maps.shape[-1] + column)[struck])
         return loss
-
-    @torch.no_grad()
-    def right(self, maps: Tensor, labels: Labels) -> dict[str, list[bool]]:
-        """For each thing in each frame whether its material is told, and its size and its note to a semitone."""
-        true = _tensors(labels, maps.device)
-        where, row, column, seen = _seen(true, maps)
-        things, size, notes, _ = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
-        ring = true["ring"][seen]
-        return {
-            "thing": (things.argmax(1) == true["thing"][seen]).tolist(),
-            "size": ((size.argmax(1) + SMALLEST - 12 * true["size"][seen]).abs() <= 1).tolist(),
-            "ring": ((notes.argmax(1) - ring).abs() <= 1)[ring >= 0].tolist(),
-        }
 
 
 def _seen(true: Mapping[str, Tensor], maps: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
@@ -276,12 +289,6 @@ def _seen(true: Mapping[str, Tensor], maps: Tensor) -> tuple[tuple[Tensor, Tenso
     seen = (true["thing"] >= 0) & (rows >= 0)
     film, frame, _ = seen.nonzero(as_tuple=True)
     return (film, frame), rows[seen], columns[seen], seen
-
-
-def _near(true: Tensor, classes: int) -> Tensor:
-    """Shares of classes, a semitone each, that lie around true ones: [N] -> [N, classes]."""
-    off = torch.arange(classes, device=true.device) - true[:, None]
-    return (-((off / NEAR) ** 2) / 2).softmax(1)
 
 
 def _tensors(labels: Labels, device: torch.device) -> dict[str, Tensor]:

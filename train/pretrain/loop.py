@@ -1,15 +1,15 @@
 """Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
-Films with their sound are enough. Where the films' events are known, the tower's verdict is taught to tell them, and a
-further head what lies where (``labels``). Heads are thrown away; the tower goes on, frozen, into ``train.prepare`` and
-``train.run``. Knows no files, no latents and no diffusion.
+Films with their sound are enough. Where the films' events are known, the tower's verdict is taught to tell them: windows of
+films teach when something is hit, glimpses of many scenes what it is, and further heads where it lies (``labels``). Heads are
+thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no files, no latents and no diffusion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,23 +23,23 @@ from train.motion import MotionTower
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
 from train.pretrain.glimpses import GlimpseSource
-from train.pretrain.labels import Labels, ThingHead, event_loss, struck_loss, struck_right
+from train.pretrain.labels import HitHead, Labels, LookHead, event_loss, struck_loss, struck_right, told
 from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 CLIP = 2.0  # largest norm of the gradient
-LOOKS = 8.0  # weight of looks beside motion in glimpses: with 1, motion's gradient, four times theirs, drowned them
+LOOKS = 8.0  # weight of looks beside hits in glimpses: with 1, the gradient of hits, four times theirs, drowned them
 GLIMPSED = 8  # times as many glimpses as windows a step has
 GLIMPSE = 6  # pictures of one, where they are taken from films
-LATER = 2  # once windows are looked at, one step in so many still sees glimpses
+TURN = 2  # one step in so many sees glimpses
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
     """batch: windows a step. window: frames of each. zoomed: share of the windows' steps seen from another distance.
-    glimpses: share of the steps, the first, that see no windows, if there are labels. validate_every: steps."""
+    validate_every: steps."""
 
     steps: int = 1500
     batch: int = 22
@@ -48,7 +48,6 @@ class PretrainSettings:
     weight_decay: float = 1e-2
     warmup: int = 60
     zoomed: float = 0.25
-    glimpses: float = 0.2
     seed: int = 0
     validate_every: int = 500
     validation_clips: int = 64
@@ -61,14 +60,16 @@ class Regressor(nn.Module):
         super().__init__()
         if not isinstance(encoder.tower, MotionTower) or not isinstance(encoder.config, MotionConfig):
             raise OptionError(f"the model's frame encoder is {encoder.config.kind}; only motion is pretrained")
-        if materials not in (0, encoder.config.materials):
-            raise OptionError(
-                f"the events are of {materials} materials, but model.encoder.materials is {encoder.config.materials}"
-            )
+        if materials != encoder.config.materials:
+            known = f"the events are of {materials} materials" if materials else "there are no events"
+            raise OptionError(f"{known}, but model.encoder.materials is {encoder.config.materials}")
         width = encoder.config.projection
         self.tower, self.bins, self.per_frame = encoder.tower, bins, per_frame
         self.head = nn.Linear(width, per_frame * bins)
-        self.things = ThingHead(self.tower.gaze.in_channels, materials) if materials else None
+        seen = self.tower.when.gaze.in_channels
+        self.looks = LookHead(seen, materials) if materials else None
+        self.when_hit = HitHead(seen, materials) if materials else None
+        self.what_hit = HitHead(seen, materials) if materials else None
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self._mel(self.tower(pictures))
@@ -78,44 +79,46 @@ class Regressor(nn.Module):
         return mel * 2 - 5  # about the range of log-mels
 
     def loss(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
-        """Of windows; what is not given does not count."""
-        verdict = self.tower.verdict
-        maps, gazes = self.tower.look(pictures)
-        hidden = self.tower.tell(maps, gazes)
-        loss = hidden.new_zeros((), dtype=torch.float32)
-        if mel is not None:
-            embeddings = hidden if verdict is None else verdict(hidden)
-            loss = (1 if self.things is None else MEL) * regression_loss(self._mel(embeddings), mel, self.per_frame)
-        if verdict is not None and self.things is not None and labels is not None:
-            loss = loss + event_loss(verdict, hidden, labels) + self.things.loss(maps, gazes, labels)
-        return loss
+        """Of windows: the sound, and when something is hit. What is not given does not count."""
+        tower, verdict = self.tower, self.tower.verdict
+        maps, gazes = tower.when.look(pictures)
+        when = tower.when.tell(maps, gazes)
+        loss = when.new_zeros((), dtype=torch.float32)
+        if verdict is None or self.when_hit is None or labels is None:
+            return loss if mel is None else regression_loss(self._mel(when), mel, self.per_frame)
+        if mel is not None:  # what is said of events is taken for true, so that the rest tells what they do not
+            embeddings = verdict.beside(told(labels, verdict.materials, when.device), when)
+            loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
+        return loss + event_loss(verdict, when, labels) + self.when_hit.loss(maps, gazes, labels)
 
     def glimpse(self, pictures: Tensor, labels: Labels) -> Tensor:
-        """Of few pictures in a row of many scenes: what lies where, how large, what is hit, how fast it turns.
+        """Of few pictures in a row of many scenes: what lies where, how large, what is hit.
 
-        Looks are taught here alone: rare events would drown them, and of films there are so few that they are soon known
-        by heart. Only those pictures count that have one before and two after them, as ``with_changes`` wants. How often
-        something is hit is not learned here: in glimpses it is more often than in films.
+        Looks are taught here alone: of films there are so few that they are soon known by heart. Only those pictures count
+        that have one before and two after them, as ``with_changes`` wants. When something is hit is not learned here: in
+        glimpses it is more often than in films.
         """
-        verdict = self.tower.verdict
-        assert self.things is not None
-        assert verdict is not None
+        tower = self.tower
+        assert self.looks is not None
+        assert self.what_hit is not None
+        assert tower.what is not None
+        assert tower.verdict is not None
         inner = slice(1, -2)
-        maps, gazes = self.tower.look(pictures)
-        hidden = self.tower.tell(maps, gazes)[:, inner]
+        maps, gazes = tower.what.look(pictures)
+        what = tower.what.tell(maps, gazes)[:, inner]
         maps, gazes = maps[:, inner], gazes[:, inner]
         labels = Labels(*(values[:, inner] for values in vars(labels).values()))
-        loss = LOOKS * self.things.looks(maps, labels) + self.things.loss(maps, gazes, labels)
-        return loss + struck_loss(verdict, hidden, labels)
+        loss = LOOKS * self.looks.loss(maps, labels) + self.what_hit.loss(maps, gazes, labels)
+        return loss + struck_loss(tower.verdict, what, labels)
 
     @torch.no_grad()
     def right(self, pictures: Tensor, labels: Labels) -> dict[str, list[bool]]:
         """What labels say of how much is told, hit by hit and thing by thing."""
-        verdict = self.tower.verdict
-        if self.things is None or verdict is None:
+        tower = self.tower
+        if self.looks is None or tower.what is None or tower.verdict is None:
             return {}
-        maps, gazes = self.tower.look(pictures)
-        return struck_right(verdict, self.tower.tell(maps, gazes), labels) | self.things.right(maps, labels)
+        maps, gazes = tower.what.look(pictures)
+        return struck_right(tower.verdict, tower.what.tell(maps, gazes), labels) | self.looks.right(maps, labels)
 
 
 class Pretraining:
@@ -193,9 +196,9 @@ class Pretraining:
         """What one step sees, a function of its number: pictures, log-mel, labels, and whether these are glimpses."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step])
-        if self.model.things is None:
+        if self.model.looks is None:
             return *train.batch(settings.batch, settings.window, rng), False
-        if step >= settings.glimpses * settings.steps and step % LATER:
+        if step % TURN:
             zoomed = bool(rng.random() < settings.zoomed)
             return *train.batch(settings.batch, settings.window, rng, zoomed=zoomed), False
         if glimpses is None:
@@ -258,7 +261,6 @@ class Pretraining:
             self.model.load_state_dict(state["model"])
         except (KeyError, RuntimeError) as error:
             raise OptionError("the run to start from has other networks") from error
-        self.settings = replace(self.settings, glimpses=0.0)  # it knows looks already
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine."""

@@ -23,7 +23,7 @@ python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$fil
     --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps 14000 --batch 8 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
-    --first-stage "$first" --reuse "$films" --seconds 5.12
+    --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12
 if [ -e "$work/run.done" ]; then
     echo "$work/run: trained already"
 elif [ -d "$work/run/last" ]; then

@@ -19,6 +19,7 @@ SETTINGS = PretrainSettings(steps=60, batch=4, window=16, warmup=5, learning_rat
 
 def start(system: SystemConfig, settings: PretrainSettings = SETTINGS, materials: int = 0) -> Pretraining:
     torch.manual_seed(0)
+    system = replace(system, encoder=replace(system.encoder, materials=materials))
     return Pretraining(build_encoder(system.encoder), system, settings, materials=materials)
 
 
@@ -72,8 +73,9 @@ def test_a_glimpse_teaches_what_is_struck_and_every_note(system: SystemConfig, r
 
 
 def test_another_number_of_materials_is_refused(system: SystemConfig) -> None:
-    with pytest.raises(OptionError, match=r"the events are of 3 materials, but model\.encoder\.materials is 2"):
-        start(system, materials=3)
+    for events, said in ((3, "the events are of 3 materials"), (0, "there are no events")):
+        with pytest.raises(OptionError, match=rf"{said}, but model\.encoder\.materials is 2"):
+            Pretraining(build_encoder(system.encoder), system, SETTINGS, materials=events)
 
 
 def test_the_same_seed_trains_the_same_and_another_does_not(system: SystemConfig, reels: list[Reel]) -> None:

@@ -100,7 +100,7 @@ def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsy
     assert main(options(films, first)) == 0
     more = {"start": str(first.with_suffix(".state")), "seed": "5", "learning-rate": "1e-12"}
     assert main(options(films, second, **more)) == 0
-    learned, kept = (load_file(path)["value.weight"] for path in (first, second))
+    learned, kept = (load_file(path)["when.value.weight"] for path in (first, second))
     assert torch.allclose(kept, learned, atol=1e-6)  # by chance they would differ by tenths
     assert main(options(films, second, **more)) == 0  # done already
     (films / "other.toml").write_text(
