@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool1d, gelu, interpolate, pad
+from torch.nn.functional import gelu, interpolate, pad
 
 from train.config import MotionConfig
 from vta_rt.errors import OptionError
@@ -23,7 +23,6 @@ NEAR = 0.7  # semitones: how far a note spreads over those beside it
 DOUBT = -0.4  # logit of an onset from which on it counts
 OUTSPOKEN = 5.0  # what is said, beside what else an embedding holds
 FAR = 3  # residual convolutions at the far level, where sizes are measured
-MOMENTS = 3  # around a hit, that tell together what it is
 
 
 class MotionTower(nn.Module):
@@ -39,9 +38,8 @@ class MotionTower(nn.Module):
         super().__init__()
         if config.projection % GAZES:
             raise OptionError(f"projection is {config.projection}, the motion tower needs a multiple of {GAZES}")
-        self.when = Stream(config, 1, config.dilations)
-        # What it is shows at once, and is taught by a few pictures alone: further ones would be new to it.
-        self.what = Stream(config, FAR, (1,)) if config.materials else None
+        self.when = Stream(config, 1)
+        self.what = Stream(config, FAR) if config.materials else None
         self.verdict = Verdict(config.projection, config.materials) if config.materials else None
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ class Stream(nn.Module):
         far: residual convolutions at the far level.
     """
 
-    def __init__(self, config: MotionConfig, far: int, dilations: tuple[int, ...]) -> None:
+    def __init__(self, config: MotionConfig, far: int) -> None:
         super().__init__()
         stem, near, furthest = config.channels
         # Large overlapping patches: fine levels cost most and say least.
@@ -72,7 +70,7 @@ class Stream(nn.Module):
         self.gaze = nn.Conv2d(near, GAZES, 1)
         self.value = nn.Conv2d(near, config.projection, 1)
         self.anywhere = nn.Linear(near, config.projection)
-        self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in dilations)
+        self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in config.dilations)
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.tell(*self.look(pictures))
@@ -123,9 +121,7 @@ class Verdict(nn.Module):
 
     def hit(self, what: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of materials and of notes if something is hit, [B, T, n] each."""
-        logits = self.is_hit(what).float().transpose(1, 2)
-        logits = avg_pool1d(logits, MOMENTS, 1, MOMENTS // 2, count_include_pad=False).transpose(1, 2)
-        materials, notes = logits.split((self.materials, NOTES), dim=2)
+        materials, notes = self.is_hit(what).float().split((self.materials, NOTES), dim=2)
         return materials, notes
 
     def forward(self, when: Tensor, what: Tensor) -> Tensor:

@@ -256,18 +256,6 @@ def test_a_note_spreads_over_those_beside_it() -> None:
     assert (shares[0, 5] / shares[0, 4]).item() == pytest.approx(math.exp(-((1 / NEAR) ** 2) / 2))
 
 
-def test_moments_around_a_hit_tell_together_what_it_is() -> None:
-    """A single picture that is mistaken does not decide."""
-    verdict = Verdict(96, 3)
-    torch.nn.init.zeros_(verdict.is_hit.bias)
-    torch.nn.init.eye_(verdict.is_hit.weight)
-    what = torch.zeros(1, 5, 96)
-    what[0, :, 1], what[0, 2] = 3.0, torch.eye(96)[0] * 4.0
-    materials, notes = verdict.hit(what)
-    assert materials.argmax(2).tolist() == [[1, 1, 1, 1, 1]]
-    assert notes.shape == (1, 5, NOTES)
-
-
 def test_an_embedding_has_room_for_the_verdict() -> None:
     with pytest.raises(OptionError, match="projection is 84, to tell 2 materials more than 85 are needed"):
         build_encoder(MotionConfig(channels=(8, 16, 8), projection=84, materials=2))

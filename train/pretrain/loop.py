@@ -1,8 +1,9 @@
 """Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
 Films with their sound are enough. Where the films' events are known, the tower's verdict is taught to tell them: windows of
-films teach when something is hit, glimpses of many scenes what it is, and further heads where it lies (``labels``). Heads are
-thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no files, no latents and no diffusion.
+films teach when something is hit and what it is, glimpses of many scenes what things look like, and further heads where they
+lie (``labels``). Heads are thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no files, no
+latents and no diffusion.
 """
 
 from __future__ import annotations
@@ -79,17 +80,20 @@ class Regressor(nn.Module):
         return mel * 2 - 5  # about the range of log-mels
 
     def loss(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
-        """Of windows: the sound, and when something is hit. What is not given does not count."""
+        """Of windows: the sound, when something is hit, and what. What is not given does not count."""
         tower, verdict = self.tower, self.tower.verdict
         maps, gazes = tower.when.look(pictures)
         when = tower.when.tell(maps, gazes)
         loss = when.new_zeros((), dtype=torch.float32)
-        if verdict is None or self.when_hit is None or labels is None:
+        if labels is None or verdict is None or tower.what is None or self.when_hit is None or self.what_hit is None:
             return loss if mel is None else regression_loss(self._mel(when), mel, self.per_frame)
         if mel is not None:  # what is said of events is taken for true, so that the rest tells what they do not
             embeddings = verdict.beside(told(labels, verdict.materials, when.device), when)
             loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
-        return loss + event_loss(verdict, when, labels) + self.when_hit.loss(maps, gazes, labels)
+        loss = loss + event_loss(verdict, when, labels) + self.when_hit.loss(maps, gazes, labels)
+        maps, gazes = tower.what.look(pictures)
+        what = tower.what.tell(maps, gazes)
+        return loss + struck_loss(verdict, what, labels) + self.what_hit.loss(maps, gazes, labels)
 
     def glimpse(self, pictures: Tensor, labels: Labels) -> Tensor:
         """Of few pictures in a row of many scenes: what lies where, how large, what is hit.

@@ -21,6 +21,7 @@ class Flashes:
     def __init__(self, count: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.lit = rng.random((count, self.frame_count)) < 0.15
+        self.lit[:, 0] = self.lit[:, -2:] = False  # looks are taught where there are pictures before and after
         self.blue = rng.random((count, self.frame_count)) < 0.5
         self._noise = rng.uniform(-0.5, 0.5, (count, self.frame_count * 640)).astype(np.float32)
 

@@ -60,6 +60,21 @@ def test_of_a_glimpse_only_what_has_pictures_around_it_counts(system: SystemConf
             assert loss([inner]) != loss([])
 
 
+@pytest.mark.parametrize("told", ["onset", "material", "note", "level", "speed", "hit"])
+def test_a_window_teaches_all_that_happens(system: SystemConfig, reels: list[Reel], told: str) -> None:
+    model = start(system, materials=2).model.eval()
+    pictures, _, labels = reels[0].batch(4, 16, np.random.default_rng(0), zoomed=True)
+    assert labels is not None
+    values = getattr(labels, told)
+    others = np.where(values >= 0, 1 - values if told in ("onset", "hit", "material") else values + 5, -1)
+    with torch.no_grad():
+        before, after = (
+            model.loss(pictures, None, replace(labels, **{told: known.astype(values.dtype)}))
+            for known in (values, others)
+        )
+    assert before.item() != after.item()
+
+
 @pytest.mark.parametrize("told", ["material", "note", "ring"])
 def test_a_glimpse_teaches_what_is_struck_and_every_note(system: SystemConfig, reels: list[Reel], told: str) -> None:
     model = start(system, materials=2).model.eval()
