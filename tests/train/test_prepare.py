@@ -135,6 +135,11 @@ def test_skipped_clips_are_counted_and_named(
         (["--config", "MODEL/config.json", "--first-stage", "none"], "none: holds no autoencoder"),
         (["--config", "MODEL/config.json", "--frames-only", "--seconds", "0"], "seconds is 0, at least 0.04 is needed"),
         (["--config", "MODEL/config.json", "--frames-only", "--workers", "-1"], "workers is -1"),
+        (
+            ["--config", "MODEL/config.json", "--frames-only", "--events", "none"],
+            "--events correct a motion tower's verdict; the model's encoder gives none",
+        ),
+        (["--config", "demo", "--frames-only", "--events", "none.jsonl"], "none.jsonl: cannot be read"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(
