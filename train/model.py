@@ -58,7 +58,9 @@ class LatentDiffusion(nn.Module):
         if config.text is not None:
             self.vid_fea_extractor.add_module(TEXT, build_text_encoder(config.text))
         self._loss: dict[str, Any] = {"snr_gamma": loss.snr_gamma or None, "weighting": loss.weighting}
-        self._prior = loss.prior
+        self._prior, self._trains_unet = loss.prior, optimizer.train_unet
+        if not (loss.prior or optimizer.train_unet):
+            raise OptionError("optimizer.train_unet is false, so that loss.prior alone is left to learn from; it is 0")
         if loss.prior and not expects_latents(config.unet):
             raise OptionError(
                 f"loss.prior is {loss.prior:g}, but the model's time-aligned path has no room for latents: "
@@ -68,7 +70,9 @@ class LatentDiffusion(nn.Module):
         self._teaching: tuple[LatentDiffusion, Distillation, float] | None = None
         self._trains_tower = optimizer.train_tower
         self.requires_grad_(False)
-        self.unet.requires_grad_(True)
+        trained = [self.unet] if optimizer.train_unet else [self.unet.aligned_time, self.unet.aligned]
+        for part in trained:
+            part.requires_grad_(True)
         self.vid_fea_extractor.linear_layer.requires_grad_(optimizer.train_projection)
         self.vid_fea_extractor.tower.requires_grad_(optimizer.train_tower)
 
@@ -90,6 +94,8 @@ class LatentDiffusion(nn.Module):
         if self._prior:
             given["aligned"] = self.unet.align(tokens, mask, *batch.latents.shape[2:])
             prior = self._prior * prior_loss(given["aligned"], batch.latents)
+        if not self._trains_unet:
+            return prior
         denoiser = partial(self.unet, **given)
         return prior + diffusion_loss(
             denoiser, self._scheduler, batch.latents, batch.noise, batch.timesteps, tokens, mask, **self._loss

@@ -86,6 +86,7 @@ class OptimizerSettings:
     warmup: CountOrNone = 300  # steps
     clip: NotNegative = 0.0  # largest norm of the gradient; 0: any
     ema: Decay = 0.0  # decay of the averaged weights that are validated and exported; 0: none, as published
+    train_unet: bool = True  # false: of it the time-aligned path alone, by loss.prior; a step costs a tenth
     train_projection: bool = True  # the frame encoder's linear layer; published: false, an oversight
     train_tower: bool = False  # the frame encoder's tower, from raw frames only; batch statistics stay as they are
 

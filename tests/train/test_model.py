@@ -93,7 +93,7 @@ def test_every_trained_parameter_takes_part(model: LatentDiffusion, embeddings: 
     assert bool(gradient.any()) is not is_dropped
 
 
-def aligned_model(prior: float) -> LatentDiffusion:
+def aligned_model(prior: float, optimizer: OptimizerSettings | None = None) -> LatentDiffusion:
     torch.manual_seed(0)
     config = SystemConfig(
         encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
@@ -108,7 +108,7 @@ def aligned_model(prior: float) -> LatentDiffusion:
             aligned_dilations=(1,),
         ),
     )
-    return LatentDiffusion(config, OptimizerSettings(), LossSettings(prior=prior)).train()
+    return LatentDiffusion(config, optimizer or OptimizerSettings(), LossSettings(prior=prior)).train()
 
 
 def test_the_prior_is_the_error_of_the_latents_that_are_expected(embeddings: Tensor) -> None:
@@ -119,6 +119,25 @@ def test_the_prior_is_the_error_of_the_latents_that_are_expected(embeddings: Ten
         aligned = model.unet.align(*model.tokens(batch.conditions), 32, 4)
         expected = without(batch) + 3 * (aligned[:, :8] - latents).square().mean()
         torch.testing.assert_close(model(batch), expected)
+
+
+def test_the_prior_may_be_learned_alone(embeddings: Tensor) -> None:
+    latents, noise = torch.randn(2, 1, 8, 32, 4, generator=torch.Generator().manual_seed(1)).unbind()
+    batch = Batch(latents, noise, torch.tensor([700]), [condition(embeddings)])
+    model = aligned_model(3.0, OptimizerSettings(train_unet=False))
+    with torch.enable_grad():
+        loss = model(batch)
+        loss.backward()
+        expected = 3 * (model.unet.align(*model.tokens(batch.conditions), 32, 4)[:, :8] - latents).square().mean()
+    torch.testing.assert_close(loss, expected)
+    trained = {name for name, value in model.named_parameters() if value.grad is not None}
+    assert {".".join(name.split(".")[:2]) for name in trained} == {
+        "unet.aligned",
+        "unet.aligned_time",
+        "vid_fea_extractor.linear_layer",
+    }
+    with pytest.raises(OptionError, match=r"so that loss\.prior alone is left to learn from; it is 0"):
+        aligned_model(0.0, OptimizerSettings(train_unet=False))
 
 
 def test_a_prior_needs_room_for_latents() -> None:

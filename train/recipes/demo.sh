@@ -24,16 +24,24 @@ python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$fil
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12
-if [ -e "$work/run.done" ]; then
-    echo "$work/run: trained already"
-elif [ -d "$work/run/last" ]; then
-    python -m train.run --resume "$work/run" "${@:3}"
-else
-    rm -rf "$work/run"
-    python -m train.run --config demo out="$work/run" seed="$seed" data.train="$clips/train.jsonl" \
-        data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first" "${@:3}"
-fi
-touch "$work/run.done"
+# First what follows from the tokens alone, at a tenth of a step's cost, then the denoiser.
+trained() {
+    local run=$work/$1
+    shift
+    if [ -e "$run.done" ]; then
+        echo "$run: trained already"
+    elif [ -d "$run/last" ]; then
+        python -m train.run --resume "$run"
+    else
+        rm -rf "$run"
+        python -m train.run --config demo out="$run" seed="$seed" data.train="$clips/train.jsonl" \
+            data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first" "$@"
+    fi
+    touch "$run.done"
+}
+
+trained prior optimizer.train_unet=false length.steps=3000
+trained run start.checkpoint="$work/prior/best" "${@:3}"
 
 python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
 python -m train.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \
