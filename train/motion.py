@@ -23,6 +23,7 @@ NEAR = 0.7  # semitones: how far a note spreads over those beside it
 DOUBT = -0.4  # logit of an onset from which on it counts
 OUTSPOKEN = 5.0  # what is said, beside what else an embedding holds
 FAR = 3  # residual convolutions at the far level, where sizes are measured
+BRIEF = 3  # temporal blocks that tell what is hit: that shows within a few moments
 
 
 class MotionTower(nn.Module):
@@ -38,8 +39,8 @@ class MotionTower(nn.Module):
         super().__init__()
         if config.projection % GAZES:
             raise OptionError(f"projection is {config.projection}, the motion tower needs a multiple of {GAZES}")
-        self.when = Stream(config, 1)
-        self.what = Stream(config, FAR) if config.materials else None
+        self.when = Stream(config, 1, config.dilations)
+        self.what = Stream(config, FAR, config.dilations[:BRIEF]) if config.materials else None
         self.verdict = Verdict(config.projection, config.materials) if config.materials else None
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ class Stream(nn.Module):
         far: residual convolutions at the far level.
     """
 
-    def __init__(self, config: MotionConfig, far: int) -> None:
+    def __init__(self, config: MotionConfig, far: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
         stem, near, furthest = config.channels
         # Large overlapping patches: fine levels cost most and say least.
@@ -70,7 +71,7 @@ class Stream(nn.Module):
         self.gaze = nn.Conv2d(near, GAZES, 1)
         self.value = nn.Conv2d(near, config.projection, 1)
         self.anywhere = nn.Linear(near, config.projection)
-        self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in config.dilations)
+        self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in dilations)
 
     def forward(self, pictures: Tensor) -> Tensor:
         return self.tell(*self.look(pictures))
