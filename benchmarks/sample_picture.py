@@ -2,7 +2,8 @@
 
     python benchmarks/sample_picture.py
 
-Writes engines/demo/sample.png. The true moments stand in engines/demo/sample.json, a line of the generator's events.jsonl.
+Writes benchmarks/results/sample.png. The true moments stand in engines/demo/sample.json, a line of the generator's
+events.jsonl.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vta_rt.files import replacing
 from vta_rt.video import sample_frames
 
 DEMO = Path(__file__).parents[1] / "engines" / "demo"
+OUT = Path(__file__).parent / "results" / "sample.png"
 PICTURES = 12  # of the film strip
 RANGE = (-8.0, 0.5)  # of the log-mel that the colours show
 
@@ -31,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", type=Path, default=DEMO, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--out", type=Path, default=DEMO / "sample.png", metavar="FILE")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FILE")
     options = parser.parse_args()
     video = DEMO / "sample.mp4"
     events = json.loads((DEMO / "sample.json").read_text())["events"]

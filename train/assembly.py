@@ -105,6 +105,8 @@ def _teach(model: LatentDiffusion, weights: dict[str, torch.Tensor] | None, sett
     """Give the student a teacher with the weights that it begins with itself."""
     if weights is None:
         raise OptionError("start.checkpoint: the teacher's checkpoint is needed for distillation")
+    if not settings.optimizer.train_unet:
+        raise OptionError("optimizer.train_unet is false; a student is a whole denoiser")
     how = settings.distillation
     distillation = Distillation(model.config.noise, how.steps, how.substeps)
     teacher = LatentDiffusion(model.config, settings.optimizer, settings.loss)

@@ -43,9 +43,9 @@ class UNetConfig:
     Every block but the innermost cross-attends to the tokens; the middle block does too. ``attention`` says otherwise,
     level by level. ``aligned_channels`` is the width of the time-aligned path: each latent step also sees its own moment's
     token, joined to the latents as that many channels (0: none, as published), the same in all frequency rows, or others in
-    each of ``aligned_rows`` of them, so that a token can say how high; one of ``aligned_dilations`` per block that joins
-    tokens over time before. ``image_channels`` are those of an image-diffusion UNet, reached from the latents' and back by
-    learned maps, as the published training can start (0: none).
+    each of ``aligned_rows`` of them, so that a token can say how high. Before that, blocks join tokens over time, one for
+    each of ``aligned_dilations``. ``image_channels`` are those of an image-diffusion UNet, reached from the latents' and back
+    by learned maps, as the published training can start (0: none).
     """
 
     block_out_channels: tuple[int, ...] = (320, 640, 640, 1280)
@@ -174,6 +174,9 @@ def _check_steps(config: SystemConfig, source: str) -> None:
     """The time-aligned path must know how many tokens there are to a latent step, and goes to the latents themselves."""
     if config.unet.aligned_channels and config.unet.image_channels:
         raise OptionError(f"{source}: unet.aligned_channels and unet.image_channels do not go together; set one to 0")
+    if any(dilation < 1 for dilation in config.unet.aligned_dilations):
+        dilations = list(config.unet.aligned_dilations)
+        raise OptionError(f"{source}: unet.aligned_dilations is {dilations}, whole numbers of 1 or more are needed")
     stride = 2 ** (len(config.vae.block_out_channels) - 1)
     rows = config.mel.bins // stride
     if config.unet.aligned_rows not in (1, rows):

@@ -84,7 +84,8 @@ class EncoderConfig(FrameEncoderConfig):
 class MotionConfig(FrameEncoderConfig):
     """Small convolutional tower that sees each frame with its neighbours (``train.motion``).
 
-    ``channels`` see the picture at a quarter, an eighth and a sixteenth of its size; one of ``dilations`` per temporal block.
+    ``channels`` see the picture at a quarter, an eighth and a sixteenth of its size; one of ``dilations`` per temporal block,
+    of which the first few tell what is hit.
     ``materials``: how many of what is hit are told apart; 0: nothing is, the films' events are not known.
     """
 

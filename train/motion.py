@@ -54,10 +54,10 @@ class Stream(nn.Module):
     """Pictures [B, T, 3, H, W] -> hidden [B, T, E]: ``look`` and then ``tell``.
 
     Args:
-        far: residual convolutions at the far level.
+        depth: residual convolutions at the far level.
     """
 
-    def __init__(self, config: MotionConfig, far: int, dilations: tuple[int, ...]) -> None:
+    def __init__(self, config: MotionConfig, depth: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
         stem, near, furthest = config.channels
         # Large overlapping patches: fine levels cost most and say least.
@@ -65,7 +65,7 @@ class Stream(nn.Module):
         self.near = nn.Sequential(_halved(stem, near), Residual(near))
         # The far level costs least of all: there lengths are measured, from one end of a thing to the other.
         self.far = nn.Sequential(
-            _halved(near, furthest), *(Residual(furthest) for _ in range(far)), nn.Conv2d(furthest, near, 1)
+            _halved(near, furthest), *(Residual(furthest) for _ in range(depth)), nn.Conv2d(furthest, near, 1)
         )
         self.both = Residual(near)
         self.gaze = nn.Conv2d(near, GAZES, 1)
@@ -128,10 +128,10 @@ class Verdict(nn.Module):
     def forward(self, when: Tensor, what: Tensor) -> Tensor:
         onset, level, speed = self.happening(when)
         around = pad(onset, (1, 1), value=DOUBT)
-        rival = torch.maximum(around[:, :-2], around[:, 2:]).clamp(min=DOUBT)
+        counts = (onset > around[:, :-2].clamp(min=DOUBT)) & (onset >= around[:, 2:])  # of two alike the first
         materials, notes = self.hit(what)
         note, off = likeliest(notes)
-        told = said((onset > rival).float(), materials.argmax(2), note, level, speed, off=off, materials=self.materials)
+        told = said(counts.float(), materials.argmax(2), note, level, speed, off=off, materials=self.materials)
         return self.beside(told, when)
 
     def beside(self, told: Tensor, when: Tensor) -> Tensor:

@@ -176,6 +176,12 @@ def ringing() -> AlignedUNet:
     return unet
 
 
+def test_dilations_reach_forward() -> None:
+    unet = UNetConfig(aligned_channels=4, tokens_per_step=1.0, aligned_dilations=(1, 0))
+    with pytest.raises(OptionError, match=r"unet\.aligned_dilations is \[1, 0\], whole numbers of 1 or more"):
+        from_dict(to_dict(SystemConfig(encoder=MOTION, unet=unet, frame_rate=25.0)))
+
+
 def test_zero_tokens_say_nothing(ringing: AlignedUNet) -> None:
     """The unconditional branch of guidance rests on it."""
     mask = torch.ones(1, 3, dtype=torch.bool)
@@ -228,6 +234,7 @@ def verdict_on(logits: list[float], material: int = 1, note: float = 7.0) -> tor
 def test_of_likely_moments_in_a_row_the_likeliest_counts() -> None:
     onsets = verdict_on([-4.0, 2.0, 4.0, 3.0, -4.0, DOUBT - 2, -4.0, DOUBT + 2])[:, 0] / OUTSPOKEN
     torch.testing.assert_close(onsets, torch.tensor([0.0, 0, 1, 0, 0, 0, 0, 1]))
+    assert verdict_on([-4.0, 3.0, 3.0, -4.0])[:, 0].sum().item() == pytest.approx(OUTSPOKEN)  # it is one event still
 
 
 @pytest.mark.parametrize("note", [1.0, 7.0, 7.4, NOTES - 2.0])

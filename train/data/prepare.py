@@ -52,10 +52,11 @@ Item = TypeVar("Item")
 class Networks:
     """What clips are put through. Without an encoder pictures are kept, without an autoencoder sound.
 
-    Modules are frozen and on ``device``. truth: what happens, instead of what the encoder takes for it.
+    Modules are frozen and on ``device``. truth: what happens, instead of what the encoder takes for it; ``prepare`` looks it
+    up, clip by clip.
 
     Raises:
-        OptionError: the autoencoder is not of the form that ``config`` describes.
+        OptionError: the autoencoder is not of the form that ``config`` describes; truth without an encoder.
     """
 
     config: SystemConfig

@@ -9,8 +9,8 @@
         moments      [2C, T', F] float32   mean and log-variance of the autoencoder's posterior for its log-mel
     DIR/skipped.json         by list: the name of each clip that could not be read, and why
 
-Embeddings and moments stay float32, so that training on a prepared clip computes what it would on the clip itself;
-beside frames they are small. Knows these files; making them is ``train.data.prepare``'s.
+Embeddings and moments stay float32, so that training on a prepared clip computes what it would on the clip itself (but where
+embeddings tell known events instead); beside frames they are small. Knows these files; making them is ``train.data.prepare``'s.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import numpy as np
 
 from train.config import SystemConfig
 from train.data.lists import Listing
+from train.data.sample import Window
 from train.encoder_config import MotionConfig
 from train.pretrain.labels import Labels, read_labels, told
 from vta_rt.errors import OptionError
@@ -61,8 +62,10 @@ class Truth:
 def read_truth(path: Path, system: SystemConfig, seconds: float) -> Truth:
     """Events of films that are prepared for a model whose tower gives a verdict on them.
 
+    The tower knows its materials by number alone, so that their names must be those of the events it was taught.
+
     Raises:
-        OptionError: its tower does not, or not on as many materials; the file cannot be read.
+        OptionError: its tower does not, or not on as many materials; the file cannot be read; no such length of clips.
     """
     encoder = system.encoder
     verdicts = encoder.materials if isinstance(encoder, MotionConfig) else 0
@@ -70,7 +73,7 @@ def read_truth(path: Path, system: SystemConfig, seconds: float) -> Truth:
         raise OptionError(
             "--events correct a motion tower's verdict; the model's encoder gives none (encoder.materials)"
         )
-    films, materials = read_labels(path, system.frame_rate, round(seconds * system.frame_rate))
+    films, materials = read_labels(path, system.frame_rate, Window.of(system, seconds).frames)
     if len(materials) != verdicts:
         raise OptionError(f"{path}: is of {len(materials)} materials, but model.encoder.materials is {verdicts}")
     return Truth(path, films, verdicts, hashlib.sha256(path.read_bytes()).hexdigest())

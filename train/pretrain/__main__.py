@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--valid", required=True, metavar="INDEX", help="others, to measure with")
     parser.add_argument("--events", metavar="FILE", help="events.jsonl of generated clips: tell what happens, too")
     parser.add_argument(
-        "--glimpses", metavar="FILE", help="of train.synthetic --glimpses: what teaches looks, sizes and motion"
+        "--glimpses", metavar="FILE", help="of train.synthetic --glimpses: what teaches looks and sizes"
     )
     parser.add_argument("--out", required=True, metavar="OUT", help="the tower's weights (safetensors)")
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="(default: 1500)")

@@ -1,4 +1,4 @@
-"""Glimpses of many scenes, as ``train.synthetic --glimpses`` writes them: the cheapest teacher of looks, sizes and motion."""
+"""Glimpses of many scenes, as ``train.synthetic --glimpses`` writes them: the cheapest teacher of looks and sizes."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def read_labels(path: Path, frame_rate: float, frames: int) -> tuple[dict[str, L
         }, materials
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise OptionError(f"{path}: is no list of events as train.synthetic writes it ({error!r})") from error
 
 
@@ -137,6 +137,8 @@ def _label(record: Mapping, materials: Mapping[str, float], frame_rate: float, f
     size, hit, turns = (np.zeros((frames, MOST), np.float32) for _ in range(3))
     classes = classes_of(materials)
     for event in record["events"]:
+        if event["time"] < 0 or not math.isfinite(event["level"]):
+            raise ValueError(f"time {event['time']}, level {event['level']}")
         frame = int(event["time"] * frame_rate)
         if frame < frames:
             onset[frame] = 1
@@ -245,10 +247,7 @@ class LookHead(nn.Module):
 
 
 class HitHead(nn.Module):
-    """Linear, place by place: maps [B, T, C, h, w] -> whether what lies there is hit, and how fast it turns.
-
-    The first gaze learns to rest on what is hit.
-    """
+    """Linear, place by place: maps [B, T, C, h, w] -> whether what lies there is hit, and how fast it turns."""
 
     def __init__(self, width: int, materials: int) -> None:
         super().__init__()
@@ -257,7 +256,7 @@ class HitHead(nn.Module):
         nn.init.constant_(self.hit.bias, -6.0)  # few places are hit
 
     def loss(self, maps: Tensor, gazes: Tensor, labels: Labels) -> Tensor:
-        """What is hit and how fast wheels turn.
+        """What is hit; the first gaze learns to rest on it.
 
         Args:
             gazes: logits [B, T, n, h, w] of where each rests.
@@ -273,14 +272,18 @@ class HitHead(nn.Module):
             logits, cells, (1 - around) * (1 + (RARE - 1) * cells), reduction="sum"
         )
         loss = missed / cells.shape[:2].numel()
-        wheel = true["thing"][seen] == self.wheel
-        if wheel.any():
-            turns = self.turns(maps[film[wheel], frame[wheel], :, row[wheel], column[wheel]]).float()[:, 0]
-            loss = loss + 3 * (turns - true["turns"][seen][wheel]).abs().mean()
         if struck.any():
             rests = gazes[film[struck], frame[struck], 0].flatten(1).float()
             loss = loss + 0.3 * cross_entropy(rests, (row * maps.shape[-1] + column)[struck])
         return loss
+
+    def speeds(self, maps: Tensor, labels: Labels) -> Tensor:
+        """How fast wheels turn."""
+        true = _tensors(labels, maps.device)
+        where, row, column, seen = _seen(true, maps)
+        turns = self.turns(maps[*where, :, row, column]).float()[:, 0]
+        off = (turns - true["turns"][seen]).abs()[true["thing"][seen] == self.wheel]
+        return 3 * off.mean() if len(off) else off.sum()
 
 
 def _seen(true: Mapping[str, Tensor], maps: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:

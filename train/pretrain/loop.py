@@ -85,12 +85,16 @@ class Regressor(nn.Module):
         maps, gazes = tower.when.look(pictures)
         when = tower.when.tell(maps, gazes)
         loss = when.new_zeros((), dtype=torch.float32)
-        if labels is None or verdict is None or tower.what is None or self.when_hit is None or self.what_hit is None:
+        if labels is None or verdict is None:
             return loss if mel is None else regression_loss(self._mel(when), mel, self.per_frame)
+        assert tower.what is not None
+        assert self.when_hit is not None
+        assert self.what_hit is not None
         if mel is not None:  # what is said of events is taken for true, so that the rest tells what they do not
             embeddings = verdict.beside(told(labels, verdict.materials, when.device), when)
             loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
-        loss = loss + event_loss(verdict, when, labels) + self.when_hit.loss(maps, gazes, labels)
+        loss = loss + event_loss(verdict, when, labels)
+        loss = loss + self.when_hit.loss(maps, gazes, labels) + self.when_hit.speeds(maps, labels)
         maps, gazes = tower.what.look(pictures)
         what = tower.what.tell(maps, gazes)
         return loss + struck_loss(verdict, what, labels) + self.what_hit.loss(maps, gazes, labels)

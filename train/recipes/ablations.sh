@@ -20,7 +20,7 @@ trained() {
 
 trained as_it_is
 trained without_positions model.encoder.positions=false
-trained not_aligned model.unet.aligned_channels=0
+trained not_aligned model.unet.aligned_channels=0 loss.prior=0
 
 python -m train.evaluate --bundle "$out/as_it_is/bundle" --compare "positions off=$out/without_positions/bundle" \
     --compare "time-aligned path off=$out/not_aligned/bundle" --data "$work/world" --split test --clips 60 \

@@ -2,8 +2,9 @@
 # From nothing to engines/demo: a world, glimpses of many more, a first stage, a tower, a denoiser, a bundle, its figures.
 # Run it again after it was stopped: every step goes on where it was.
 #   train/recipes/demo.sh [FOLDER] [SEED] [KEY=VALUE ...]
-# The settings are the denoiser's, over demo.toml's: length.steps=1250 length.batch=32 length.micro_batch=32, say, on a GPU. The
-# bundle goes to $BUNDLE; what is trained to its end is kept, whatever the settings.
+# The settings are the denoiser's, over demo.toml's: length.steps=1250 length.batch=32 length.micro_batch=32, say, on a GPU; its
+# time-aligned path, which is trained first, has them too, but for the number of steps. The bundle goes to $BUNDLE; what is trained
+# to its end is kept, whatever the settings.
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
@@ -31,7 +32,7 @@ trained() {
     if [ -e "$run.done" ]; then
         echo "$run: trained already"
     elif [ -d "$run/last" ]; then
-        python -m train.run --resume "$run"
+        python -m train.run --resume "$run" "$@"
     else
         rm -rf "$run"
         python -m train.run --config demo out="$run" seed="$seed" data.train="$clips/train.jsonl" \
@@ -40,8 +41,8 @@ trained() {
     touch "$run.done"
 }
 
-trained prior optimizer.train_unet=false length.steps=3000
-trained run start.checkpoint="$work/prior/best" "${@:3}"
+trained prior "${@:3}" optimizer.train_unet=false length.steps=3000
+trained run "${@:3}" start.checkpoint="$work/prior/best"
 
 python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
 python -m train.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \

@@ -56,20 +56,20 @@ def test_other_weights_have_another_hash() -> None:
             "its tensors are not those of the configured motion tower; 1 are missing, unexpected or of another",
         ),
         ("unexpected", "1 are missing, unexpected or of another shape, such as more"),
-        ("misshapen", "1 are missing, unexpected or of another shape, such as gaze.bias"),
-        ("nan", "holds weights that are not finite numbers, such as gaze.bias"),
+        ("misshapen", "1 are missing, unexpected or of another shape, such as when.gaze.bias"),
+        ("nan", "holds weights that are not finite numbers, such as when.gaze.bias"),
     ],
 )
 def test_a_tower_that_does_not_fit_is_refused(change: str, message: str, tmp_path: Path) -> None:
     state = {f"motion.{key}": tensor.clone() for key, tensor in build_encoder(MOTION).tower.state_dict().items()}
-    bias = state["motion.gaze.bias"]
+    bias = state["motion.when.gaze.bias"]
     match change:
         case "missing":
-            del state["motion.gaze.bias"]
+            del state["motion.when.gaze.bias"]
         case "unexpected":
             state["motion.more"] = bias
         case "misshapen":
-            state["motion.gaze.bias"] = bias[:-1]
+            state["motion.when.gaze.bias"] = bias[:-1]
         case "nan":
             bias[0] = torch.nan
     safetensors.torch.save_file({key: tensor.clone() for key, tensor in state.items()}, tmp_path / "w.safetensors")

@@ -56,7 +56,17 @@ def test_events_fall_on_their_frames(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]\n", '{"events": []}\n', '{"video_path": 3, "events": [], "continuous": [], "things": []}\n']
+    "text",
+    [
+        "{",
+        "[" * 100_000,
+        json.dumps(RECORD | {"events": [RECORD["events"][0] | {"time": -0.5}]}),
+        json.dumps(RECORD | {"events": [RECORD["events"][0] | {"time": float("inf")}]}),
+        json.dumps(RECORD | {"events": [RECORD["events"][0] | {"level": float("nan")}]}),
+        "[]\n",
+        '{"events": []}\n',
+        '{"video_path": 3, "events": [], "continuous": [], "things": []}\n',
+    ],
 )
 def test_what_is_no_list_of_events_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "events.jsonl").write_text(text)

@@ -94,7 +94,8 @@ def test_the_demo_s_graphs_give_what_onnxruntime_s_do() -> None:
     assert found.backend.startswith("OpenVINO 20")
     frames = sample_frames(DEMO / "sample.mp4", 25.0, 80, seconds=1.0)
     tokens = expected.encode(frames)
-    how = {"steps": 2, "guidance": 2.0, "spacing": "trailing", "guidance_interval": (0.1, 5.0), "seed": 1}
+    # With few steps a rounding now and then leads to another sound as good; with many it does not.
+    how = {"steps": 25, "guidance": 2.0, "spacing": "trailing", "guidance_interval": (0.1, 5.0), "seed": 1}
     latents = expected.denoise(tokens, **how)
     mel = expected.decode(latents)
     assert relative_error(found.encode(frames), tokens) < 3e-2
