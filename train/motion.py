@@ -69,27 +69,30 @@ class Stream(nn.Module):
         )
         self.both = Residual(near)
         self.gaze = nn.Conv2d(near, GAZES, 1)
-        self.value = nn.Conv2d(near, config.projection, 1)
+        self.value = nn.Conv1d(GAZES * near, config.projection, 1, groups=GAZES)  # each gaze has its own
         self.anywhere = nn.Linear(near, config.projection)
         self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in dilations)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.tell(*self.look(pictures))
+        return self.tell(*self.look(with_changes(pictures)))
 
-    def look(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, 3, H, W] -> maps [B, T, C, H / 8, W / 8] and where each gaze rests, logits [B, T, GAZES, H / 8, W / 8]."""
-        near = self.near(self.stem(with_changes(pictures).flatten(0, 1)))  # [B * T, C, h, w]
+    def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures ``with_changes`` -> maps [B, T, C, h, w], and where each gaze rests, logits [B, T, GAZES, h, w].
+
+        A map's side is an eighth of the pictures'.
+        """
+        near = self.near(self.stem(seen.flatten(0, 1)))  # [B * T, C, h, w]
         near = near + interpolate(self.far(near), near.shape[-2:])
-        shifted = exchanged(near.unflatten(0, pictures.shape[:2]))
+        shifted = exchanged(near.unflatten(0, seen.shape[:2]))
         maps = self.both(shifted.flatten(0, 1))
-        return maps.unflatten(0, pictures.shape[:2]), self.gaze(maps).unflatten(0, pictures.shape[:2])
+        return maps.unflatten(0, seen.shape[:2]), self.gaze(maps).unflatten(0, seen.shape[:2])
 
     def tell(self, maps: Tensor, gazes: Tensor) -> Tensor:
         """What is seen where the gazes rest, and anywhere, joined over time: [B, T, E]."""
         flat = maps.flatten(0, 1)
-        values = self.value(flat).flatten(2).unflatten(1, (GAZES, -1))  # [B * T, GAZES, E / GAZES, h * w]
-        weights = gazes.flatten(0, 1).flatten(2).float().softmax(2).to(values.dtype)
-        read = (values @ weights[..., None]).flatten(1)  # [B * T, E]
+        weights = gazes.flatten(0, 1).flatten(2).float().softmax(2).to(flat.dtype)
+        seen = weights @ flat.flatten(2).transpose(1, 2)  # [B * T, GAZES, C]
+        read = self.value(seen.flatten(1)[..., None])[..., 0]  # [B * T, E]
         hidden = (read + self.anywhere(flat.amax((2, 3)))).unflatten(0, maps.shape[:2])
         for block in self.time:
             hidden = block(hidden)

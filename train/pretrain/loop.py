@@ -20,7 +20,7 @@ from torch.nn.functional import l1_loss, mse_loss
 
 from train.config import MotionConfig, SystemConfig, to_dict
 from train.encoder import FrameEncoder
-from train.motion import MotionTower
+from train.motion import MotionTower, with_changes
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
 from train.pretrain.glimpses import GlimpseSource
@@ -82,7 +82,8 @@ class Regressor(nn.Module):
     def loss(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
         """Of windows: the sound, when something is hit, and what. What is not given does not count."""
         tower, verdict = self.tower, self.tower.verdict
-        maps, gazes = tower.when.look(pictures)
+        seen = with_changes(pictures)
+        maps, gazes = tower.when.look(seen)
         when = tower.when.tell(maps, gazes)
         loss = when.new_zeros((), dtype=torch.float32)
         if labels is None or verdict is None:
@@ -95,7 +96,7 @@ class Regressor(nn.Module):
             loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
         loss = loss + event_loss(verdict, when, labels)
         loss = loss + self.when_hit.loss(maps, gazes, labels) + self.when_hit.speeds(maps, labels)
-        maps, gazes = tower.what.look(pictures)
+        maps, gazes = tower.what.look(seen)
         what = tower.what.tell(maps, gazes)
         return loss + struck_loss(verdict, what, labels) + self.what_hit.loss(maps, gazes, labels)
 
@@ -112,7 +113,7 @@ class Regressor(nn.Module):
         assert tower.what is not None
         assert tower.verdict is not None
         inner = slice(1, -2)
-        maps, gazes = tower.what.look(pictures)
+        maps, gazes = tower.what.look(with_changes(pictures))
         what = tower.what.tell(maps, gazes)[:, inner]
         maps, gazes = maps[:, inner], gazes[:, inner]
         labels = Labels(*(values[:, inner] for values in vars(labels).values()))
@@ -125,7 +126,7 @@ class Regressor(nn.Module):
         tower = self.tower
         if self.looks is None or tower.what is None or tower.verdict is None:
             return {}
-        maps, gazes = tower.what.look(pictures)
+        maps, gazes = tower.what.look(with_changes(pictures))
         return struck_right(tower.verdict, tower.what.tell(maps, gazes), labels) | self.looks.right(maps, labels)
 
 
@@ -154,6 +155,7 @@ class Pretraining:
         self.device = encoder.linear_layer.weight.device
         per_frame = mel_frames(system)
         self.model = Regressor(encoder, system.mel.bins, per_frame, materials).to(self.device)
+        nn.utils.convert_conv2d_weight_memory_format(self.model, torch.channels_last)  # a sixth faster on a CPU
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
         )
