@@ -190,6 +190,52 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         train(settings_of(micro_settings, run.path, model={"unet": narrower}), resume=True)
 
 
+def test_the_prior_alone_goes_on_exactly(
+    micro_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way from tokens to latents by itself, stopped and resumed; the rest of the denoiser stays as it was."""
+    unet = {
+        **micro_settings["model"]["unet"],
+        "aligned_channels": 9,
+        "aligned_rows": 16,
+        "aligned_dilations": [1],
+        "tokens_per_step": 0.5,
+    }
+
+    def settings(out: str) -> TrainSettings:
+        return settings_of(
+            micro_settings,
+            tmp_path / out,
+            model={"unet": unet},
+            loss={"prior": 1.0},
+            optimizer={"train_unet": False},
+            length={"steps": 4},
+            checkpoints={"every": 1, "keep": 4},
+        )
+
+    def killed(tensors: Any, file: Path) -> None:
+        if len(RunFolder(tmp_path / "stopped").steps()) == 2:
+            raise KeyboardInterrupt
+        save_weights(tensors, file)
+
+    train(settings("whole"))
+    save_weights = train_checkpoints._save_weights
+    monkeypatch.setattr(train_checkpoints, "_save_weights", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings("stopped"))
+    monkeypatch.undo()
+    assert (tmp_path / "stopped" / "last").resolve().name == "00000002"
+    train(settings("stopped"), resume=True)
+
+    first, whole, resumed = (
+        load_file(tmp_path / name / "model_2.safetensors")
+        for name in ("whole/checkpoints/00000001", "whole/last", "stopped/last")
+    )
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+    changed = {".".join(name.split(".")[:2]) for name, tensor in whole.items() if not tensor.equal(first[name])}
+    assert changed == {"unet.aligned", "unet.aligned_time", "vid_fea_extractor.linear_layer"}
+
+
 def test_text_and_frames(micro_settings: Settings, micro_checkpoint: Path, tmp_path: Path) -> None:
     """What is trained with prompts takes its text encoder along."""
     begin, end = 49406, 49407
