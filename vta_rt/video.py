@@ -1,65 +1,33 @@
-"""Videos: what a file is, the pictures on screen at given times, a soundtrack put on the pictures.
+"""Videos as they are read: what a file is, the pictures on screen at given times.
 
-Knows PyAV's frames and containers, and Pillow for resizing; does not know models or what the pictures are for.
+Knows PyAV's frames, and Pillow for resizing; does not know models or what the pictures are for. ``vta_rt.mux`` writes videos.
 """
 
 from __future__ import annotations
 
-import heapq
-import io
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any
 
-import av
 import numpy as np
-from av.audio.stream import AudioStream
-from av.container import OutputContainer
-from av.packet import Packet
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
-from vta_rt.errors import OptionError, OutputError, VideoError
-from vta_rt.files import replacing
-from vta_rt.reader import StrPath, VideoReader, open_video, reading
-
-if TYPE_CHECKING:
-    from vta_rt.audio import Audio
+from vta_rt.errors import OptionError, VideoError
+from vta_rt.reader import StrPath, VideoReader, open_video
 
 KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-
-
-class Container(NamedTuple):
-    """How one kind of file is written: FFmpeg's name of it, its muxer's options, the encoder of its sound."""
-
-    format: str
-    options: dict[str, str]
-    audio_codec: Literal["aac", "libopus"]
-
-
-INDEX_FIRST = {"movflags": "+faststart"}  # so that playing can begin before everything is downloaded
-CONTAINERS = {
-    ".mp4": Container("mp4", INDEX_FIRST, "aac"),
-    ".mov": Container("mov", INDEX_FIRST, "aac"),
-    ".mkv": Container("matroska", {}, "aac"),
-    ".webm": Container("webm", {}, "libopus"),
-}
 
 # For pictures much larger than what is made of them, exactness is given for speed; differences are in 255ths.
 # WHOLE: up to so many times the new size all is resized, then cut; above, only what stays is, in half the time: Pillow takes
 # the cut in single precision, 4 values in 10,000 differ, by 1. REDUCING_GAP: from twice so many times on blocks are averaged
 # first, in half the time again: 0.2 on average.
 WHOLE, REDUCING_GAP = 3.0, 4.0
-OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
 
 TURN = Image.Transpose  # Pillow's turns count anticlockwise
 CLOCKWISE_DEGREES = {None: 0, TURN.ROTATE_270: 90, TURN.ROTATE_180: 180, TURN.ROTATE_90: 270}
@@ -282,136 +250,3 @@ def fitted(image: Image.Image, size: int, fit: Fit, resize: int = 0, kernel: Ker
     x, y = (side / length for side, length in zip(image.size, lengths, strict=True))
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
     return np.array(image.resize((size, size), KERNELS[kernel], box, REDUCING_GAP))
-
-
-def mux(video: StrPath, audio: Audio, out: StrPath) -> None:
-    """Write a video's pictures with a new soundtrack; the pictures' packets are copied as they are, not encoded again.
-
-    The sound starts with the first picture and keeps its own length. Timestamps and rotation stay; other sound,
-    subtitles and further streams are left out. Sound becomes AAC, in .webm Opus. Pictures before the start, which a cut
-    .mp4 or .mov can hold and hide, cannot be hidden in .mkv and .webm: there they are shown, in silence.
-
-    Args:
-        video: the file the pictures come from.
-        audio: the sound, mono.
-        out: the file to write, not ``video`` itself; its suffix says the container: .mp4, .mov, .mkv or .webm.
-
-    Raises:
-        OptionError: the suffix of ``out`` is none of these.
-        VideoError: the video cannot be read to its end.
-        OutputError: ``out`` cannot be written, is the video itself, or cannot hold pictures of the video's codec.
-    """
-    kind = _container(out)
-    with open_video(video) as reader:
-        _check_can_hold(video, out, kind, reader.stream)
-        with (
-            replacing(out) as part,
-            _writing(out),
-            av.open(str(part), "w", format=kind.format, container_options=kind.options) as sink,
-        ):
-            sink.metadata.update(_kept(reader.container.metadata))
-            pictures, sound = _add_picture_stream(sink, reader.stream), _add_sound_stream(sink, kind, audio)
-            packets = _copied(reader, pictures), _encoded(audio, sound, reader.start)
-            for packet in heapq.merge(*packets, key=_decoding_time):
-                sink.mux(packet)
-
-
-def check_mux(video: StrPath, out: StrPath) -> None:
-    """See that ``mux`` could write this video's pictures to ``out``, before the sound is made.
-
-    Raises:
-        OptionError, VideoError, OutputError: as ``mux`` would, as far as the headers and the first picture tell.
-    """
-    kind = _container(out)
-    with open_video(video) as reader:
-        _check_can_hold(video, out, kind, reader.stream)
-        _check_is_timed(reader, next(reader.packets(), None))
-
-
-def _container(out: StrPath) -> Container:
-    kind = CONTAINERS.get(Path(out).suffix.lower())
-    if kind is None:
-        raise OptionError(
-            f"{out}: a video is written as {', '.join(CONTAINERS)}, not {Path(out).suffix or 'a bare name'}"
-        )
-    return kind
-
-
-def _check_is_timed(reader: VideoReader, packet: Packet[Any] | None) -> None:
-    if packet is not None and packet.pts is None:
-        raise VideoError(f"{reader.path}: its pictures carry no presentation times, so they cannot be copied")
-
-
-def _kept(metadata: dict[str, str]) -> dict[str, str]:
-    """Title, date, place and the like, without what describes the old file."""
-    return {key: value for key, value in metadata.items() if key.lower() not in OF_THE_FILE}
-
-
-def _add_picture_stream(sink: OutputContainer, pictures: VideoStream) -> VideoStream:
-    copy = sink.add_stream_from_template(pictures, opaque=True)  # by the decoder's name: not every codec has an encoder
-    if pictures.codec_context.codec_tag == "hvc1" and sink.format.name in ("mp4", "mov"):
-        copy.codec_context.codec_tag = "hvc1"  # Apple's players do not play FFmpeg's default, hev1
-    return copy
-
-
-def _add_sound_stream(sink: OutputContainer, kind: Container, audio: Audio) -> AudioStream:
-    rates = av.Codec(kind.audio_codec, "w").audio_rates or []
-    rate = audio.sample_rate if audio.sample_rate in rates else 48000  # PyAV resamples on the way to the encoder
-    bit_rate = min(128_000, 6 * rate)  # AAC's limit is 6 bits a sample
-    return sink.add_stream(kind.audio_codec, rate=rate, layout="mono", bit_rate=bit_rate)
-
-
-def _check_can_hold(video: StrPath, out: StrPath, kind: Container, pictures: VideoStream) -> None:
-    if os.path.exists(out) and os.path.samefile(video, out):
-        raise OutputError(f"{out}: is the video itself, another name is needed")
-    if not _can_hold(kind, pictures):
-        able = [suffix for suffix, other in CONTAINERS.items() if _can_hold(other, pictures)]
-        codec = pictures.codec_context.codec.canonical_name
-        raise OutputError(
-            f"{out}: {kind.format} cannot hold {codec} pictures; {' or '.join(able) or 'none of ours'} can"
-        )
-
-
-def _can_hold(kind: Container, pictures: VideoStream) -> bool:
-    """Tried by writing a header to memory: FFmpeg's own lists of what a container holds promise too much."""
-    try:
-        with av.open(io.BytesIO(), "w", format=kind.format) as sink:
-            _add_picture_stream(sink, pictures)
-            sink.start_encoding()
-    except (av.FFmpegError, ValueError):
-        return False
-    return True
-
-
-def _copied(reader: VideoReader, stream: VideoStream) -> Iterator[Packet[Any]]:
-    """The file's picture packets as they are, bound for the stream ``stream``."""
-    with reading(reader.path):
-        for time, packet in reader.timeline(reader.packets()):
-            if packet is None:
-                reader.check_whole(time)
-            else:
-                _check_is_timed(reader, packet)
-                packet.stream = stream
-                yield packet
-
-
-def _encoded(audio: Audio, stream: AudioStream, start: Fraction) -> Iterator[Packet[Any]]:
-    """The sound as packets, a second of it at a time, its first sample at ``start`` seconds."""
-    rate, samples = audio.sample_rate, np.clip(audio.samples, -1, 1)
-    for offset in range(0, len(samples), rate):
-        frame = av.AudioFrame.from_ndarray(samples[None, offset : offset + rate], format="fltp", layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), offset + round(start * rate)
-        yield from stream.encode(frame)
-    yield from stream.encode(None)
-
-
-def _decoding_time(packet: Packet[Any]) -> Fraction:
-    return (packet.dts if packet.dts is not None else packet.pts or 0) * packet.time_base
-
-
-@contextmanager
-def _writing(path: StrPath) -> Iterator[None]:
-    try:
-        yield
-    except av.FFmpegError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
