@@ -6,7 +6,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from train.config import SystemConfig
     from train.data.prepared import PreparedSource
     from train.pretrain.films import Reel
-    from train.pretrain.glimpses import GlimpseSource
     from train.pretrain.labels import Labels
     from train.pretrain.loop import Pretraining
 
@@ -46,7 +45,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    for name, least in (("steps", 1), ("batch", 1), ("window", 2), ("seed", 0)):
+    for name, least in (("steps", 1), ("batch", 1), ("window", 2), ("seed", 0), ("workers", 1)):
         if getattr(options, name) < least:
             raise OptionError(f"{name} is {getattr(options, name)}, at least {least} is needed")
     device = open_device(options.device)
@@ -74,13 +73,13 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     )
     if options.start:
         run.start(_read_state(Path(options.start)))
-    last = _train(run, reels[0], reels[1], glimpses, out)
+    last = _train(run, run.run(reels[0], reels[1], glimpses, workers=options.workers), out)
     figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name.startswith(("valid", "onset")))
     print(f"{out}: {settings.steps} steps{', ' if figures else ''}{figures}")
     return 0
 
 
-def _train(run: Pretraining, train: Reel, valid: Reel, glimpses: GlimpseSource | None, out: Path) -> dict[str, float]:
+def _train(run: Pretraining, steps: Iterator[dict[str, float]], out: Path) -> dict[str, float]:
     """Run to the end, or on from where a run into the same file was stopped; writes the tower at every validation."""
     import torch
     from safetensors.torch import save
@@ -89,7 +88,6 @@ def _train(run: Pretraining, train: Reel, valid: Reel, glimpses: GlimpseSource |
     if state.exists():
         run.load(_read_state(state, "; delete it to begin anew"))
     rows: dict[str, float] = {}
-    steps = run.run(train, valid, glimpses)
     bar = tqdm(steps, total=run.settings.steps, initial=run.done, unit="step", disable=None, leave=False)
     for rows in bar:
         bar.set_postfix(loss=f"{rows['loss']:.3f}", refresh=False)
@@ -171,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument("--device", metavar="NAME", help="where to train (default: a GPU if there is one)")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="threads that read ahead, more for a GPU (default: 1)"
+    )
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="cores (default: all)")
     return parser
 

@@ -8,9 +8,11 @@ latents and no diffusion.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -162,22 +164,26 @@ class Pretraining:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self._mixed = mixed_precision
 
-    def run(self, train: Reel, valid: Reel, glimpses: GlimpseSource | None = None) -> Iterator[dict[str, float]]:
+    def run(
+        self, train: Reel, valid: Reel, glimpses: GlimpseSource | None = None, *, workers: int = 1
+    ) -> Iterator[dict[str, float]]:
         """Train to the end; gives the figures of every step, and of a validation where one is due.
 
         Args:
             glimpses: seen between windows; those of ``train`` if not given.
+            workers: threads that draw what the next steps see, one a step; what is learned does not depend on it.
 
         Raises:
             VTAError: the loss is not a finite number.
         """
         settings = self.settings
         self.model.train()
-        with ThreadPoolExecutor(1) as ahead:
-            drawn = ahead.submit(self._draw, train, glimpses, self.done)
-            while self.done < settings.steps:
-                batch = drawn.result()
-                drawn = ahead.submit(self._draw, train, glimpses, self.done + 1)
+        numbers = iter(range(self.done, settings.steps))
+        with ThreadPoolExecutor(workers) as pool:
+            drawn = deque(pool.submit(self._draw, train, glimpses, number) for number in islice(numbers, workers))
+            while drawn:
+                batch = drawn.popleft().result()
+                drawn += (pool.submit(self._draw, train, glimpses, number) for number in islice(numbers, 1))
                 figures = self._step(*batch)
                 if self.done % settings.validate_every == 0 or self.done == settings.steps:
                     figures |= self.validate(valid)
