@@ -36,7 +36,7 @@ CLIP = 2.0  # largest norm of the gradient
 LOOKS = 8.0  # weight of looks beside hits in glimpses: with 1, the gradient of hits, four times theirs, drowned them
 GLIMPSED = 8  # times as many glimpses as windows a step has
 GLIMPSE = 6  # pictures of one, where they are taken from films
-TURN = 2  # one step in so many sees glimpses
+TURN = 3  # one step in so many sees glimpses
 
 
 @dataclass(frozen=True)
@@ -106,20 +106,23 @@ class Regressor(nn.Module):
         """Of few pictures in a row of many scenes: what lies where, how large, what is hit.
 
         Looks are taught here alone: of films there are so few that they are soon known by heart. Only those pictures count
-        that have one before and two after them, as ``with_changes`` wants. When something is hit is not learned here: in
-        glimpses it is more often than in films.
+        that have one before and two after them, as ``with_changes`` wants. Of when something is hit the maps learn here, not
+        the verdict: in glimpses it is more often than in films.
         """
         tower = self.tower
         assert self.looks is not None
+        assert self.when_hit is not None
         assert self.what_hit is not None
         assert tower.what is not None
         assert tower.verdict is not None
-        inner = slice(1, -2)
-        maps, gazes = tower.what.look(with_changes(pictures))
+        inner, seen = slice(1, -2), with_changes(pictures)
+        labels = Labels(*(values[:, inner] for values in vars(labels).values()))
+        maps, gazes = tower.when.look(seen)
+        loss = self.when_hit.loss(maps[:, inner], gazes[:, inner], labels)
+        maps, gazes = tower.what.look(seen)
         what = tower.what.tell(maps, gazes)[:, inner]
         maps, gazes = maps[:, inner], gazes[:, inner]
-        labels = Labels(*(values[:, inner] for values in vars(labels).values()))
-        loss = LOOKS * self.looks.loss(maps, labels) + self.what_hit.loss(maps, gazes, labels)
+        loss = loss + LOOKS * self.looks.loss(maps, labels) + self.what_hit.loss(maps, gazes, labels)
         return loss + struck_loss(tower.verdict, what, labels)
 
     @torch.no_grad()
