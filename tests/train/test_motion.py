@@ -55,6 +55,18 @@ def test_a_batch_of_clips_is_each_clip_alone(encoder: FrameEncoder) -> None:
         torch.testing.assert_close(encoder.tower(clip), alone)
 
 
+def test_each_gaze_reads_what_its_own_weights_make_of_the_place_it_rests_on() -> None:
+    """The place is read before it is projected, which costs less than to project the whole map."""
+    stream = MotionTower(MOTION).when.eval()
+    stream.time = torch.nn.ModuleList()  # what is read, not yet joined
+    maps, gazes = torch.randn(1, 3, 16, 2, 2), torch.full((1, 3, GAZES, 2, 2), -1e4)
+    for gaze in range(GAZES):
+        gazes[..., gaze, gaze // 2, gaze % 2] = 1e4  # each rests on one place
+    weights = stream.value.weight.unflatten(0, (GAZES, -1))[..., 0]  # [GAZES, E / GAZES, C]
+    read = torch.einsum("gec,btcg->btge", weights, maps.flatten(3)).flatten(2) + stream.value.bias
+    torch.testing.assert_close(stream.tell(maps, gazes), read + stream.anywhere(maps.amax((3, 4))))
+
+
 def test_changes_look_back_and_ahead() -> None:
     pictures = torch.arange(4.0)[None, :, None, None, None].expand(1, 4, 3, 2, 2) ** 2  # 0, 1, 4, 9
     seen = with_changes(pictures)[0, :, 2:, 0, 0]  # the last colour, then grey

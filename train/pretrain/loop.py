@@ -1,9 +1,9 @@
 """Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
 Films with their sound are enough. Where the films' events are known, the tower's verdict is taught to tell them: windows of
-films teach when something is hit and what it is, glimpses of many scenes what things look like, and further heads where they
-lie (``labels``). Heads are thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows no files, no
-latents and no diffusion.
+films teach when something is hit and what it is, glimpses of many scenes what things and hits look like, and further heads
+where they lie (``labels``). Heads are thrown away; the tower goes on, frozen, into ``train.prepare`` and ``train.run``. Knows
+no files, no latents and no diffusion.
 """
 
 from __future__ import annotations

@@ -87,6 +87,20 @@ def test_a_glimpse_teaches_what_is_struck_and_every_note(system: SystemConfig, r
     assert before.item() != after.item()
 
 
+def test_a_glimpse_teaches_both_streams_what_a_hit_looks_like(system: SystemConfig, reels: list[Reel]) -> None:
+    """The verdict on when something is hit stays as it is, and how moments are joined: glimpses are too short and eventful."""
+    model = start(system, materials=2).model.train()
+    pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
+    assert labels is not None
+    with torch.enable_grad():
+        model.glimpse(pictures, labels).backward()
+    taught = {name for name, parameter in model.tower.named_parameters() if parameter.grad is not None}
+    for stream in ("when", "what"):
+        assert {f"{stream}.stem.0.weight", f"{stream}.gaze.weight"} <= taught
+    assert "verdict.is_hit.weight" in taught
+    assert not any(name.startswith(("when.time", "when.value", "verdict.happens", "verdict.rest")) for name in taught)
+
+
 def test_another_number_of_materials_is_refused(system: SystemConfig) -> None:
     for events, said in ((3, "the events are of 3 materials"), (0, "there are no events")):
         with pytest.raises(OptionError, match=rf"{said}, but model\.encoder\.materials is 2"):

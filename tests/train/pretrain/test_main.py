@@ -116,6 +116,7 @@ def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsy
     [
         ({"steps": "0"}, "steps is 0, at least 1 is needed"),
         ({"seed": "-1"}, "seed is -1, at least 0 is needed"),
+        ({"workers": "0"}, "workers is 0, at least 1 is needed"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"config": "nothing.toml"}, "nothing.toml: cannot be read"),
         ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),
