@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -48,10 +49,12 @@ def read_ahead(
 
 
 def quiet_when_left(worker: int) -> None:
-    """In a process that reads: the thread that hands over its tensors says nothing where nobody takes them any more.
+    """In a process that reads: leave Ctrl-C to the one that takes what is read, and say nothing where it takes no more.
 
-    A process that was interrupted has said so itself; where that fell into a hand-over, the other side would add a traceback.
+    It ends this process when it ends; a traceback from here, of an interrupt that fell anywhere or of a hand-over that nobody
+    waits for, would only stand beside what it says itself.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     usual = sys.excepthook
 
     def hook(kind: type[BaseException], *rest: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,10 +56,15 @@ def test_this_process_collects_as_before(clips: Path) -> None:
     assert gc.get_freeze_count() == frozen
 
 
-def test_a_reader_that_is_left_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_leaves_interrupts_to_others_and_says_nothing_when_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     said = []
     monkeypatch.setattr(sys, "excepthook", lambda kind, *_: said.append(kind))
-    quiet_when_left(0)
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        quiet_when_left(0)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, usual)
     for error in (BrokenPipeError(), ConnectionResetError(), EOFError(), ValueError()):
         sys.excepthook(type(error), error, None)
     assert said == [ValueError]
