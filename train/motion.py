@@ -76,6 +76,11 @@ class Stream(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.tell(*self.look(with_changes(pictures)))
 
+    def inner(self) -> list[nn.Parameter]:
+        """Weights of all layers but the first, which sees colours, and the gazes, of which each is a decision of its own."""
+        ends = (*self.stem.parameters(), *self.gaze.parameters())
+        return [weight for weight in self.parameters() if weight.ndim > 1 and not any(weight is end for end in ends)]
+
     def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures ``with_changes`` -> maps [B, T, C, h, w], and where each gaze rests, logits [B, T, GAZES, h, w].
 
@@ -130,8 +135,7 @@ class Verdict(nn.Module):
 
     def forward(self, when: Tensor, what: Tensor) -> Tensor:
         onset, level, speed = self.happening(when)
-        around = pad(onset, (1, 1), value=DOUBT)
-        counts = (onset > around[:, :-2].clamp(min=DOUBT)) & (onset >= around[:, 2:])  # of two alike the first
+        counts = decided(onset)
         materials, notes = self.hit(what)
         note, off = likeliest(notes)
         told = said(counts.float(), materials.argmax(2), note, level, speed, off=off, materials=self.materials)
@@ -141,6 +145,12 @@ class Verdict(nn.Module):
         """``said`` [B, T, n] and what else there is to tell: embeddings [B, T, E]."""
         rest = self.rest(when)
         return torch.cat([told.to(rest.dtype), rest], 2)
+
+
+def decided(onset: Tensor) -> Tensor:
+    """Logits of an onset at each moment -> where one counts: likely enough, and the likeliest of its neighbours. [B, T]."""
+    around = pad(onset, (1, 1), value=DOUBT)
+    return (onset > around[:, :-2].clamp(min=DOUBT)) & (onset >= around[:, 2:])  # of two alike the first
 
 
 def said_width(materials: int) -> int:
@@ -234,6 +244,7 @@ class TemporalBlock(nn.Module):
         self.convolution = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)  # a block begins as the identity
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         inner = self.convolution(self.norm(hidden).transpose(1, 2)).transpose(1, 2)

@@ -74,7 +74,9 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     if options.start:
         run.start(_read_state(Path(options.start)))
     last = _train(run, run.run(reels[0], reels[1], glimpses, workers=options.workers), out)
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in last.items() if name.startswith(("valid", "onset")))
+    figures = ", ".join(
+        f"{name} {value:.3f}" for name, value in last.items() if name.startswith("valid") or name.endswith("f1")
+    )
     print(f"{out}: {settings.steps} steps{', ' if figures else ''}{figures}")
     return 0
 
@@ -162,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=1500, metavar="N", help="(default: 1500)")
     parser.add_argument("--batch", type=int, default=22, metavar="N", help="windows a step (default: 22)")
     parser.add_argument("--window", type=int, default=48, metavar="N", help="frames of each (default: 48)")
-    parser.add_argument("--learning-rate", type=float, default=8e-4, metavar="R", help="highest (default: 8e-4)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, metavar="R", help="highest (default: 2e-3)")
     parser.add_argument(
         "--start", metavar="STATE", help="of a run that ended (its OUT.state): begin with what it learned"
     )

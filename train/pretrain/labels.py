@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, max_pool2d
 
@@ -57,6 +58,15 @@ class Labels:
         """From frame ``start`` on."""
         return Labels(*(values[start : start + count] for values in vars(self).values()))
 
+    def parts(self, starts: Sequence[int], count: int) -> Labels:
+        """Of several films: of each, [B, T, ...], from its own frame on."""
+        return Labels(
+            *(
+                np.stack([film[start : start + count] for film, start in zip(values, starts, strict=True)])
+                for values in vars(self).values()
+            )
+        )
+
     def seen(self, mirrored: bool, zoom: float, right: float, down: float) -> Labels:
         """As the pictures look when they are mirrored left to right, seen so much larger, then moved by parts of their side.
 
@@ -77,6 +87,12 @@ class Labels:
 
 def _lowered(notes: np.ndarray, octaves: float) -> np.ndarray:
     return np.where(notes >= 0, np.clip(notes - 12 * octaves, 0, NOTES - 1), -1).astype(np.float32)
+
+
+def most_hit(onset: np.ndarray, count: int) -> list[int]:
+    """Of each film [B, T] the first of those ``count`` frames in which most is hit, in their middle above all."""
+    count = min(count, onset.shape[1])
+    return (sliding_window_view(onset, count, axis=1) @ np.hanning(count + 2)[1:-1]).argmax(1).tolist()
 
 
 def stack(films: Sequence[Labels]) -> Labels:

@@ -22,11 +22,12 @@ from torch.nn.functional import l1_loss, mse_loss
 
 from train.config import MotionConfig, SystemConfig, to_dict
 from train.encoder import FrameEncoder
-from train.motion import MotionTower, with_changes
+from train.motion import MotionTower, decided, with_changes
 from train.onsets import OnsetScore, onsets_of_mel, score_onsets
 from train.pretrain.films import Reel
 from train.pretrain.glimpses import GlimpseSource
-from train.pretrain.labels import HitHead, Labels, LookHead, event_loss, struck_loss, struck_right, told
+from train.pretrain.labels import HitHead, Labels, LookHead, event_loss, most_hit, struck_loss, struck_right, told
+from train.pretrain.optimizer import Optimizer
 from vta_rt.errors import OptionError, VTAError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
@@ -36,6 +37,7 @@ CLIP = 2.0  # largest norm of the gradient
 LOOKS = 8.0  # weight of looks beside hits in glimpses: with 1, the gradient of hits, four times theirs, drowned them
 GLIMPSED = 8  # times as many glimpses as windows a step has
 GLIMPSE = 6  # pictures of one, where they are taken from films
+BRIEFLY = 16  # frames of a window in which it is told what is hit, about as many as that needs to see
 TURN = 3  # one step in so many sees glimpses
 
 
@@ -47,7 +49,7 @@ class PretrainSettings:
     steps: int = 1500
     batch: int = 22
     window: int = 48
-    learning_rate: float = 8e-4
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     warmup: int = 60
     zoomed: float = 0.25
@@ -77,12 +79,22 @@ class Regressor(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self._mel(self.tower(pictures))
 
+    def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Weights of the tower's inner layers, and all other parameters: for ``Optimizer``."""
+        streams = [stream for stream in (self.tower.when, self.tower.what) if stream is not None]
+        hidden = [weight for stream in streams for weight in stream.inner()]
+        known = {id(weight) for weight in hidden}
+        return hidden, [parameter for parameter in self.parameters() if id(parameter) not in known]
+
     def _mel(self, embeddings: Tensor) -> Tensor:
         mel = self.head(embeddings.float()).float().unflatten(2, (self.per_frame, self.bins)).flatten(1, 2)
         return mel * 2 - 5  # about the range of log-mels
 
     def loss(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
-        """Of windows: the sound, when something is hit, and what. What is not given does not count."""
+        """Of windows: the sound, when something is hit, and, of those moments in which most is, what.
+
+        What is not given does not count.
+        """
         tower, verdict = self.tower, self.tower.verdict
         seen = with_changes(pictures)
         maps, gazes = tower.when.look(seen)
@@ -98,7 +110,10 @@ class Regressor(nn.Module):
             loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
         loss = loss + event_loss(verdict, when, labels)
         loss = loss + self.when_hit.loss(maps, gazes, labels) + self.when_hit.speeds(maps, labels)
-        maps, gazes = tower.what.look(seen)
+        starts = most_hit(labels.onset, BRIEFLY)
+        labels = labels.parts(starts, BRIEFLY)
+        brief = torch.stack([film[start:][:BRIEFLY] for film, start in zip(seen, starts, strict=True)])
+        maps, gazes = tower.what.look(brief)
         what = tower.what.tell(maps, gazes)
         return loss + struck_loss(verdict, what, labels) + self.what_hit.loss(maps, gazes, labels)
 
@@ -134,6 +149,14 @@ class Regressor(nn.Module):
         maps, gazes = tower.what.look(with_changes(pictures))
         return struck_right(tower.verdict, tower.what.tell(maps, gazes), labels) | self.looks.right(maps, labels)
 
+    @torch.no_grad()
+    def onsets(self, pictures: Tensor) -> list[int]:
+        """Of one film [1, T, 3, S, S] the frames in which the tower decides that something is hit."""
+        assert self.tower.verdict is not None
+        onset, _, _ = self.tower.verdict.happening(self.tower.when(pictures))
+        found: list[int] = decided(onset)[0].nonzero()[:, 0].tolist()
+        return found
+
 
 class Pretraining:
     """One run, step after step; ``state`` and ``load`` let it go on exactly where it was.
@@ -161,10 +184,8 @@ class Pretraining:
         per_frame = mel_frames(system)
         self.model = Regressor(encoder, system.mel.bins, per_frame, materials).to(self.device)
         nn.utils.convert_conv2d_weight_memory_format(self.model, torch.channels_last)  # a sixth faster on a CPU
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+        hidden, rest = self.model.parts()
+        self.optimizer = Optimizer(hidden, rest, settings.learning_rate, settings.weight_decay)
         self._mixed = mixed_precision
 
     def run(
@@ -201,11 +222,10 @@ class Pretraining:
                 loss = self.model.loss(pictures, mel, labels)
         if not loss.isfinite():
             raise VTAError(f"step {self.done + 1}: the loss is {loss.item()}; try a lower learning rate")
-        self.optimizer.zero_grad()  # to None: what a glance does not reach stays as it is
+        self.model.zero_grad()  # to None: what a glimpse does not reach stays as it is
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        self.schedule.step()
+        self.optimizer.step(self._share(self.done))
         self.done += 1
         return {"step": self.done, "loss": loss.item(), "gradient_norm": norm.item()}
 
@@ -227,23 +247,34 @@ class Pretraining:
 
     @torch.no_grad()
     def validate(self, reel: Reel) -> dict[str, float]:
-        """Of whole films: error of the mel, onset F1 of the regressed mel against the true one's, what labels say."""
+        """Of whole films: error of the mel, and onset F1 of the regressed mel against the true one's, within 50 ms.
+
+        With labels also the onset F1 of what the tower decides, within 100 ms, and what labels say of how much is told.
+        """
         self.model.eval()
-        errors, onsets = [], OnsetScore()
+        errors, onsets, told = [], OnsetScore(), OnsetScore()
         right: dict[str, list[bool]] = {}
         for index in range(min(self.settings.validation_clips, len(reel.films))):
             pictures, mel, labels = reel.whole(index)
-            found = self.model(pictures.to(self.device))
-            found = found.cpu()[:, : mel.shape[1]]
+            pictures = pictures.to(self.device)
+            found = self.model(pictures).cpu()[:, : mel.shape[1]]
             errors.append(l1_loss(found, mel).item())
             heard, true = (onsets_of_mel(picture[0].numpy(), self.system.mel).tolist() for picture in (found, mel))
             onsets += score_onsets(heard, true, 0.05)
-            if labels is not None:
-                for name, values in self.model.right(pictures.to(self.device), labels).items():
-                    right.setdefault(name, []).extend(values)
+            if labels is None or self.model.looks is None:
+                continue
+            rate = self.system.frame_rate
+            hits = np.flatnonzero(labels.onset[0])
+            told += score_onsets([frame / rate for frame in self.model.onsets(pictures)], (hits / rate).tolist(), 0.1)
+            for name, values in self.model.right(pictures, labels).items():
+                right.setdefault(name, []).extend(values)
         self.model.train()
-        shares = {f"valid_{name}": float(np.mean(values)) for name, values in right.items() if values}
-        return {"valid_loss": float(np.mean(errors)) if errors else 0.0, "onset_f1": onsets.f1, **shares}
+        figures = {"valid_loss": float(np.mean(errors)) if errors else 0.0, "onset_f1": onsets.f1}
+        if right:
+            figures |= {"told_f1": told.f1} | {
+                f"valid_{name}": float(np.mean(each)) for name, each in right.items() if each
+            }
+        return figures
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, plain values and tensors."""
@@ -252,7 +283,6 @@ class Pretraining:
             "done": self.done,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -267,7 +297,6 @@ class Pretraining:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         self.done = state["done"]
 
     def start(self, state: dict[str, Any]) -> None:
@@ -281,8 +310,8 @@ class Pretraining:
         except (KeyError, RuntimeError) as error:
             raise OptionError("the run to start from has other networks") from error
 
-    def _rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine."""
+    def _share(self, step: int) -> float:
+        """Of the highest learning rate: linear warm-up, then half a cosine."""
         warmup, steps = self.settings.warmup, self.settings.steps
         if step < warmup:
             return (step + 1) / warmup

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.pretrain.labels import LOWEST, read_labels, stack
+from train.pretrain.labels import LOWEST, most_hit, read_labels, stack
 from vta_rt.errors import OptionError
 
 RECORD = {
@@ -74,3 +74,16 @@ def test_what_is_no_list_of_events_is_named(tmp_path: Path, text: str) -> None:
         read_labels(tmp_path / "events.jsonl", 25.0, 8)
     with pytest.raises(OptionError, match=r"none\.jsonl: cannot be read"):
         read_labels(tmp_path / "none.jsonl", 25.0, 8)
+
+
+def test_the_moments_in_which_most_is_hit() -> None:
+    onset = np.zeros((4, 40), np.float32)
+    onset[0, [3, 20, 24]] = 1  # the two lie in the middle, not at an end
+    onset[1, 39] = 1
+    onset[2, 10] = 1
+    first, last, alone, none = most_hit(onset, 9)
+    assert first in (17, 18, 19)
+    assert last == 31  # as late as the film lets it
+    assert alone == 6
+    assert none == 0
+    assert most_hit(onset[:, :5], 9) == [0, 0, 0, 0]  # films that are shorter are taken whole

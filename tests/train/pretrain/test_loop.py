@@ -11,7 +11,8 @@ import torch
 from train.config import SystemConfig
 from train.encoder import build_encoder
 from train.pretrain.films import Reel
-from train.pretrain.loop import Pretraining, PretrainSettings, mel_frames, regression_loss
+from train.pretrain.labels import most_hit
+from train.pretrain.loop import BRIEFLY, Pretraining, PretrainSettings, mel_frames, regression_loss
 from vta_rt.errors import OptionError, VTAError
 
 SETTINGS = PretrainSettings(steps=60, batch=4, window=16, warmup=5, learning_rate=5e-3, validate_every=60)
@@ -36,6 +37,7 @@ def test_learns_what_sounds_from_labels(system: SystemConfig, reels: list[Reel])
     run = start(system, replace(SETTINGS, steps=600, batch=8), materials=2)
     before = run.validate(reels[1])
     rows = list(run.run(*reels))
+    assert rows[-1]["told_f1"] > 0.95 > before["told_f1"]
     assert rows[-1]["valid_material"] > 0.95 > before["valid_material"]
     assert rows[-1]["valid_pitch"] > 0.95 > before["valid_pitch"]
     assert rows[-1]["valid_thing"] > 0.95 > before["valid_thing"]
@@ -73,6 +75,23 @@ def test_a_window_teaches_all_that_happens(system: SystemConfig, reels: list[Ree
             for known in (values, others)
         )
     assert before.item() != after.item()
+
+
+def test_what_is_hit_is_taught_where_most_is(system: SystemConfig, reels: list[Reel]) -> None:
+    model = start(system, materials=2).model.eval()
+    pictures, _, labels = reels[0].batch(8, 24, np.random.default_rng(0), zoomed=True)
+    assert labels is not None
+    inside = np.zeros(labels.onset.shape, bool)
+    for film, first in enumerate(most_hit(labels.onset, BRIEFLY)):
+        inside[film, first : first + BRIEFLY] = True
+
+    def loss(where: np.ndarray) -> float:
+        material = np.where(where & (labels.material >= 0), 1 - labels.material, labels.material)
+        return model.loss(pictures, None, replace(labels, material=material)).item()
+
+    assert (labels.onset > 0)[~inside].any()
+    with torch.no_grad():
+        assert loss(~inside) == loss(inside & ~inside) != loss(inside)
 
 
 @pytest.mark.parametrize("told", ["material", "note", "ring"])
