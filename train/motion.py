@@ -20,7 +20,7 @@ from vta_rt.errors import OptionError
 GAZES = 4  # places that are read off a map
 NOTES = 80  # semitones that are told apart
 NEAR = 0.7  # semitones: how far a note spreads over those beside it
-DOUBT = -0.4  # logit of an onset from which on it counts
+DOUBT = 0.0  # logit of an onset from which on it counts
 OUTSPOKEN = 5.0  # what is said, beside what else an embedding holds
 FAR = 3  # residual convolutions at the far level, where sizes are measured
 BRIEF = 3  # temporal blocks that tell what is hit: that shows within a few moments

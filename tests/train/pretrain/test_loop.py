@@ -12,7 +12,8 @@ from train.config import SystemConfig
 from train.encoder import build_encoder
 from train.pretrain.films import Reel
 from train.pretrain.labels import most_hit
-from train.pretrain.loop import BRIEFLY, Pretraining, PretrainSettings, mel_frames, regression_loss
+from train.pretrain.loop import Pretraining, PretrainSettings, mel_frames
+from train.pretrain.regressor import BRIEFLY, regression_loss
 from vta_rt.errors import OptionError, VTAError
 
 SETTINGS = PretrainSettings(steps=60, batch=4, window=16, warmup=5, learning_rate=5e-3, validate_every=60)
