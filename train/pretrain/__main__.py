@@ -48,6 +48,8 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     for name, least in (("steps", 1), ("batch", 1), ("window", 2), ("seed", 0), ("workers", 1)):
         if getattr(options, name) < least:
             raise OptionError(f"{name} is {getattr(options, name)}, at least {least} is needed")
+    if not 0 < options.learning_rate < float("inf"):
+        raise OptionError(f"learning-rate is {options.learning_rate:g}, a number above 0 is needed")
     device = open_device(options.device)
     system = read_model(options.config)
     films = [_films(path, system) for path in (options.data, options.valid)]

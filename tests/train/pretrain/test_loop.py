@@ -121,6 +121,21 @@ def test_a_glimpse_teaches_both_streams_what_a_hit_looks_like(system: SystemConf
     assert not any(name.startswith(("when.time", "when.value", "verdict.happens", "verdict.rest")) for name in taught)
 
 
+def test_inner_layers_alone_have_an_optimizer_of_their_own(system: SystemConfig) -> None:
+    model = start(system, materials=2).model
+    hidden, rest = ({id(parameter) for parameter in each} for each in model.parts())
+    names = {name: id(parameter) for name, parameter in model.named_parameters()}
+    assert hidden | rest == set(names.values())
+    assert not hidden & rest
+    inner = {name for name in names if names[name] in hidden}
+    for stream in ("when", "what"):
+        assert {
+            f"tower.{stream}.{layer}.weight" for layer in ("both.convolution", "value", "anywhere", "time.0.out")
+        } <= inner
+        assert not {f"tower.{stream}.{layer}" for layer in ("stem.0.weight", "gaze.weight", "both.norm.weight")} & inner
+    assert all(name.startswith(("tower.when.", "tower.what.")) for name in inner)
+
+
 def test_another_number_of_materials_is_refused(system: SystemConfig) -> None:
     for events, said in ((3, "the events are of 3 materials"), (0, "there are no events")):
         with pytest.raises(OptionError, match=rf"{said}, but model\.encoder\.materials is 2"):

@@ -122,6 +122,8 @@ def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsy
         ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),
         ({"events": "nothing.jsonl"}, "nothing.jsonl: cannot be read"),
         ({"data": "nothing.jsonl"}, "cannot be read"),
+        ({"learning-rate": "-0.002"}, "learning-rate is -0.002, a number above 0 is needed"),
+        ({"learning-rate": "nan"}, "learning-rate is nan, a number above 0 is needed"),
         ({"start": "nothing.state"}, "nothing.state: cannot be read as the state of a run"),
     ],
 )
