@@ -21,7 +21,7 @@ CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
 BANDS = (1, 8, 64)  # bins averaged before changes are compared
 MEL = 0.15  # weight of the log-mel beside the labels
 LOOKS = 8.0  # weight of looks beside hits in glimpses: with 1, the gradient of hits, four times theirs, drowned them
-BRIEFLY = 16  # frames of a window in which it is told what is hit, about as many as that needs to see
+STRETCH = 16  # frames of a window in which it is told what is hit, about as many as that needs to see
 
 
 class Regressor(nn.Module):
@@ -76,9 +76,9 @@ class Regressor(nn.Module):
             loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
         loss = loss + event_loss(verdict, when, labels)
         loss = loss + self.when_hit.loss(maps, gazes, labels) + self.when_hit.speeds(maps, labels)
-        starts = most_hit(labels.onset, BRIEFLY)
-        labels = labels.parts(starts, BRIEFLY)
-        brief = torch.stack([film[start:][:BRIEFLY] for film, start in zip(seen, starts, strict=True)])
+        starts = most_hit(labels.onset, STRETCH)
+        labels = labels.parts(starts, STRETCH)
+        brief = torch.stack([film[start:][:STRETCH] for film, start in zip(seen, starts, strict=True)])
         maps, gazes = tower.what.look(brief)
         what = tower.what.tell(maps, gazes)
         return loss + struck_loss(verdict, what, labels) + self.what_hit.loss(maps, gazes, labels)

@@ -13,7 +13,7 @@ from train.encoder import build_encoder
 from train.pretrain.films import Reel
 from train.pretrain.labels import most_hit
 from train.pretrain.loop import Pretraining, PretrainSettings, mel_frames
-from train.pretrain.regressor import BRIEFLY, regression_loss
+from train.pretrain.regressor import STRETCH, regression_loss
 from vta_rt.errors import OptionError, VTAError
 
 SETTINGS = PretrainSettings(steps=60, batch=4, window=16, warmup=5, learning_rate=5e-3, validate_every=60)
@@ -83,8 +83,8 @@ def test_what_is_hit_is_taught_where_most_is(system: SystemConfig, reels: list[R
     pictures, _, labels = reels[0].batch(8, 24, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     inside = np.zeros(labels.onset.shape, bool)
-    for film, first in enumerate(most_hit(labels.onset, BRIEFLY)):
-        inside[film, first : first + BRIEFLY] = True
+    for film, first in enumerate(most_hit(labels.onset, STRETCH)):
+        inside[film, first : first + STRETCH] = True
 
     def loss(where: np.ndarray) -> float:
         material = np.where(where & (labels.material >= 0), 1 - labels.material, labels.material)
