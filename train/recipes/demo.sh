@@ -21,7 +21,7 @@ python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
-    --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps 10000 --batch 8 --seed "$seed" --bf16
+    --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps 13000 --batch 8 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12
