@@ -46,12 +46,16 @@ class MotionTower(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         if pictures.ndim == 4:
             return self(pictures[None])[0]
-        when = self.when(pictures)
-        return when if self.what is None or self.verdict is None else self.verdict(when, self.what(pictures))
+        seen = with_changes(pictures)
+        when = self.when(seen)
+        if self.what is None or self.verdict is None:
+            return when
+        # Mirrored, a thing is as large and of the same material: two looks at it are wrong less often than one.
+        return self.verdict(when, (self.what(seen) + self.what(seen.flip(-1))) / 2)
 
 
 class Stream(nn.Module):
-    """Pictures [B, T, 3, H, W] -> hidden [B, T, E]: ``look`` and then ``tell``.
+    """Pictures ``with_changes`` [B, T, 6, H, W] -> hidden [B, T, E]: ``look`` and then ``tell``.
 
     Args:
         depth: residual convolutions at the far level.
@@ -73,8 +77,8 @@ class Stream(nn.Module):
         self.anywhere = nn.Linear(near, config.projection)
         self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in dilations)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.tell(*self.look(with_changes(pictures)))
+    def forward(self, seen: Tensor) -> Tensor:
+        return self.tell(*self.look(seen))
 
     def inner(self) -> list[nn.Parameter]:
         """Weights of all layers but the first, which sees colours, and the gazes, of which each is a decision of its own."""

@@ -267,6 +267,18 @@ def test_of_two_notes_in_doubt_the_likelier_is_said_alone() -> None:
     assert sum(likeliest(doubtful.clamp(min=1e-6).log())).item() == pytest.approx(20.0, abs=0.01)
 
 
+def test_a_film_and_its_mirror_image_are_told_the_same() -> None:
+    torch.manual_seed(0)
+    tower = MotionTower(MotionConfig(channels=(8, 16, 8), projection=88, materials=2, image_size=16)).eval()
+    assert tower.verdict is not None
+    torch.nn.init.zeros_(tower.verdict.happens.weight)
+    tower.verdict.happens.bias.data = torch.tensor([DOUBT + 1, 0.0, 0.0])  # the first of the moments alike counts
+    film = torch.rand(4, 3, 16, 16)
+    told, mirrored = (tower(pictures)[0, : said_width(2)] for pictures in (film, film.flip(-1)))
+    assert told[0] == OUTSPOKEN
+    torch.testing.assert_close(told, mirrored)
+
+
 def test_a_note_spreads_over_those_beside_it() -> None:
     shares = spread(torch.tensor([4.0, 4.5]), NOTES)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2))
