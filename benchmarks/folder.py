@@ -1,6 +1,6 @@
 """A folder of clips: clips a minute with several worked on at once, one after another, and by a command a clip.
 
-    python benchmarks/folder.py [--bundle engines/demo] [--video CLIP] [--clips 32] [--steps 25]
+    python benchmarks/folder.py [--bundle engines/demo] [--video CLIP] [--clips 32] [--steps 25] [--backend cpu]
 
 The folder holds copies of one clip. Each way is ``vta generate`` as a user calls it, loading included, in a process of its
 own; the command a clip is run for the first --single clips only. The sounds of all ways are compared byte by byte. Wall
@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--single", type=int, default=4, help="clips that get a command each (default: 4)")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--name", default="folder", help="of the file in benchmarks/results")
     options = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
     print(f"{'way':<22}{'clips':>6}{'clips/min':>11}{'CPU s a clip':>14}{'peak MB':>9}")
@@ -41,7 +43,16 @@ def main() -> None:
         clips = [folder / "in" / f"{index:02}.mp4" for index in range(options.clips)]
         for clip in clips:
             shutil.copy(options.video, clip)
-        settings = ["--bundle", options.bundle, "--steps", options.steps, "--format", "wav"]
+        settings = [
+            "--bundle",
+            options.bundle,
+            "--steps",
+            options.steps,
+            "--backend",
+            options.backend,
+            "--format",
+            "wav",
+        ]
         ways = {f"--at-once {count}": ([["--at-once", count, folder / "in"]], len(clips)) for count in options.at_once}
         ways["a command a clip"] = ([[clip] for clip in clips[: options.single]], options.single)
         sounds: set[bytes] = set()
@@ -55,11 +66,8 @@ def main() -> None:
                 f"{row['peak_mb']:>9.0f}",
                 flush=True,
             )
-    print(
-        machine.write(
-            "folder", {"bundle": options.bundle.name, "steps": options.steps, "load": os.getloadavg()[1], "ways": rows}
-        )
-    )
+    settings = {"bundle": options.bundle.name, "steps": options.steps, "backend": options.backend}
+    print(machine.write(options.name, {**settings, "load": os.getloadavg()[1], "ways": rows}))
 
 
 def _run(commands: list[list[Any]], clips: int) -> dict[str, Any]:

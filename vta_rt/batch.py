@@ -6,7 +6,6 @@ steps are too short to share out, two clips on a core each also beat one clip on
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,11 +60,6 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
 
 class Stopped(Exception):
     """Raised in work that nobody waits for any more."""
-
-
-def usable_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def work_through(

@@ -39,6 +39,7 @@ class Pipeline:
         bundle: folder or model-hub id of a bundle; None for the newest in ``engines/``.
         backend: ``auto`` or the name of one (``vta_rt.backends.BACKENDS``).
         threads: cores the backend may use; None for all.
+        at_once: calls that will be made at the same time and share those cores. The sound is the same.
         capture: what of the denoising loop becomes a CUDA graph, on a GPU: ``loop`` (with TensorRT all of it, else a step
             at a time), ``step`` or ``none``. The sound is the same.
 
@@ -48,7 +49,7 @@ class Pipeline:
     Raises:
         BundleError: the bundle cannot be found, is altered, or holds other graphs than it says.
         EngineError, DeviceError: the backend asked for cannot be had here.
-        OptionError: an unknown backend, or threads below 1.
+        OptionError: an unknown backend, or threads or at_once below 1.
     """
 
     def __init__(
@@ -57,13 +58,14 @@ class Pipeline:
         *,
         backend: str = "auto",
         threads: int | None = None,
+        at_once: int = 1,
         capture: str = "loop",
     ) -> None:
         self.bundle = Bundle(find_bundle() if bundle is None else bundle)
         self.model = self.bundle.manifest.model
         self.frames = self.bundle.manifest.frames
         self.schedule = self.bundle.manifest.schedule
-        self._options = (backend, threads, capture)
+        self._options = (backend, threads, at_once, capture)
         self._backend, self.backend = choose(self.bundle, *self._options)
         if backend == "auto" and self.bundle.manifest.engines and self._backend.name != "tensorrt":
             warnings.warn(f"engines are not used: {self.backend}", FallbackWarning, stacklevel=2)

@@ -9,9 +9,11 @@ already: there a call is two to three times faster (``benchmarks/cpu_precision.p
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +35,8 @@ class Backend:
     Args:
         name: of ``BACKENDS``. title: for people. load: a graph's session by its name. lane: where a call's arrays may lie.
         close: gives back what the lanes hold, once nobody has the backend any more; must not lead back to it.
+        loaders: how many threads may load graphs at the same time, before they are asked for; 0 on a GPU, whose graphs belong
+            to the device that their thread has chosen.
     """
 
     def __init__(
@@ -42,51 +46,55 @@ class Backend:
         load: Callable[[str], Session],
         lane: Callable[[], AbstractContextManager[Lane]] = lambda: nullcontext(Lane()),
         close: Callable[[], None] | None = None,
+        loaders: int = 0,
     ) -> None:
         self.name = name
         self.title = title
         self.lane = lane
         self.sessions: dict[str, Session] = {}
         self._load = load
+        self._loaders = loaders
         self._locks: dict[str, threading.Lock] = {}
         if close is not None:
             weakref.finalize(self, close)
 
     def session(self, graph: str) -> Session:
         """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
-        with self._locks.setdefault(graph if self.name == "cpu" else "", threading.Lock()):  # a GPU's one by one
+        with self._locks.setdefault(graph if self._loaders else "", threading.Lock()):  # a GPU's one by one
             if graph not in self.sessions:
                 self.sessions[graph] = self._load(graph)
             return self.sessions[graph]
 
     @contextmanager
     def loading(self, graphs: Sequence[str]) -> Iterator[None]:
-        """Load graphs in the order given while the block does something else, which may ask for them meanwhile.
+        """Load graphs while the block does something else, which may ask for them meanwhile.
 
-        Only for the CPU: a GPU's graphs belong to the device that their thread has chosen. What cannot be loaded is left to
-        whoever asks for it, to fail there.
+        What cannot be loaded is left to whoever asks for it, to fail there.
         """
 
-        def load() -> None:
+        def load(graph: str) -> None:
             with suppress(VTAError):
-                for graph in graphs:
-                    self.session(graph)
+                self.session(graph)
 
-        if self.name != "cpu" or all(graph in self.sessions for graph in graphs):
+        if not self._loaders or all(graph in self.sessions for graph in graphs):
             yield
             return
-        loader = threading.Thread(target=load, name="loading graphs")
-        loader.start()
-        try:
+        with ThreadPoolExecutor(self._loaders, "loading graphs") as loaders:
+            for graph in graphs:
+                loaders.submit(load, graph)
             yield
-        finally:
-            loader.join()
+
+
+def usable_cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose(
     bundle: Bundle,
     backend: str = "auto",
     threads: int | None = None,
+    at_once: int = 1,
     capture: str = "loop",
     *,
     below: str | None = None,
@@ -95,11 +103,12 @@ def choose(
     """The backend of that name, or the best there is, and one line that says what was picked and why.
 
     Args:
+        threads: cores to use, of which ``at_once`` calls at the same time get their shares; None for all.
         capture: what of the denoising loop becomes a CUDA graph: ``loop``, ``step`` or ``none``.
         below: a backend to look only after, because of ``reasons``.
 
     Raises:
-        OptionError: a backend that does not exist, or a thread count below 1.
+        OptionError: a backend that does not exist, or a count below 1.
         EngineError, DeviceError: the backend asked for cannot be had here.
         BundleError: the bundle's precision runs on no backend there is.
     """
@@ -109,11 +118,15 @@ def choose(
         raise OptionError(f"capture {capture!r} is unknown; choose one of {', '.join(CAPTURES)}")
     if threads is not None and threads < 1:
         raise OptionError(f"threads is {threads}, 1 or more are needed")
+    if at_once < 1:
+        raise OptionError(f"at_once is {at_once}, 1 or more is needed")
+    share = threads if at_once == 1 else max(1, (threads or usable_cores()) // at_once)
     make: dict[str, Callable[[], Backend]] = {
         "tensorrt": lambda: _tensorrt(bundle, capture),
-        "cuda": lambda: _cuda(bundle, threads, capture),
+        "cuda": lambda: _cuda(bundle, share, capture),
+        # Calls of one graph wait for each other here, and the number of threads shows in the sound.
         "openvino": lambda: _openvino(bundle, threads),
-        "cpu": lambda: _cpu(bundle, threads, reasons),  # those known by then
+        "cpu": lambda: _cpu(bundle, share, reasons),  # those known by then
     }
     if backend != "auto":
         chosen = make[backend]()
@@ -209,7 +222,8 @@ def _openvino(bundle: Bundle, threads: int | None) -> Backend:
         return openvino.OpenVinoSession(name, record, path, threads, module=module, core=core)
 
     half = ", bf16 where the graphs are not fp32" if openvino.has_bf16(core) else ""
-    return Backend("openvino", f"OpenVINO {module.__version__.partition('-')[0]} on the CPU{half}", load)
+    title = f"OpenVINO {module.__version__.partition('-')[0]} on the CPU{half}"
+    return Backend("openvino", title, load, loaders=threads or usable_cores())
 
 
 def _cpu(bundle: Bundle, threads: int | None, reasons: tuple[str, ...]) -> Backend:
@@ -226,4 +240,4 @@ def _cpu(bundle: Bundle, threads: int | None, reasons: tuple[str, ...]) -> Backe
     def load(name: str) -> Session:
         return OnnxRuntimeSession(name, graphs[name], bundle.graph_path(name), threads)
 
-    return Backend("cpu", "ONNX Runtime on the CPU", load)
+    return Backend("cpu", "ONNX Runtime on the CPU", load, loaders=1)

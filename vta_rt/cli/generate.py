@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vta_rt.backends import BACKENDS
-from vta_rt.batch import GoOn, find_videos, usable_cores, work_through
+from vta_rt.backends import BACKENDS, usable_cores
+from vta_rt.batch import GoOn, find_videos, work_through
 from vta_rt.cli.command import BAD_INPUT, say
 from vta_rt.cli.targets import FORMATS, SOUND_FORMATS, VIDEO_FORMATS, check_target, plan_outputs, plan_sound
 from vta_rt.errors import OptionError, VTAError
@@ -123,8 +123,8 @@ def _generate(options: argparse.Namespace) -> int:
         print(f"{len(targets) - len(wanted)} of {len(targets)} are there already", flush=True)
     if not wanted:
         return 0
-    at_once, threads = _share(len(wanted), options.at_once, options.threads)
-    pipeline = Pipeline(options.bundle, backend=options.backend, threads=threads)
+    at_once = min(options.at_once, len(wanted), options.threads or usable_cores())
+    pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads, at_once=at_once)
     failed = 0
     with (
         _Bar(len(wanted)) as bar,
@@ -141,20 +141,6 @@ def _generate(options: argparse.Namespace) -> int:
                 else:
                     print(outcome, flush=True)
     return BAD_INPUT if failed else 0
-
-
-def _share(videos: int, at_once: int, cores: int | None) -> tuple[int, int | None]:
-    """How many videos to work on at once, and how many cores each may use; None for all.
-
-    Raises:
-        OptionError: a number below 1.
-    """
-    if at_once < 1:
-        raise OptionError(f"at-once is {at_once}, 1 or more is needed")
-    if cores is not None and cores < 1:
-        raise OptionError(f"threads is {cores}, 1 or more are needed")
-    at_once = min(at_once, videos, usable := cores or usable_cores())
-    return at_once, cores if at_once == 1 else usable // at_once
 
 
 def _make(

@@ -6,6 +6,7 @@ import json
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from vta_rt.cli import main
 from vta_rt.errors import BundleError, DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.manifest import MANIFEST
 from vta_rt.pipeline import Pipeline
+
+DEMO = Path(__file__).parents[3] / "engines" / "demo"
 
 
 @pytest.fixture
@@ -76,10 +79,28 @@ def test_a_gpu_without_engines_or_onnxruntime_gpu(bundle: Bundle, monkeypatch: p
     assert why.endswith("; onnxruntime is for CPUs)")
 
 
-@pytest.mark.parametrize(("option", "message"), [("capture", "'all' is unknown; choose one of loop, step, none")])
-def test_options_that_do_not_exist(bundle: Bundle, option: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("capture", "all", "'all' is unknown; choose one of loop, step, none"),
+        ("threads", 0, "threads is 0, 1 or more are needed"),
+        ("at_once", 0, "at_once is 0, 1 or more is needed"),
+    ],
+)
+def test_options_that_are_not_allowed(bundle: Bundle, option: str, value: Any, message: str) -> None:
     with pytest.raises(OptionError, match=message):
-        choose(bundle, **{option: "all"})
+        choose(bundle, **{option: value})
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_calls_at_once_make_the_sound_of_one(backend: str) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    alone, shared = (Pipeline(DEMO, backend=backend, at_once=count) for count in (1, 2))
+    sound = alone.generate(DEMO / "sample.mp4").samples
+    with ThreadPoolExecutor(2) as pool:
+        for audio in pool.map(shared.generate, [DEMO / "sample.mp4"] * 2):
+            np.testing.assert_array_equal(audio.samples, sound)
 
 
 def test_a_bundle_no_cpu_can_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +183,15 @@ def test_on_the_command_line_a_fall_back_is_one_line(
 class TestLoading:
     """Graphs that are loaded while something else is done."""
 
-    def test_all_are_there_afterwards(self) -> None:
+    @pytest.mark.parametrize("loaders", [1, 2])
+    def test_all_are_there_afterwards(self, loaders: int) -> None:
         loaded: list[str] = []
-        backend = Backend("cpu", "CPU", lambda name: loaded.append(name) or name)  # type: ignore[arg-type, func-returns-value]
+
+        def load(name: str) -> Any:
+            loaded.append(name)
+            return name
+
+        backend = Backend("cpu", "CPU", load, loaders=loaders)
         with backend.loading(["a", "b"]):
             assert backend.session("b") == "b"
         assert sorted(loaded) == ["a", "b"]
@@ -179,15 +206,27 @@ class TestLoading:
                 assert may_end.wait(30)
             return name
 
-        backend = Backend("cpu", "CPU", load)
+        backend = Backend("cpu", "CPU", load, loaders=1)
         with backend.loading(["slow"]):
             assert begun.wait(30)
             assert backend.session("quick") == "quick"
             may_end.set()
         assert backend.session("slow") == "slow"
 
+    def test_as_many_are_loaded_at_the_same_time_as_there_are_loaders(self) -> None:
+        both = threading.Barrier(2, timeout=30)
+
+        def load(name: str) -> Any:
+            both.wait()
+            return name
+
+        backend = Backend("openvino", "CPU", load, loaders=2)
+        with backend.loading(["a", "b"]):
+            pass
+        assert sorted(backend.sessions) == ["a", "b"]
+
     def test_what_cannot_be_loaded_is_said_to_who_needs_it(self) -> None:
-        backend = Backend("cpu", "CPU", refuse(BundleError("damaged")))
+        backend = Backend("cpu", "CPU", refuse(BundleError("damaged")), loaders=1)
         with backend.loading(["a", "b"]):
             pass
         with pytest.raises(BundleError, match="damaged"):

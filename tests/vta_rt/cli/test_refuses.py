@@ -107,7 +107,7 @@ def test_a_video_that_may_not_be_read(bundle_short: Path, tmp_path: Path, capfd:
         (["--seed", "-1"], "seed"),
         (["--backend", "gpu"], "auto, tensorrt, cuda, openvino, cpu"),
         (["--threads", "0"], "threads"),
-        (["--at-once", "0"], "at-once"),
+        (["--at-once", "0"], "at_once"),
         (["--bundle", "no/such/bundle"], "no such"),
     ],
 )
