@@ -59,18 +59,19 @@ def main() -> None:
         "clips": options.clips,
         "guidance": options.guidance,
     }
-    rows = _earlier(options.name, about)
+    path = machine.RESULTS / f"{options.name}.json"
+    rows = _earlier(path, about)
     judge = fit_judge(read_clips(Path(options.data), "train", most=options.judge_clips))
     prepared = [_prepare(pipeline, clip) for clip in read_clips(Path(options.data), "test", options.clips)]
     about["events"] = sum(len(each.clip.events) for each in prepared)
     for sampling in tqdm(_samplings(options), unit="row", disable=None):
         if all(row["sampling"] != _plain(sampling) for row in rows):
             rows.append(measure(pipeline, prepared, sampling, judge))
-            path = machine.write(options.name, {**about, "rows": rows})
+            machine.write(options.name, {**about, "rows": rows})
     print(table(rows))
     best = choose(rows)
     print(f"cheapest within {CLOSE} of the best in onset F1 and kind: {best['sampling']}")
-    draw(rows, path.with_suffix(".png") if rows else Path())
+    draw(rows, path.with_suffix(".png"))
     print(path)
 
 
@@ -184,8 +185,7 @@ def _plain(sampling: Sampling) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(sampling)))
 
 
-def _earlier(name: str, about: dict[str, Any]) -> list[dict[str, Any]]:
-    path = machine.RESULTS / f"{name}.json"
+def _earlier(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     old = json.loads(path.read_text())
