@@ -151,7 +151,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set(xscale="log", xlabel="evaluations of the network", title=MEASURES[name])
         axis.grid(alpha=0.3)
     axes[0].set_title("onset F1 ±50 ms")
-    axes[2].legend(fontsize=7)
+    axes[2].legend(fontsize=7, handlelength=4)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
