@@ -107,9 +107,7 @@ def _bundles(options: argparse.Namespace) -> dict[str, Sampled]:
     bundles = {}
     for name, path in paths.items():
         pipeline = open_bundle(path, options.backend, options.threads)
-        sampling = pipeline.bundle.manifest.sampling.but(
-            steps=options.steps, solver=options.solver, guidance=options.guidance, spacing=options.spacing
-        )
+        sampling = pipeline.bundle.manifest.sampling.but(**_given(options))
         sampling.plan(pipeline.schedule)  # refuses what is wrong before the work
         bundles[name] = Sampled(path, pipeline, sampling)
     return bundles
@@ -175,8 +173,17 @@ def _caption(options: argparse.Namespace, bundles: dict[str, Sampled], events: i
     )
 
 
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """What of a bundle's sampling the command line says otherwise; None for what it does not."""
+    return {name: getattr(options, name) for name in ("steps", "solver", "guidance", "spacing", "guidance_interval")}
+
+
 def _words(sampling: Sampling) -> str:
-    return f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}, spacing {sampling.spacing}"
+    words = f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}, spacing {sampling.spacing}"
+    if sampling.guidance_interval is None:
+        return words
+    low, high = sampling.guidance_interval
+    return f"{words}, guided at levels {low:g} to {high:g}"
 
 
 def _av_align(options: argparse.Namespace) -> int:
@@ -194,8 +201,7 @@ def _av_align(options: argparse.Namespace) -> int:
         if pipeline is None:
             wave = read_wave(video, SAMPLE_RATE) / FULL_SCALE
         else:
-            given = {name: getattr(options, name) for name in ("seed", "steps", "solver", "guidance", "spacing")}
-            wave = pipeline.generate(video, **given).samples
+            wave = pipeline.generate(video, seed=options.seed, **_given(options)).samples
         results.append(av_align(video, wave))
     scored = [result.score for result in results if result.score is not None]
     mean = sum(scored) / len(scored) if scored else None
@@ -259,6 +265,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--solver", metavar="NAME", help=f"{', '.join(SOLVERS)} (default: the bundle's own)")
     parser.add_argument("--spacing", metavar="NAME", help=f"{', '.join(TIMESTEP_SPACINGS)} (default: the bundle's own)")
     parser.add_argument("--guidance", type=float, metavar="G", help="guidance scale (default: the bundle's own)")
+    parser.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide only the steps whose noise level, sigma / alpha, lies between the two (default: the bundle's own)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="clip i gets the noise of N + i (default: 0)")
     parser.add_argument(
         "--controls", action="store_true", help="score what must fail too: other events, noise, shuffled"

@@ -80,6 +80,9 @@ def test_the_whole_command(
         "--keep",
         "--steps",
         "25",
+        "--guidance-interval",
+        "0.3",
+        "5",
     )
     assert run(world, tmp_path / "a", *arguments) == 0
     printed = capsys.readouterr().out
@@ -91,7 +94,8 @@ def test_the_whole_command(
         "seed": 0,
         "first_stage": None,
     }
-    sampling = {"steps": 25, "solver": "ddim", "guidance": 2.0, "spacing": None, "guidance_interval": None}
+    sampling = {"steps": 25, "solver": "ddim", "guidance": 2.0, "spacing": None, "guidance_interval": [0.3, 5.0]}
+    assert "guided at levels 0.3 to 5" in (tmp_path / "a" / "table.md").read_text(encoding="utf-8")
     assert content["bundles"]["late"] == {
         "path": "late",
         "sampling": sampling,
