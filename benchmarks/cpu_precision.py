@@ -149,9 +149,8 @@ def _session(options: argparse.Namespace, bundle: Any, graph: str, row: str) -> 
         return OnnxRuntimeSession(graph, record, path, options.threads).run
     from vta_rt.backends import openvino
 
-    module = openvino.load()
     half = replace(record, precision="fp32" if precision == "fp32" else "bf16")
-    return openvino.OpenVinoSession(graph, half, path, options.threads, module=module, core=module.Core()).run
+    return openvino.OpenVinoSession(graph, half, path, options.threads).run
 
 
 def _torch(options: argparse.Namespace, graph: str) -> Callable[[Any], Any]:

@@ -206,7 +206,7 @@ def _openvino_wins(bundle: Bundle) -> bool:
     from vta_rt.backends import openvino
 
     try:
-        return openvino.has_bf16(openvino.load().Core())
+        return openvino.has_bf16()
     except EngineError:
         return False
 
@@ -214,15 +214,13 @@ def _openvino_wins(bundle: Bundle) -> bool:
 def _openvino(bundle: Bundle, threads: int | None) -> Backend:
     from vta_rt.backends import openvino
 
-    module = openvino.load()
-    core = module.Core()
+    half = ", bf16 where the graphs are not fp32" if openvino.has_bf16() else ""
+    title = f"OpenVINO {openvino.load().__version__.partition('-')[0]} on the CPU{half}"
 
     def load(name: str) -> Session:
         record, path = bundle.manifest.graphs[name], bundle.graph_path(name)
-        return openvino.OpenVinoSession(name, record, path, threads, module=module, core=core)
+        return openvino.OpenVinoSession(name, record, path, threads)
 
-    half = ", bf16 where the graphs are not fp32" if openvino.has_bf16(core) else ""
-    title = f"OpenVINO {module.__version__.partition('-')[0]} on the CPU{half}"
     return Backend("openvino", title, load, loaders=threads or usable_cores())
 
 

@@ -41,37 +41,57 @@ def load() -> Any:
         raise EngineError(f"OpenVINO cannot be loaded ({one_line(error)})") from error
 
 
-def has_bf16(core: Any) -> bool:
+def core() -> Any:
+    """The process's one ``Core``, for all bundles, which is never given back.
+
+    Its CPU plugin gives the thread that first uses it a stack for signals, as AMX needs, and frees it with the Core. Of two
+    Cores the second to go would put back the stack of the first, and the next signal would end the process.
+
+    Raises:
+        EngineError: as ``load``.
+    """
+    with _making:
+        return _core()
+
+
+@cache
+def _core() -> Any:
+    return load().Core()
+
+
+_making = threading.Lock()
+
+
+def has_bf16() -> bool:
     """Whether the processor multiplies bf16 by itself, which is where OpenVINO gains most."""
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoSession(Session):
     """A graph on OpenVINO's CPU plugin.
 
     Args:
-        path: the ONNX file. threads: cores to use; None for all. module, core: from ``load``, shared by a bundle's graphs.
+        path: the ONNX file. threads: cores to use; None for all.
 
     Raises:
+        EngineError: as ``load``.
         BundleError: the file is not a graph OpenVINO can load, or not the graph the manifest describes.
     """
 
-    def __init__(
-        self, name: str, record: GraphRecord, path: Path, threads: int | None = None, *, module: Any, core: Any
-    ) -> None:
+    def __init__(self, name: str, record: GraphRecord, path: Path, threads: int | None = None) -> None:
         super().__init__(name, record)
-        self._module = module
+        self._module = load()
         self._is_int8 = record.precision == "int8"
-        self._precision = _HALF if record.precision != "fp32" and has_bf16(core) else _FULL
+        self._precision = _HALF if record.precision != "fp32" and has_bf16() else _FULL
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self._precision}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = min(threads, os.cpu_count() or 1)
         try:
-            model = core.read_model(path)
+            model = core().read_model(path)
             found = {port.get_any_name() for port in (*model.inputs, *model.outputs)}
             if found != {*self.inputs, *self.outputs}:
                 raise BundleError(f"{path}: is not the graph {name}: its tensors are {', '.join(sorted(found))}")
-            self._model = core.compile_model(model, "CPU", options)
+            self._model = core().compile_model(model, "CPU", options)
         except VTAError:
             raise
         except Exception as error:  # openvino raises RuntimeError and its own kinds
@@ -80,7 +100,7 @@ class OpenVinoSession(Session):
         self._taking = threading.Lock()
 
     def peak_rate(self) -> float | None:
-        return None if self._is_int8 else _matrix_rate(self._module, self._precision)
+        return None if self._is_int8 else _matrix_rate(self._precision)
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         request = self._take()
@@ -123,13 +143,14 @@ class OpenVinoSession(Session):
 
 
 @cache
-def _matrix_rate(module: Any, precision: str) -> float:
+def _matrix_rate(precision: str) -> float:
     """Operations a second of a product of two large matrices, one of them constant, as weights are."""
+    module = load()
     weights = np.random.default_rng(0).standard_normal((PROBE, PROBE), np.float32)
     operators = module.opset13
     given = operators.parameter([PROBE, PROBE], np.float32)
     model = module.Model([operators.matmul(given, operators.constant(weights), False, False)], [given])
-    request = module.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
+    request = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
     request.set_input_tensor(module.Tensor(weights))
     return best_rate(request.infer, PROBE)
 
