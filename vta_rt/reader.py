@@ -22,6 +22,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from vta_rt.cores import usable_cores
 from vta_rt.errors import VideoError
 from vta_rt.thinning import decoded
 
@@ -34,6 +35,10 @@ OPEN_OPTIONS = {
 }
 STREAM_LENGTHS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")  # containers that give every stream's own length, in FFmpeg's names
 TOLERATED_GAP = 1  # seconds the pictures may end before the stated end; more means that part of the file is missing
+SPARE_THREADS = (
+    2  # a picture waits for those that it is made from; FFmpeg's own choice of one spare leaves cores idle
+)
+MOST_THREADS = 16  # FFmpeg's own limit; every thread holds pictures
 USUAL_RATE = Fraction(25)  # pictures a second where neither timestamps nor headers tell
 
 
@@ -93,6 +98,7 @@ class VideoReader:
 
     def _decoded(self, interval: Fraction | None) -> Iterator[VideoFrame]:
         self.stream.thread_type = "AUTO"
+        self.stream.codec_context.thread_count = min(usable_cores() + SPARE_THREADS, MOST_THREADS)
         return decoded(self._demuxed(), self.stream.codec_context, interval)
 
     def timeline(self, items: Iterable[Stamped]) -> Iterator[tuple[Fraction, Stamped | None]]:

@@ -9,7 +9,6 @@ already: there a call is two to three times faster (``benchmarks/cpu_precision.p
 from __future__ import annotations
 
 import importlib.util
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vta_rt.backends.base import Lane, Session
 from vta_rt.bundle import Bundle
+from vta_rt.cores import usable_cores
 from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError
 
 if TYPE_CHECKING:
@@ -83,11 +83,6 @@ class Backend:
             for graph in graphs:
                 loaders.submit(load, graph)
             yield
-
-
-def usable_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose(

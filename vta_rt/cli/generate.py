@@ -13,10 +13,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vta_rt.backends import BACKENDS, usable_cores
+from vta_rt.backends import BACKENDS
 from vta_rt.batch import GoOn, find_videos, work_through
 from vta_rt.cli.command import BAD_INPUT, say
 from vta_rt.cli.targets import FORMATS, SOUND_FORMATS, VIDEO_FORMATS, check_target, plan_outputs, plan_sound
+from vta_rt.cores import usable_cores
 from vta_rt.errors import OptionError, VTAError
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling
