@@ -138,7 +138,7 @@ def _write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
 
 
 def _write_flac(path: Path, samples: np.ndarray, rate: int) -> None:
-    with av.open(os.fspath(path), "w", format="flac") as sink:
+    with av.open(f"file:{os.fspath(path)}", "w", format="flac") as sink:
         stream = sink.add_stream("flac", rate=rate, layout="mono", format="s16")
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = rate

@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vta_rt.errors import OutputError, VTAError
@@ -46,6 +46,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"{path}: is a folder, a file name is needed")
     with writing(path):
         tempfile.TemporaryFile(dir=path.parent).close()
+        with suppress(FileNotFoundError):
+            os.lstat(path)  # too long a name is told by this
 
 
 def sha256_of(path: Path) -> str:

@@ -44,6 +44,7 @@ CONTAINERS = {
     ".mkv": Container("matroska", {}, "aac"),
     ".webm": Container("webm", {}, "libopus"),
 }
+OF_THE_STREAM = ("alpha_mode", "stereo_mode", "language")  # how its pictures are shown; packets do not say it
 OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder", "duration")
 
 
@@ -70,7 +71,7 @@ def mux(video: StrPath, audio: Audio, out: StrPath) -> None:
         with (
             replacing(out) as part,
             _writing(out),
-            av.open(str(part), "w", format=kind.format, container_options=kind.options) as sink,
+            av.open(f"file:{part}", "w", format=kind.format, container_options=kind.options) as sink,
         ):
             sink.metadata.update(_kept(reader.container.metadata))
             pictures, sound = _add_picture_stream(sink, reader.stream), _add_sound_stream(sink, kind, audio)
@@ -114,6 +115,7 @@ def _add_picture_stream(sink: OutputContainer, pictures: VideoStream) -> VideoSt
     copy = sink.add_stream_from_template(pictures, opaque=True)  # by the decoder's name: not every codec has an encoder
     if pictures.codec_context.codec_tag == "hvc1" and sink.format.name in ("mp4", "mov"):
         copy.codec_context.codec_tag = "hvc1"  # Apple's players do not play FFmpeg's default, hev1
+    copy.metadata.update({key: value for key, value in pictures.metadata.items() if key in OF_THE_STREAM})
     return copy
 
 

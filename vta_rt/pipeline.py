@@ -195,12 +195,12 @@ class Pipeline:
                 report("vocode", stop, len(paths))
             return waves
 
-        audios = []
+        audios, rate = [], self.model.sample_rate
         for path, duration, wave in zip(paths, durations, self._call(run), strict=True):
             if not np.isfinite(wave).all():
                 name = "sound for the prompt" if path is None else path
                 raise VTAError(f"{name}: the model gave values that are not finite; a bundle at fp32 may help")
-            audios.append(Audio(wave, self.model.sample_rate).trim(duration))
+            audios.append(Audio(wave, rate).trim(max(duration, 1 / rate)))
         return audios if many else audios[0]
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
@@ -386,7 +386,12 @@ def generate(video: Path | None = None, *, bundle: Path | None = None, **options
     path = os.fspath(find_bundle() if bundle is None else bundle)
     manifest = os.path.join(path, MANIFEST)
     built = os.stat(manifest).st_mtime_ns if os.path.exists(manifest) else None
-    return _pipeline(os.path.abspath(path) if built else path, built).generate(video, **options)
+    with _loading:  # the first calls may come at the same time; one of them loads it
+        pipeline = _pipeline(os.path.abspath(path) if built else path, built)
+    return pipeline.generate(video, **options)
+
+
+_loading = threading.Lock()
 
 
 @lru_cache(maxsize=1)

@@ -35,10 +35,9 @@ OPEN_OPTIONS = {
 }
 STREAM_LENGTHS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")  # containers that give every stream's own length, in FFmpeg's names
 TOLERATED_GAP = 1  # seconds the pictures may end before the stated end; more means that part of the file is missing
-SPARE_THREADS = (
-    2  # a picture waits for those that it is made from; FFmpeg's own choice of one spare leaves cores idle
-)
+SPARE_THREADS = 2  # a picture waits for those that it is made from; FFmpeg's own choice of one spare leaves cores idle
 MOST_THREADS = 16  # FFmpeg's own limit; every thread holds pictures
+LEAD = 1  # seconds; MPEG-TS is entered at any packet, and the last one need not be the last on screen
 USUAL_RATE = Fraction(25)  # pictures a second where neither timestamps nor headers tell
 
 
@@ -146,6 +145,7 @@ class VideoReader:
         end = None
         if self.container.duration:
             goal = Fraction((self.container.start_time or 0) + self.container.duration, av.time_base)
+            goal -= LEAD if self.container.format.name == "mpegts" else 0
             with suppress(av.FFmpegError):
                 self.container.seek(int(goal / self.time_base), stream=self.stream)
                 end = self._packets_end()

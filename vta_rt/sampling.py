@@ -15,6 +15,7 @@ import numpy as np
 from vta_rt.errors import OptionError
 from vta_rt.schedule import Floats, NoiseSchedule, noise_levels, solver_table
 
+MOST = float(np.finfo(np.float32).max)  # what graphs compute with
 UNGUIDED = 1.0  # the scale at which guidance does nothing
 
 
@@ -44,7 +45,7 @@ class Sampling:
         Raises:
             OptionError: a value outside what is allowed.
         """
-        if isinstance(self.guidance, bool) or not isinstance(self.guidance, Real) or not 0 <= self.guidance < math.inf:
+        if isinstance(self.guidance, bool) or not isinstance(self.guidance, Real) or not 0 <= self.guidance <= MOST:
             raise OptionError(f"guidance is {self.guidance!r}, a number of 0 or more is needed")
         table = solver_table(self.solver, schedule, self.steps, self.spacing)
         scales = np.full(len(table), float(self.guidance))

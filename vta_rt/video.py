@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
@@ -159,6 +160,8 @@ def _exact(number: float) -> Fraction:
 def _sampled(
     path: StrPath, frame_rate: Fraction, seconds: Fraction | None, fit: Callable[[Image.Image], np.ndarray]
 ) -> Iterator[np.ndarray]:
+    # One for all pictures: of its own each would make, and leave behind for a while, a thread for every core.
+    converter = VideoReformatter()
     with (
         open_video(path) as reader,
         ThreadPoolExecutor(1) as fitter,
@@ -168,13 +171,22 @@ def _sampled(
             if previous is None:
                 orientation = _orientation(frame)  # once for all: to ask a frame ties it in a reference cycle (PyAV)
             if frame is not previous:
-                fitting = fitter.submit(lambda shown, turn: fit(_upright(shown, turn)), frame, orientation)
+                fitting = _begun(fitter, lambda shown, turn: fit(_upright(shown, turn, converter)), frame, orientation)
             previous = frame
             if waiting is not None:
-                yield waiting.result()
+                yield waiting()
             waiting = fitting
         if waiting is not None:
-            yield waiting.result()
+            yield waiting()
+
+
+def _begun(pool: ThreadPoolExecutor, work: Callable[..., np.ndarray], *arguments: Any) -> Callable[[], np.ndarray]:
+    """Begin the work in the pool; call what is returned for its result."""
+    try:
+        return pool.submit(work, *arguments).result
+    except RuntimeError:  # no new threads: the interpreter ends, and waits for the thread that this one is
+        done = work(*arguments)
+        return lambda: done
 
 
 def _on_screen(
@@ -232,8 +244,8 @@ def _orientation(frame: VideoFrame) -> Image.Transpose | None:
     }[a >= 0, d >= 0]
 
 
-def _upright(frame: VideoFrame, orientation: Image.Transpose | None) -> Image.Image:
-    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+def _upright(frame: VideoFrame, orientation: Image.Transpose | None, converter: VideoReformatter) -> Image.Image:
+    image = Image.fromarray(converter.reformat(frame, format="rgb24").to_ndarray())
     return image if orientation is None else image.transpose(orientation)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vta_rt.errors import OutputError
-from vta_rt.files import replacing
+from vta_rt.files import check_writable, replacing
 
 
 def write_half(path: Path, failure: BaseException) -> None:
@@ -63,6 +63,13 @@ def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught, replacing(path):
         pytest.fail("there is no place to write to")
     assert str(caught.value) == f"{path}: cannot be written (No such file or directory)"
+
+
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_writable(tmp_path / f"{'long' * 64}.wav")
+    check_writable(tmp_path / "short.wav")
+    assert not list(tmp_path.iterdir())
 
 
 def test_folder_in_the_place(tmp_path: Path) -> None:

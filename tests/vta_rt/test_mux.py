@@ -156,6 +156,24 @@ class TestMux:
         with av.open(str(out)) as container:
             assert not {key.lower() for key in container.metadata} & {"major_brand", "compatible_brands"}
 
+    @pytest.mark.parametrize("suffix", [".webm", ".mkv"])
+    def test_transparency_is_still_told(self, tmp_path: Path, make_clip: MakeClip, suffix: str) -> None:
+        clear = make_clip(tmp_path / "clear.webm", codec="libvpx-vp9", pix_fmt="yuva420p", seconds=0.2)
+        sine(0.2).mux(clear, tmp_path / f"out{suffix}")
+        for path in (clear, tmp_path / f"out{suffix}"):
+            with av.open(str(path)) as container:
+                tags = {key.lower(): value for key, value in container.streams.video[0].metadata.items()}
+            assert tags["alpha_mode"] == "1"
+
+    def test_a_folder_that_looks_like_a_protocol(
+        self, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "take:2").mkdir()
+        monkeypatch.chdir(tmp_path)
+        sine(1).mux(clip, Path("take:2/clip.mp4"))
+        sine(1).save("take:2/clip.flac")
+        assert sorted(path.name for path in (tmp_path / "take:2").iterdir()) == ["clip.flac", "clip.mp4"]
+
     def test_apple_tag_of_hevc_is_kept(self, tmp_path: Path, make_clip: MakeClip) -> None:
         made = make_clip(tmp_path / "clip.mkv", codec="libx265", seconds=0.4, options={"x265-params": "log-level=none"})
         tagged, out = tmp_path / "tagged.mp4", tmp_path / "out.mov"

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +19,7 @@ from tests.vta_rt.conftest import make_clip
 from vta_rt.backends.base import Session
 from vta_rt.errors import BundleError, OptionError, VideoError, VTAError
 from vta_rt.manifest import MANIFEST, write_manifest
-from vta_rt.pipeline import Pipeline
+from vta_rt.pipeline import Pipeline, _pipeline
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import noise_levels, solver_table
 from vta_rt.stages import Stages
@@ -163,6 +168,45 @@ def test_progress_tells_every_stage_in_order(pipeline: Pipeline, clips: list[Pat
     assert [event for event in seen if event[0] == "denoise"] == [("denoise", 1, 2), ("denoise", 2, 2)]
 
 
+def test_first_calls_at_once_load_one_pipeline(bundle_short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Slow(Pipeline):
+        def __init__(self, *arguments: Any) -> None:
+            time.sleep(0.2)
+            super().__init__(*arguments)
+            made.append(self)
+
+        def generate(self, *_: Any, **__: Any) -> Any:
+            return self
+
+    monkeypatch.setattr("vta_rt.pipeline.Pipeline", Slow)
+    _pipeline.cache_clear()
+    with ThreadPoolExecutor(4) as pool:
+        used = list(pool.map(lambda _: vta_rt.generate("clip.mp4", bundle=bundle_short), range(4)))
+    _pipeline.cache_clear()
+    assert used == made * 4
+
+
+def test_threads_that_nobody_waits_for_end_their_work(bundle_short: Path, clips: list[Path], tmp_path: Path) -> None:
+    script = (
+        "import sys, threading, vta_rt; bundle, clip, out = sys.argv[1:];"
+        "pipeline = vta_rt.Pipeline(bundle, backend='cpu');"
+        "work = lambda i: pipeline.generate(clip, steps=1, guidance=1).save(f'{out}/{i}.wav');"
+        "[threading.Thread(target=work, args=(i,)).start() for i in range(2)]"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, bundle_short, clips[0], tmp_path], capture_output=True, text=True
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.wav", "1.wav"]
+
+
+def test_a_video_shorter_than_a_sample(pipeline: Pipeline, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", seconds=1 / 90_000, frame_rate=90_000)
+    assert len(pipeline.generate(clip, **QUICK).samples) == 1
+
+
 def test_the_one_call(bundle_short: Path, clips: list[Path], pipeline: Pipeline) -> None:
     audio = vta_rt.generate(clips[0], bundle=bundle_short, seed=9, **QUICK)
     np.testing.assert_array_equal(audio.samples, pipeline.generate(clips[0], seed=9, **QUICK).samples)
@@ -172,6 +216,7 @@ def test_the_one_call(bundle_short: Path, clips: list[Path], pipeline: Pipeline)
     ("option", "message"),
     [
         ({"steps": 0}, "steps"),
+        ({"guidance": 1e39}, "guidance"),
         ({"steps": 1001}, "steps"),
         ({"steps": 2.5}, "steps"),
         ({"solver": "euler"}, "euler.*ddpm, ddim, dpmpp_2m"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 import subprocess
 import sys
@@ -189,7 +191,7 @@ class TestSampleFrames:
     def test_only_needed_pictures_are_converted(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, converted, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), [], []
         upright, pictures = videos._upright, readers.VideoReader.pictures_for
-        monkeypatch.setattr(videos, "_upright", lambda frame, turn: converted.append(frame.pts) or upright(frame, turn))
+        monkeypatch.setattr(videos, "_upright", lambda frame, *how: converted.append(frame.pts) or upright(frame, *how))
         monkeypatch.setattr(
             readers.VideoReader, "pictures_for", lambda *args: (decoded.append(p.pts) or p for p in pictures(*args))
         )
@@ -200,9 +202,22 @@ class TestSampleFrames:
     def test_repeated_pictures_are_converted_once(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, converted = make_clip(tmp_path / "clip.mp4", frame_rate=1, seconds=3), []
         upright = videos._upright
-        monkeypatch.setattr(videos, "_upright", lambda frame, turn: converted.append(frame.pts) or upright(frame, turn))
+        monkeypatch.setattr(videos, "_upright", lambda frame, *how: converted.append(frame.pts) or upright(frame, *how))
         assert len(videos.sample_frames(path, 10)) == 30
         assert len(converted) == 3
+
+    @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted by Linux")
+    def test_no_threads_stay_behind(self, clip: Path) -> None:
+        videos.sample_frames(clip)
+        gc.collect()
+        gc.disable()  # what is only collected now and then counts
+        try:
+            before = len(os.listdir("/proc/self/task"))
+            for _ in range(5):
+                videos.sample_frames(clip)
+            assert len(os.listdir("/proc/self/task")) <= before
+        finally:
+            gc.enable()
 
     def test_streams(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), []
@@ -267,6 +282,13 @@ class TestProbe:
         assert info.duration == pytest.approx(2, abs=0.001)
         assert info.frame_rate == 25
         assert info.has_audio == bool(audio)
+
+    @pytest.mark.parametrize("pictures", [25, 50, 75, 100, 133])
+    def test_the_last_packet_need_not_be_the_last_picture(
+        self, tmp_path: Path, make_clip: MakeClip, pictures: int
+    ) -> None:
+        path = make_clip(tmp_path / "clip.ts", seconds=pictures / 25, size=(320, 240), options={"preset": "medium"})
+        assert videos.probe(path).duration == pytest.approx(pictures / 25, abs=0.001)
 
     @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
     def test_duration_of_uneven_timestamps(self, tmp_path: Path, make_clip: MakeClip, suffix: str) -> None:

@@ -80,8 +80,11 @@ class Backend:
             yield
             return
         with ThreadPoolExecutor(self._loaders, "loading graphs") as loaders:
-            for graph in graphs:
-                loaders.submit(load, graph)
+            with suppress(
+                RuntimeError
+            ):  # while the interpreter ends there are no new threads: each graph when it is asked for
+                for graph in graphs:
+                    loaders.submit(load, graph)
             yield
 
 

@@ -48,15 +48,18 @@ def core() -> Any:
     Cores the second to go would put back the stack of the first, and the next signal would end the process.
 
     Raises:
-        EngineError: as ``load``.
+        EngineError: as ``load``; or this process was forked from one that had used it, without the threads that it waits for.
     """
     with _making:
-        return _core()
+        made, process = _core()
+    if process != os.getpid():
+        raise EngineError("OpenVINO was used before this process was forked; start processes by spawn or forkserver")
+    return made
 
 
 @cache
-def _core() -> Any:
-    return load().Core()
+def _core() -> tuple[Any, int]:
+    return load().Core(), os.getpid()
 
 
 _making = threading.Lock()

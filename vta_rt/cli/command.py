@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +15,18 @@ from typing import Any
 from vta_rt.errors import FallbackWarning, LicenceWarning, PromptWarning, VTAError
 
 BAD_INPUT = 2
-INTERRUPTED = 130
 BROKEN_PIPE = 141  # as the shell reports a reader that went away
+
+
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = number
 
 
 def run_command(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
@@ -23,15 +35,16 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name must not fail for the terminal's encoding
     try:
-        with _notes():
+        with _notes(), _stopped_by_signals():
             code = command(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where it was closed beforehand
+            sys.stdout.flush()
     except VTAError as error:
         say(error)
         return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        _tell("interrupted")
+        return 128 + (error.signal if isinstance(error, Stopped) else signal.SIGINT)
     except BrokenPipeError:
         _drop_output()
         return BROKEN_PIPE
@@ -44,7 +57,43 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
 
 def say(error: Exception) -> None:
     """One line on standard error."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    _tell(f"error: {error}")
+
+
+def _tell(text: str) -> None:
+    if sys.stderr is not None:
+        print(" ".join(text.split()), file=sys.stderr)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Clear up before a signal that asks to stop does so, as Python does for Ctrl-C alone.
+
+    While that goes on, Ctrl-C is ignored and the others end the process at once. A signal that is ignored (``nohup``) or
+    handled by somebody else stays so.
+    """
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    ours = [number for number in STOPPING if signal.getsignal(number) in usual]
+    process = os.getpid()
+
+    def stop(number: int, _: Any) -> None:
+        forked = os.getpid() != process  # a worker: whoever started it says how it ends
+        for other in ours:
+            signal.signal(other, signal.SIG_IGN if other == signal.SIGINT and not forked else signal.SIG_DFL)
+        if not forked or number == signal.SIGINT:
+            raise Stopped(number)
+        os.kill(os.getpid(), number)
+
+    if threading.current_thread() is not threading.main_thread():  # others may not
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in ours}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is stop:  # else one came, and the process is about to end
+                signal.signal(number, handler)
 
 
 @contextmanager
@@ -53,7 +102,7 @@ def _notes() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, (FallbackWarning, LicenceWarning, PromptWarning)):
-            print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
+            _tell(f"note: {message}")
         else:
             usual(message, category, *where, **more)
 
@@ -64,4 +113,5 @@ def _notes() -> Iterator[None]:
 
 def _drop_output() -> None:
     """Send what is still to be written nowhere, or the interpreter would complain of it when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

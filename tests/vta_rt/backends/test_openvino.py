@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -114,6 +115,19 @@ def test_a_signal_after_pipelines_that_are_gone_is_handled() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script, DEMO], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
+
+
+def test_in_a_forked_process_it_is_said_that_it_cannot_be_used() -> None:
+    pytest.importorskip("openvino")
+    openvino.core()
+    process = os.fork()
+    if not process:
+        try:
+            openvino.core()
+        except EngineError as error:
+            os._exit(3 if "forked" in str(error) else 4)
+        os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
 
 
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -132,7 +134,8 @@ def test_control_c_in_a_folder(bundle_10s: Path, folder: Path, tmp_path: Path) -
             "generate", folder, "-o", f"{tmp_path}/out/", "--bundle", bundle_10s, "--steps", 900, stderr=follower
         )
         shown = read_until(leader, b"denoise 2/900, videos 0/6")
-        process.send_signal(signal.SIGINT)
+        for _ in range(3):  # as impatient people do
+            process.send_signal(signal.SIGINT)
         shown += read_until(leader, b"interrupted")
         assert process.wait(timeout=60) == 130
     assert b"Traceback" not in shown
@@ -178,17 +181,37 @@ def test_a_terminal_that_cannot_show_a_name(bundle_short: Path, tmp_path: Path) 
     assert done.stderr.count("\n") == 1
 
 
-def test_control_c_leaves_nothing_behind(bundle_10s: Path, clip: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_is_stopped_leaves_nothing_behind(
+    bundle_10s: Path, clip: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     with terminal() as (leader, follower):
         process = start_vta(
             "generate", clip, "-o", tmp_path / "clip.wav", "--bundle", bundle_10s, "--steps", 900, stderr=follower
         )
         shown = read_until(leader, b"denoise 2/900")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         shown += read_until(leader, b"interrupted")
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=60) == 128 + number
     assert b"Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_was_closed_beforehand(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "vta_rt.cli",
+        "generate",
+        clip,
+        "-o",
+        tmp_path / "clip.wav",
+        "--bundle",
+        bundle_short,
+    ]
+    closed = ["sh", "-c", 'exec "$0" "$@" >&- 2>&-', *map(str, command), *QUICK]
+    assert subprocess.run(closed).returncode == 0
+    assert (tmp_path / "clip.wav").is_file()
 
 
 def test_a_terminal_gets_a_progress_bar(bundle_short: Path, clip: Path, tmp_path: Path) -> None:
