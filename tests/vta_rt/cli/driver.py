@@ -11,7 +11,6 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +61,13 @@ def read_until(leader: int, text: bytes) -> bytes:
 
 def start_vta(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "vta_rt.cli", *map(str, arguments)]
-    heed_interrupts = partial(
-        signal.signal, signal.SIGINT, signal.default_int_handler
-    )  # background jobs inherit the opposite
-    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=heed_interrupts, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=_heed_signals, **options)
+
+
+def _heed_signals() -> None:
+    """As on a terminal: background jobs inherit that Ctrl-C is ignored, those of ``nohup`` that a closed terminal is."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run_vta(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
