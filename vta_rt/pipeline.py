@@ -29,6 +29,7 @@ Seed = int | None
 T = TypeVar("T")
 Prompts = str | list[str] | tuple[str, ...] | None
 Progress = Callable[[str, int, int], Any]
+_loading = threading.Lock()
 """Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
 
 
@@ -389,9 +390,6 @@ def generate(video: Path | None = None, *, bundle: Path | None = None, **options
     with _loading:  # the first calls may come at the same time; one of them loads it
         pipeline = _pipeline(os.path.abspath(path) if built else path, built)
     return pipeline.generate(video, **options)
-
-
-_loading = threading.Lock()
 
 
 @lru_cache(maxsize=1)

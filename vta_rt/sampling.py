@@ -46,7 +46,7 @@ class Sampling:
             OptionError: a value outside what is allowed.
         """
         if isinstance(self.guidance, bool) or not isinstance(self.guidance, Real) or not 0 <= self.guidance <= MOST:
-            raise OptionError(f"guidance is {self.guidance!r}, a number of 0 or more is needed")
+            raise OptionError(f"guidance is {self.guidance!r}, a number from 0 to {MOST:.1e} is needed")
         table = solver_table(self.solver, schedule, self.steps, self.spacing)
         scales = np.full(len(table), float(self.guidance))
         if self.guidance_interval is not None:

@@ -82,7 +82,7 @@ class Backend:
         with ThreadPoolExecutor(self._loaders, "loading graphs") as loaders:
             with suppress(
                 RuntimeError
-            ):  # while the interpreter ends there are no new threads: each graph when it is asked for
+            ):  # no new threads while the interpreter ends; then each loads when it is asked for
                 for graph in graphs:
                     loaders.submit(load, graph)
             yield

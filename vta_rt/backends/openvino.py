@@ -23,6 +23,7 @@ from vta_rt.manifest import GraphRecord
 INSTALL = 'pip install "vta-rt[openvino]"'
 PROBE = 1536  # side of the matrices that show the processor's rate
 _FULL, _HALF = "f32", "bf16"
+_making = threading.Lock()
 
 
 def load() -> Any:
@@ -60,9 +61,6 @@ def core() -> Any:
 @cache
 def _core() -> tuple[Any, int]:
     return load().Core(), os.getpid()
-
-
-_making = threading.Lock()
 
 
 def has_bf16() -> bool:

@@ -14,7 +14,7 @@ __all__ = ["BAD_INPUT", "main", "run_command"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of ``vta``; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Entry point of ``vta``; returns the exit code: 0 done, 2 bad input, 128 and its number for a signal."""
     return run_command(_dispatch, arguments)
 
 

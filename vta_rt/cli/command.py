@@ -16,12 +16,10 @@ from vta_rt.errors import FallbackWarning, LicenceWarning, PromptWarning, VTAErr
 
 BAD_INPUT = 2
 BROKEN_PIPE = 141  # as the shell reports a reader that went away
-
-
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-class Stopped(KeyboardInterrupt):
+class Signalled(KeyboardInterrupt):
     """A signal asked the command to stop."""
 
     def __init__(self, number: int) -> None:
@@ -44,7 +42,7 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
         return BAD_INPUT
     except KeyboardInterrupt as error:
         _tell("interrupted")
-        return 128 + (error.signal if isinstance(error, Stopped) else signal.SIGINT)
+        return 128 + (error.signal if isinstance(error, Signalled) else signal.SIGINT)
     except BrokenPipeError:
         _drop_output()
         return BROKEN_PIPE
@@ -72,6 +70,9 @@ def _stopped_by_signals() -> Iterator[None]:
     While that goes on, Ctrl-C is ignored and the others end the process at once. A signal that is ignored (``nohup``) or
     handled by somebody else stays so.
     """
+    if threading.current_thread() is not threading.main_thread():  # others may not
+        yield
+        return
     usual = (signal.SIG_DFL, signal.default_int_handler)
     ours = [number for number in STOPPING if signal.getsignal(number) in usual]
     process = os.getpid()
@@ -81,12 +82,9 @@ def _stopped_by_signals() -> Iterator[None]:
         for other in ours:
             signal.signal(other, signal.SIG_IGN if other == signal.SIGINT and not forked else signal.SIG_DFL)
         if not forked or number == signal.SIGINT:
-            raise Stopped(number)
+            raise Signalled(number)
         os.kill(os.getpid(), number)
 
-    if threading.current_thread() is not threading.main_thread():  # others may not
-        yield
-        return
     before = {number: signal.signal(number, stop) for number in ours}
     try:
         yield
