@@ -78,7 +78,7 @@ def _run(commands: list[list[Any]], clips: int) -> dict[str, Any]:
         )
         _, status, usage = os.wait4(process.pid, 0)
         if status:
-            raise SystemExit(f"vta generate failed: {command}")
+            sys.exit(os.waitstatus_to_exitcode(status))  # the command has said why
         cpu, peak = cpu + usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss / 1024)
     seconds = time.perf_counter() - start
     return {

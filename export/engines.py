@@ -34,12 +34,11 @@ from vta_rt.engine_index import (
     write_index,
 )
 from vta_rt.engines import Machine, find_engines
-from vta_rt.errors import EngineError, OptionError
+from vta_rt.errors import EngineError, OptionError, check_whole
 from vta_rt.files import replacing, writing
 from vta_rt.manifest import MANIFEST, FileRecord, TensorSpec, is_intact, write_manifest
 
 TIMING_CACHE = "timing.cache"
-OPTIMIZATION_LEVELS = range(6)
 
 
 @dataclass(frozen=True)
@@ -226,12 +225,11 @@ def _of_this_gpu(flavour: str) -> str:
 
 
 def _check_options(options: BuilderOptions) -> None:
-    if options.optimization_level not in OPTIMIZATION_LEVELS:
-        raise OptionError(f"optimization level is {options.optimization_level}, 0 to 5 are allowed")
-    if options.workspace_mb is not None and options.workspace_mb < 1:
-        raise OptionError(f"workspace is {options.workspace_mb} MB, 1 or more are needed")
-    if options.max_aux_streams is not None and options.max_aux_streams < 0:
-        raise OptionError(f"auxiliary streams are {options.max_aux_streams}, 0 or more are needed")
+    check_whole("optimization level", options.optimization_level, 0, 5)
+    if options.workspace_mb is not None:
+        check_whole("workspace, in MB,", options.workspace_mb, 1)
+    if options.max_aux_streams is not None:
+        check_whole("max_aux_streams", options.max_aux_streams, 0)
 
 
 def _rounded(bundle: Bundle, seconds: float | None) -> float:

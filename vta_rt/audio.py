@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vta_rt.errors import OptionError, OutputError
+from vta_rt.errors import OptionError, OutputError, check_whole
 from vta_rt.files import replacing
 from vta_rt.mux import mux
 
@@ -47,8 +47,7 @@ class Audio:
             raise OptionError("samples are empty, at least one is needed")
         if not np.isfinite(samples).all():
             raise OptionError("samples hold NaN or infinite values")
-        if isinstance(rate, bool) or not isinstance(rate, (int, np.integer)) or rate < 1:
-            raise OptionError(f"sample_rate is {rate!r}, a positive whole number of samples a second is needed")
+        check_whole("sample_rate", rate, 1)
         object.__setattr__(self, "sample_rate", int(rate))
 
     @property

@@ -3,6 +3,10 @@
 The command line turns any of these into that line and exit code 2; library callers catch ``VTAError``.
 """
 
+from __future__ import annotations
+
+from numbers import Integral
+
 
 class VTAError(Exception):
     """Base of every error this package raises on purpose."""
@@ -42,3 +46,15 @@ class FallbackWarning(RuntimeWarning):
 
 class LicenceWarning(UserWarning):
     """What was loaded may not be used for everything."""
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """See that a value is a whole number, of Python or numpy, within limits.
+
+    Raises:
+        OptionError: it is not; a boolean is none.
+    """
+    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if whole is None or whole < least or (most is not None and whole > most):
+        limits = f"of {least} or more" if most is None else f"from {least} to {most}"
+        raise OptionError(f"{name} is {value!r}, a whole number {limits} is needed")

@@ -23,8 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the folder does not exist or the file cannot be written (no permission, no space).
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise OutputError(f"{path}: is a folder, a file name is needed")
+    _check_name(path)
     temporary = path.parent / f".{secrets.token_hex(8)}.part{path.suffix}"
     with writing(path):
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -42,8 +41,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         OutputError: it could not.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise OutputError(f"{path}: is a folder, a file name is needed")
+    _check_name(path)
     with writing(path):
         tempfile.TemporaryFile(dir=path.parent).close()
         with suppress(FileNotFoundError):
@@ -61,6 +59,13 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise VTAError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check_name(path: Path) -> None:
+    if os.path.isdir(path):
+        raise OutputError(f"{path}: is a folder, a file name is needed")
+    if "\0" in str(path):
+        raise OutputError(f"{str(path)!r}: no file can have this name")
 
 
 @contextmanager

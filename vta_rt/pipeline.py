@@ -16,7 +16,7 @@ from vta_rt.audio import Audio
 from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
-from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError
+from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError, check_whole
 from vta_rt.manifest import MANIFEST
 from vta_rt.sampling import UNGUIDED, Sampling
 from vta_rt.stages import Stages, graphs, pad_tokens, token_mask
@@ -428,8 +428,8 @@ def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def _check_seed(seed: Seed) -> Seed:
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0):
-        raise OptionError(f"seed is {seed!r}, a whole number of 0 or more is needed")
+    if seed is not None:
+        check_whole("seed", seed, 0)
     return seed
 
 

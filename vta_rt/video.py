@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
-from vta_rt.errors import OptionError, VideoError
+from vta_rt.errors import OptionError, VideoError, check_whole
 from vta_rt.reader import StrPath, VideoReader, open_video
 
 KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -138,8 +138,7 @@ def iter_frames(
     """
     if not 0 < frame_rate < float("inf"):
         raise OptionError(f"frame_rate is {frame_rate}, a positive number of frames a second is needed")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise OptionError(f"size is {size!r}, a positive whole number of pixels is needed")
+    check_whole("size", size, 1)
     if fit not in ("crop", "squash"):
         raise OptionError(f"fit is {fit!r}, 'crop' or 'squash' is needed")
     if kernel not in KERNELS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,6 +71,14 @@ def test_a_name_that_is_too_long(tmp_path: Path) -> None:
         check_writable(tmp_path / f"{'long' * 64}.wav")
     check_writable(tmp_path / "short.wav")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    path = tmp_path / "a\0b.wav"
+    with pytest.raises(OutputError, match=re.escape(r"a\x00b.wav': no file can have this name")):
+        check_writable(path)
+    with pytest.raises(OutputError, match="no file can have this name"), replacing(path):
+        pytest.fail("there is no such place")
 
 
 def test_folder_in_the_place(tmp_path: Path) -> None:

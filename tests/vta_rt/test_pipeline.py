@@ -125,7 +125,7 @@ def test_a_bundle_s_own_sampling_is_the_default(bundle_copy: Path, pipeline: Pip
 def test_a_sampling_that_cannot_be_is_refused_on_opening(bundle_copy: Path, pipeline: Pipeline) -> None:
     (bundle_copy / MANIFEST).unlink()
     write_manifest(bundle_copy / MANIFEST, replace(pipeline.bundle.manifest, sampling=Sampling(solver="euler")))
-    with pytest.raises(BundleError, match="section sampling cannot be: solver 'euler': must be one of ddpm"):
+    with pytest.raises(BundleError, match="section sampling cannot be: solver is 'euler', one of ddpm"):
         Pipeline(bundle_copy)
 
 

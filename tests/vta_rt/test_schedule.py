@@ -306,14 +306,14 @@ def test_schedule_is_read_from_json() -> None:
     assert schedule.alphas_cumprod.shape == (500,)
     with pytest.raises(FrozenInstanceError):
         schedule.steps_offset = 0
-    with pytest.raises(msgspec.ValidationError, match="beta_schedule 'cosine': must be one of scaled_linear, linear"):
+    with pytest.raises(msgspec.ValidationError, match="beta_schedule is 'cosine', one of scaled_linear, linear"):
         msgspec.json.decode(b'{"beta_schedule": "cosine"}', type=NoiseSchedule)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("train_timesteps", 0, "at least 1"),
+        ("train_timesteps", 0, "1 or more"),
         ("train_timesteps", "1000", "whole number"),
         ("beta_schedule", "cosine", "scaled_linear, linear"),
         ("beta_start", 0.0, "between 0 and 1"),
@@ -330,7 +330,7 @@ def test_wrong_schedule_is_named(field: str, value: object, allowed: str) -> Non
     with pytest.raises(OptionError) as raised:
         NoiseSchedule(**{field: value})
     message = str(raised.value)
-    assert message.startswith(f"{field} {value!r}: ")
+    assert message.startswith(f"{field} is {value!r}, ")
     assert allowed in message
     assert "\n" not in message
 
@@ -340,7 +340,7 @@ def test_wrong_schedule_is_named(field: str, value: object, allowed: str) -> Non
 def test_wrong_steps_are_named(solver: str, steps: Any) -> None:
     with pytest.raises(OptionError) as raised:
         solver_table(solver, NoiseSchedule(), steps)
-    assert str(raised.value) == f"steps {steps!r}: must be a whole number from 1 to 1000"
+    assert str(raised.value) == f"steps is {steps!r}, a whole number from 1 to 1000 is needed"
 
 
 def test_numpy_integers_are_steps() -> None:
@@ -351,9 +351,9 @@ def test_numpy_integers_are_steps() -> None:
 def test_unknown_solver_is_named(name: Any) -> None:
     with pytest.raises(OptionError) as raised:
         solver_table(name, NoiseSchedule(), 10)
-    assert str(raised.value) == f"solver {name!r}: must be one of ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, lcm"
+    assert str(raised.value) == f"solver is {name!r}, one of ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, unipc, lcm is needed"
 
 
 def test_unknown_spacing_is_named() -> None:
-    with pytest.raises(OptionError, match="timestep_spacing 'cosine': must be one of leading, linspace, trailing, k"):
+    with pytest.raises(OptionError, match="timestep_spacing is 'cosine', one of leading, linspace, trailing, k"):
         solver_table("ddim", NoiseSchedule(), 10, "cosine")

@@ -43,7 +43,7 @@ from train.data.sample import Sample, SampleError, Window
 from train.data.truth import Truth
 from train.encoder import FrameEncoder
 from train.model import encode_audio
-from vta_rt.errors import OptionError
+from vta_rt.errors import OptionError, check_whole
 
 Item = TypeVar("Item")
 
@@ -144,8 +144,7 @@ def prepare(
         OutputError: something cannot be written.
     """
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
-        if value < least:
-            raise OptionError(f"{name} is {value}, a whole number of {least} or more is needed")
+        check_whole(name, value, least)
     _check_names(listings)
     recipe = networks.recipe(seconds)
     kept = reuse and Kept(reuse, recipe)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vta_rt.backends import BACKENDS
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError, VTAError, check_whole
 from vta_rt.files import replacing, sha256_of, writing
 from vta_rt.manifest import MANIFEST
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
@@ -65,8 +65,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.data is None:
         raise OptionError("no --data given: the folder of a generated data set is needed (or --av-align VIDEO)")
     for name, least in (("pictures", 0), ("judge_clips", 1)):
-        if getattr(options, name) < least:
-            raise OptionError(f"{name} is {getattr(options, name)}, a number of {least} or more is needed")
+        check_whole(name, getattr(options, name), least)
     if options.pictures:
         check_drawing()
     out, folder = Path(options.out), Path(options.data)

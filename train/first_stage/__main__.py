@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError, VTAError, check_whole
 
 if TYPE_CHECKING:
     from train.config import SystemConfig
@@ -36,8 +36,7 @@ def _train(arguments: Sequence[str] | None) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.seed < 0:
-        raise OptionError(f"seed is {options.seed}, a whole number of 0 or more is needed")
+    check_whole("seed", options.seed, 0)
     try:
         accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=options.device == "cpu")
     except (ValueError, NotImplementedError) as error:

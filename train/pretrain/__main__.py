@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError, VTAError, check_whole
 from vta_rt.files import check_writable, replacing, writing
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     for name, least in (("steps", 1), ("batch", 1), ("window", 2), ("seed", 0), ("workers", 1)):
-        if getattr(options, name) < least:
-            raise OptionError(f"{name} is {getattr(options, name)}, at least {least} is needed")
+        check_whole(name, getattr(options, name), least)
     if not 0 < options.learning_rate < float("inf"):
         raise OptionError(f"learning-rate is {options.learning_rate:g}, a number above 0 is needed")
     device = open_device(options.device)

@@ -35,7 +35,7 @@ from train.synthetic.picture import Camera
 from train.synthetic.scene import Scene, compose
 from train.synthetic.sound import SAMPLE_RATE, rotor_pitch, synthesise
 from vta_rt.audio import Audio
-from vta_rt.errors import OptionError, OutputError
+from vta_rt.errors import OptionError, OutputError, check_whole
 from vta_rt.files import replacing, writing
 
 VERSION = 5  # of what a seed means: raised whenever the same seed would give other clips
@@ -58,8 +58,7 @@ class Recipe:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise OptionError(f"seed is {self.seed}, a whole number of 0 or more is needed")
+        check_whole("seed", self.seed, 0)
         if not SHORTEST <= self.seconds <= LONGEST:
             raise OptionError(f"seconds is {self.seconds:g}, allowed is {SHORTEST:g} to {LONGEST:g}")
 

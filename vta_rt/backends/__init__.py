@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from vta_rt.backends.base import Lane, Session
 from vta_rt.bundle import Bundle
 from vta_rt.cores import usable_cores
-from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError
+from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError, check_whole
 
 if TYPE_CHECKING:
     from vta_rt.engines import Engines, Machine
@@ -114,10 +114,9 @@ def choose(
         raise OptionError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     if capture not in CAPTURES:
         raise OptionError(f"capture {capture!r} is unknown; choose one of {', '.join(CAPTURES)}")
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads is {threads}, 1 or more are needed")
-    if at_once < 1:
-        raise OptionError(f"at_once is {at_once}, 1 or more is needed")
+    if threads is not None:
+        check_whole("threads", threads, 1)
+    check_whole("at_once", at_once, 1)
     share = threads if at_once == 1 else max(1, (threads or usable_cores()) // at_once)
     make: dict[str, Callable[[], Backend]] = {
         "tensorrt": lambda: _tensorrt(bundle, capture),

@@ -147,7 +147,7 @@ def test_a_real_bundle_is_run_clip_by_clip(world: Path, bundle_short: Path, tmp_
         (("--split", "tests"), "has no split 'tests'; there are"),
         (("--compare", "late"), "compare is 'late', NAME=PATH is needed"),
         (("--compare", "generated=x"), "with a name of your own"),
-        (("--pictures", "-1"), "pictures is -1, a number of 0 or more is needed"),
+        (("--pictures", "-1"), "pictures is -1, a whole number of 0 or more is needed"),
         (("--first-stage", "nowhere"), "nowhere: holds no autoencoder"),
     ],
 )
