@@ -16,7 +16,7 @@ from pathlib import Path
 from vta_rt.bundle import Bundle
 from vta_rt.cli import run_command
 from vta_rt.engine_index import BuilderOptions
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError
 from vta_rt.files import writing
 
 SECONDS = 10.24  # as published
@@ -24,29 +24,27 @@ SECONDS = 10.24  # as published
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build a bundle as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_build, arguments)
+    return run_command(_build, arguments, extra="export")
 
 
 def _build(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     _check(options)
-    try:  # here, so that --help need not wait for torch
-        from export.engines import Bucket, EngineBuild
-        from export.report import Report
+    # Imported here, so that --help need not wait for torch.
+    from export.engines import Bucket, EngineBuild
+    from export.report import Report
 
-        buckets = [Bucket.parse(text) for text in options.bucket or ["1"]]
-        seconds = options.seconds
-        if seconds is None:
-            seconds = next((bucket.seconds for bucket in buckets if bucket.seconds is not None), SECONDS)
-        if options.bundle is None:
-            buckets = [replace(bucket, seconds=None) if bucket.seconds == seconds else bucket for bucket in buckets]
-        engines = None
-        if options.engine != "onnx":  # before any work: it may not be possible here
-            engines = EngineBuild(options.engine, buckets, _builder_options(options), options.compute_capability or ())
-        if options.bundle is None:
-            from export.bundling import Options, build
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; exporting needs: pip install "vta-rt[export]"') from error
+    buckets = [Bucket.parse(text) for text in options.bucket or ["1"]]
+    seconds = options.seconds
+    if seconds is None:
+        seconds = next((bucket.seconds for bucket in buckets if bucket.seconds is not None), SECONDS)
+    if options.bundle is None:
+        buckets = [replace(bucket, seconds=None) if bucket.seconds == seconds else bucket for bucket in buckets]
+    engines = None
+    if options.engine != "onnx":  # before any work: it may not be possible here
+        engines = EngineBuild(options.engine, buckets, _builder_options(options), options.compute_capability or ())
+    if options.bundle is None:
+        from export.bundling import Options, build
 
     if options.precision == "int8":
         return _build_int8(options, seconds)

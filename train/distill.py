@@ -25,17 +25,15 @@ KEY=VALUE. The bundle of a student samples with its own steps unless told otherw
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Distill as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_run, arguments)
+    return run_command(_run, arguments, extra="train")
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        from train.loop import train
-        from train.run import is_main, tell
-        from train.settings import override_settings, read_values
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
+    from train.loop import train
+    from train.run import is_main, tell
+    from train.settings import override_settings, read_values
+
     try:
         teacher = Path(options.teacher)
         values = read_values(options.config) if options.config else _teachers(teacher)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError
 
 if TYPE_CHECKING:
     from train.data.prepare import Networks
@@ -27,17 +27,14 @@ WEIGHTS, CONFIG = "model_2.safetensors", "config.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare clips as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_prepare, arguments)
+    return run_command(_prepare, arguments, extra="train")
 
 
 def _prepare(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        from train.data.lists import read_list
-        from train.data.prepare import prepare
-        from train.data.prepared import SKIPPED
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
+    from train.data.lists import read_list
+    from train.data.prepare import prepare
+    from train.data.prepared import SKIPPED
 
     start = time.perf_counter()
     listings = [read_list(path) for path in options.lists]

@@ -28,7 +28,7 @@ Settings, their defaults and what they mean: train/settings.py; complete files: 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_run, arguments)
+    return run_command(_run, arguments, extra="train")
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -37,8 +37,6 @@ def _run(arguments: Sequence[str] | None) -> int:
         if options.to_published:
             return _publish(options)
         return _train(options)
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
     except VTAError:
         if is_main():
             raise

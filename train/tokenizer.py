@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError
+from vta_rt.errors import OptionError
 from vta_rt.files import replacing
 
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
@@ -21,20 +21,17 @@ UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a tokenizer as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_write, arguments)
+    return run_command(_write, arguments, extra="train")
 
 
 def _write(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        from train.data.lists import read_list
+    from train.data.lists import read_list
 
-        listings = [read_list(path) for path in options.lists]
-        words = write_tokenizer(
-            Path(options.out), (entry.text for each in listings for entry in each.entries), options.vocabulary
-        )
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
+    listings = [read_list(path) for path in options.lists]
+    words = write_tokenizer(
+        Path(options.out), (entry.text for each in listings for entry in each.entries), options.vocabulary
+    )
     print(f"{options.out}: {words} words, a vocabulary of {options.vocabulary} (model.text.vocabulary)")
     return 0
 

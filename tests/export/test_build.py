@@ -85,7 +85,7 @@ def test_without_torch_it_says_what_to_install(tmp_path: Path) -> None:
     script = "import sys; sys.modules['torch'] = None; from export.build import main; sys.exit(main(['--ckpt', 'x']))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == 'error: torch is not installed; exporting needs: pip install "vta-rt[export]"\n'
+    assert done.stderr == 'error: torch is not installed; it comes with: pip install "vta-rt[export]"\n'
 
 
 def test_help_does_not_wait_for_torch() -> None:

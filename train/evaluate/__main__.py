@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from vta_rt.backends import BACKENDS
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError, check_whole
+from vta_rt.errors import OptionError, check_whole
 from vta_rt.files import replacing, sha256_of, writing
 from vta_rt.manifest import MANIFEST
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
@@ -41,17 +41,16 @@ class Sampled:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_dispatch, arguments)
+    return run_command(_dispatch, arguments, extra="train")
 
 
 def _dispatch(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        import scipy  # noqa: F401
-        import sklearn  # noqa: F401
-        import torch
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; evaluation needs: pip install "vta-rt[train]"') from error
+    # All here: what is missing is to be known before any work.
+    import scipy  # noqa: F401
+    import sklearn  # noqa: F401
+    import torch
+
     if options.threads is not None and options.threads >= 1:
         torch.set_num_threads(options.threads)
     return _av_align(options) if options.av_align else _evaluate(options)

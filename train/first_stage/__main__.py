@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError, check_whole
+from vta_rt.errors import OptionError, check_whole
 
 if TYPE_CHECKING:
     from train.config import SystemConfig
@@ -21,18 +21,15 @@ HELD_OUT = 20  # of as many sounds the first is kept for validation where no lis
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_train, arguments)
+    return run_command(_train, arguments, extra="train")
 
 
 def _train(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        import torch
-        from accelerate import Accelerator
+    import torch
+    from accelerate import Accelerator
 
-        from train.first_stage.loop import Recipe, Trainer
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
+    from train.first_stage.loop import Recipe, Trainer
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, VTAError, check_whole
+from vta_rt.errors import OptionError, check_whole
 from vta_rt.files import check_writable, replacing, writing
 
 if TYPE_CHECKING:
@@ -26,22 +26,19 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Pretrain as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_pretrain, arguments)
+    return run_command(_pretrain, arguments, extra="train")
 
 
 def _pretrain(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        import torch
+    import torch
 
-        from train.device import open_device
-        from train.encoder import build_encoder
-        from train.pretrain.glimpses import read_glimpses
-        from train.pretrain.labels import read_labels
-        from train.pretrain.loop import Pretraining, PretrainSettings
-        from train.settings import read_model
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
+    from train.device import open_device
+    from train.encoder import build_encoder
+    from train.pretrain.glimpses import read_glimpses
+    from train.pretrain.labels import read_labels
+    from train.pretrain.loop import Pretraining, PretrainSettings
+    from train.settings import read_model
 
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -12,21 +12,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vta_rt.cli import run_command
-from vta_rt.errors import VTAError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Generate clips as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_generate, arguments)
+    return run_command(_generate, arguments, extra="train")
 
 
 def _generate(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        from train.synthetic.dataset import Recipe, summary, write_dataset
-        from train.synthetic.glimpses import write_glimpses
-    except ModuleNotFoundError as error:
-        raise VTAError(f'{error.name} is not installed; training needs: pip install "vta-rt[train]"') from error
+    from train.synthetic.dataset import Recipe, summary, write_dataset
+    from train.synthetic.glimpses import write_glimpses
 
     start = time.perf_counter()
     out = Path(options.out)

@@ -27,8 +27,14 @@ class Signalled(KeyboardInterrupt):
         self.signal = number
 
 
-def run_command(command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None) -> int:
-    """Run a command line's body; what the user got wrong becomes one line on standard error and exit code 2."""
+def run_command(
+    command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None, *, extra: str | None = None
+) -> int:
+    """Run a command line's body; what the user got wrong becomes one line on standard error and exit code 2.
+
+    Args:
+        extra: of ours, which brings the packages that the command needs: one that is missing is the user's to install.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name must not fail for the terminal's encoding
@@ -39,6 +45,11 @@ def run_command(command: Callable[[Sequence[str] | None], int], arguments: Seque
             sys.stdout.flush()
     except VTAError as error:
         say(error)
+        return BAD_INPUT
+    except ModuleNotFoundError as error:
+        if extra is None:
+            raise
+        say(VTAError(f'{error.name} is not installed; it comes with: pip install "vta-rt[{extra}]"'))
         return BAD_INPUT
     except KeyboardInterrupt as error:
         _tell("interrupted")

@@ -1,0 +1,26 @@
+"""What all training commands say alike."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "arguments"),
+    [
+        ("train.distill", "torch", ["--teacher", "x", "--steps", "4"]),
+        ("train.evaluate.__main__", "sklearn", ["--data", "x"]),
+        ("train.first_stage.__main__", "accelerate", ["vae", "--data", "x", "--out", "y"]),
+        ("train.prepare", "torch", ["x.jsonl", "--out", "y"]),
+        ("train.pretrain.__main__", "torch", ["--data", "x", "--valid", "x", "--out", "y"]),
+        ("train.run", "torch", []),
+    ],
+)
+def test_what_is_missing_is_named_with_what_brings_it(module: str, package: str, arguments: list[str]) -> None:
+    script = f"import sys; sys.modules['{package}'] = None; from {module} import main; sys.exit(main({arguments}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr == f'error: {package} is not installed; it comes with: pip install "vta-rt[train]"\n'
+    assert done.returncode == 2
