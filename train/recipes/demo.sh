@@ -3,13 +3,13 @@
 # Run it again after it was stopped: every step goes on where it was.
 #   train/recipes/demo.sh [FOLDER] [SEED] [KEY=VALUE ...]
 # The settings are the denoiser's, over demo.toml's: length.steps=1250 length.batch=32 length.micro_batch=32, say, on a GPU; its
-# time-aligned path, which is trained first, has them too, but for the number of steps. The bundle goes to $BUNDLE; what is trained
-# to its end is kept, whatever the settings.
+# time-aligned path, which is trained first, has them too, but for the number of steps. The bundle goes to $BUNDLE; the world has
+# $CLIPS clips, the tower $TOWER_STEPS steps. What is trained to its end is kept, whatever the settings.
 set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
 
-python -m train.synthetic "$world" --clips 3600 --seed $((seed + 1))
+python -m train.synthetic "$world" --clips "${CLIPS:-3600}" --seed $((seed + 1))
 
 [ -e "$work/glimpses.safetensors" ] || \
     python -m train.synthetic "$work/glimpses.safetensors" --glimpses 40000 --seed $((seed + 2))
@@ -21,7 +21,7 @@ python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 python -m train.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
-    --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps 13000 --batch 8 --seed "$seed" --bf16
+    --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps "${TOWER_STEPS:-13000}" --batch 8 --seed "$seed" --bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12

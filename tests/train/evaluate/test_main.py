@@ -166,7 +166,7 @@ def test_a_wrong_solver_is_refused_before_the_work(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(world, tmp_path, "--bundle", "good", "--solver", "euler") == 2
-    assert "solver 'euler'" in capsys.readouterr().err
+    assert "solver is 'euler'" in capsys.readouterr().err
 
 
 def test_data_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

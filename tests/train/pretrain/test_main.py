@@ -114,9 +114,9 @@ def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"steps": "0"}, "steps is 0, at least 1 is needed"),
-        ({"seed": "-1"}, "seed is -1, at least 0 is needed"),
-        ({"workers": "0"}, "workers is 0, at least 1 is needed"),
+        ({"steps": "0"}, "steps is 0, a whole number of 1 or more is needed"),
+        ({"seed": "-1"}, "seed is -1, a whole number of 0 or more is needed"),
+        ({"workers": "0"}, "workers is 0, a whole number of 1 or more is needed"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"config": "nothing.toml"}, "nothing.toml: cannot be read"),
         ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),
