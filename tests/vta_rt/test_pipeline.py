@@ -224,7 +224,7 @@ def test_the_one_call(bundle_short: Path, clips: list[Path], pipeline: Pipeline)
         ({"guidance": -1}, "guidance is -1"),
         ({"guidance_interval": (2.0, 1.0)}, "guidance_interval is .2.0, 1.0., two noise levels"),
         ({"guidance_interval": 3}, "guidance_interval is 3"),
-        ({"spacing": "cosine"}, "timestep_spacing 'cosine'"),
+        ({"spacing": "cosine"}, "timestep_spacing is 'cosine'"),
         ({"seed": -3}, "seed is -3"),
         ({"seed": 1.5}, "seed is 1.5"),
     ],
