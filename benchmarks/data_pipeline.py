@@ -2,7 +2,7 @@
 
     python benchmarks/data_pipeline.py --clips 64 --workers 2
 
-Generates clips (``train.synthetic``), prepares them with networks of the demo model's size and made-up weights, and reads
+Generates clips (``train.demo.synthetic``), prepares them with networks of the demo model's size and made-up weights, and reads
 each form through the training loader, twice: as fast as it gives them, and with a stand-in for the device, a pause of
 ``--step`` seconds per batch during which the processor is free, as it is while a GPU computes. All files are in the page
 cache. The stand-in takes equally long for all forms, though a device that is given raw or kept pictures has the frame
@@ -24,7 +24,6 @@ from pathlib import Path
 import machine
 import torch
 
-from train.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig
 from train.data.lists import read_list
 from train.data.loader import Loader
 from train.data.prepare import Networks, prepare
@@ -32,9 +31,10 @@ from train.data.prepared import PreparedSource
 from train.data.raw import RawSource
 from train.data.report import LoadReport
 from train.data.sample import Source, Window
-from train.encoder import build_encoder
-from train.synthetic.dataset import Recipe, write_dataset
-from train.vae import build_vae
+from train.demo.synthetic.dataset import Recipe, write_dataset
+from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig
+from train.models.encoder import build_encoder
+from train.models.vae import build_vae
 
 SYSTEM = SystemConfig(
     encoder=MotionConfig(),

@@ -1,4 +1,4 @@
-"""Clips of another program than ``train.synthetic``: plain shapes by Pillow, plain physics. Knows no models.
+"""Clips of another program than ``train.demo.synthetic``: plain shapes by Pillow, plain physics. Knows no models.
 
 Balls and boxes of one colour that fall and bounce, on a floor or on none, and mallets that strike bars; nothing is textured,
 lit or compressed hard, and no colour means a material.

@@ -37,8 +37,8 @@ def main() -> None:
 
 
 def _build(options: argparse.Namespace, out: Path) -> dict[str, Any]:
+    from vta_rt.backends.tensorrt.index import EngineIndex, listed
     from vta_rt.bundle import Bundle
-    from vta_rt.engine_index import EngineIndex, listed
 
     checkpoint = ["--ckpt", options.ckpt, "--precision", options.precision, "--out", str(out)]
     if options.first_stage:

@@ -1,6 +1,6 @@
 """The family at tiny size: every variant trained alike on the generated world, exported, timed, heard and scored.
 
-    python -m train.synthetic runs/world --clips 400 --seconds 5.12
+    python -m train.demo.synthetic runs/world --clips 400 --seconds 5.12
     python -m train.first_stage vae … && python -m train.first_stage vocoder …      # README, "Training"
     python benchmarks/family.py --world runs/world --first-stage runs/first --video clip.mp4 --work runs/family
     python benchmarks/family.py --full-size        # sizes, operations and tokens of the published encoders; no weights
@@ -30,8 +30,8 @@ import numpy as np
 from vta_rt.sampling import Sampling
 
 if TYPE_CHECKING:
-    from train.evaluate.clips import Clip
-    from train.evaluate.judge import Judge
+    from train.demo.evaluate.clips import Clip
+    from train.demo.evaluate.judge import Judge
     from vta_rt.pipeline import Pipeline
 
 SECONDS = 5.12
@@ -105,7 +105,7 @@ def main() -> None:
                 result["tiny"][variant.name] = measured(variant, options)
                 machine.write("family", result)
         if options.test_clips:
-            from train.evaluate.systems import truth
+            from train.demo.evaluate.systems import truth
 
             result["true_sound"] = scored(truth, options)
         for name, seconds in timed({each.name: _folder(each, options) / "bundle" for each in chosen}).items():
@@ -120,8 +120,8 @@ def full_size() -> list[dict[str, Any]]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from train.encoder import build_encoder
-    from train.encoder_config import ENCODERS
+    from train.models.encoder import build_encoder
+    from train.models.encoder_config import ENCODERS
 
     rows = []
     for kind, config in ENCODERS.items():
@@ -144,7 +144,7 @@ def full_size() -> list[dict[str, Any]]:
 
 def measured(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
     """Train, export, generate and score one variant."""
-    from train.evaluate.systems import Generated
+    from train.demo.evaluate.systems import Generated
     from train.model import TEXT as TEXT_TOWER
     from vta_rt.pipeline import Pipeline
 
@@ -209,7 +209,7 @@ def prepared(variant: Variant, recipe: Path, options: argparse.Namespace) -> Pat
     from safetensors.torch import save_file
 
     import train.prepare
-    from train.encoder import build_encoder
+    from train.models.encoder import build_encoder
     from train.settings import read_model
 
     shared = Path(options.work) / "towers" / variant.encoder["kind"]
@@ -228,8 +228,8 @@ def prepared(variant: Variant, recipe: Path, options: argparse.Namespace) -> Pat
 def heard(folder: Path, options: argparse.Namespace, prompt: str | None) -> dict[str, float]:
     """``vta generate`` on the real video: how long and how loud its sound is."""
     import vta_rt.cli
+    from train.demo.synthetic.sound import SAMPLE_RATE
     from train.first_stage.data import FULL_SCALE, read_wave
-    from train.synthetic.sound import SAMPLE_RATE
 
     out = folder / ("sample.wav" if prompt is None else "sample_text.wav")
     command = ["generate", options.video, "-o", str(out), "--bundle", str(folder / "bundle")]
@@ -241,8 +241,8 @@ def heard(folder: Path, options: argparse.Namespace, prompt: str | None) -> dict
 
 def scored(system: Callable[[Clip], np.ndarray | None], options: argparse.Namespace) -> dict[str, Any]:
     """Scores of the sounds for clips that nothing was trained on, and of the same sounds against other clips' events."""
-    from train.evaluate.score import pool, score_clip
-    from train.evaluate.systems import OtherClips, Remembered
+    from train.demo.evaluate.score import pool, score_clip
+    from train.demo.evaluate.systems import OtherClips, Remembered
 
     clips, judge = _test(options.world, options.test_clips)
     sounds = Remembered(system)
@@ -257,8 +257,8 @@ def scored(system: Callable[[Clip], np.ndarray | None], options: argparse.Namesp
 
 @cache
 def _test(world: str, count: int) -> tuple[list[Clip], Judge]:
-    from train.evaluate.clips import read_clips
-    from train.evaluate.score import fit_judge
+    from train.demo.evaluate.clips import read_clips
+    from train.demo.evaluate.score import fit_judge
 
     return read_clips(Path(world), "test", count), fit_judge(read_clips(Path(world), "train", most=JUDGE_CLIPS))
 
@@ -413,7 +413,7 @@ def _line(cells: Iterable[str]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="The family of encoders at tiny size: trained, exported, timed.")
     parser.add_argument("--full-size", action="store_true", help="sizes and operations of the published encoders alone")
-    parser.add_argument("--world", metavar="DIR", help="a data set that python -m train.synthetic has written")
+    parser.add_argument("--world", metavar="DIR", help="a data set that python -m train.demo.synthetic has written")
     parser.add_argument("--first-stage", metavar="DIR", help="vae/, vocoder/ and config.json of train.first_stage")
     parser.add_argument("--video", metavar="FILE", help="a real video, which each variant makes a sound for")
     parser.add_argument(

@@ -2,8 +2,8 @@
 
     python benchmarks/prompts.py --bundle engines/text --data runs/text/world --clips 100
 
-Prompts are descriptions of generated clips (``train.evaluate.prompts``), judged by a judge fitted on true sounds. The line of
-true sounds tells what its judgement is worth, the line of other prompts what chance would give. Figures go to
+Prompts are descriptions of generated clips (``train.demo.evaluate.prompts``), judged by a judge fitted on true sounds. The line
+of true sounds tells what its judgement is worth, the line of other prompts what chance would give. Figures go to
 benchmarks/results/prompts.json.
 """
 
@@ -17,10 +17,10 @@ import machine
 import numpy as np
 
 from train.data.lists import read_list
-from train.evaluate.clips import read_clips
-from train.evaluate.prompts import choose, disagreement, negatives, prompts_alone
-from train.evaluate.score import fit_judge
-from train.evaluate.systems import open_bundle
+from train.demo.evaluate.clips import read_clips
+from train.demo.evaluate.prompts import choose, disagreement, negatives, prompts_alone
+from train.demo.evaluate.score import fit_judge
+from train.demo.evaluate.systems import open_bundle
 
 
 def _print(rows: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def _print(rows: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", required=True, help="one that takes prompts")
-    parser.add_argument("--data", required=True, help="a data set of train.synthetic")
+    parser.add_argument("--data", required=True, help="a data set of train.demo.synthetic")
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, default=100, help="prompts, at most (default: 100)")
     parser.add_argument("--judge-clips", type=int, default=600)

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from train.config import MelConfig
-from train.mel import log_mel
+from train.models.config import MelConfig
+from train.models.mel import log_mel
 from train.onsets import onsets_of_mel, score_onsets
 from vta_rt import Pipeline
 from vta_rt.files import replacing

@@ -1,6 +1,6 @@
 """Quality against steps for every solver, with and without guidance in an interval, on clips whose events are known.
 
-    python -m train.synthetic /tmp/world --clips 400 --seed 1
+    python -m train.demo.synthetic /tmp/world --clips 400 --seed 1
     python benchmarks/solvers.py --data /tmp/world --clips 16
 
 Every clip gets the same noise in every row. The table goes to standard output; figures to benchmarks/results/solvers.json,
@@ -23,9 +23,9 @@ import machine
 import numpy as np
 from tqdm import tqdm
 
-from train.evaluate.clips import Clip, read_clips
-from train.evaluate.judge import Judge
-from train.evaluate.score import fit_judge, pool, score_clip
+from train.demo.evaluate.clips import Clip, read_clips
+from train.demo.evaluate.judge import Judge
+from train.demo.evaluate.score import fit_judge, pool, score_clip
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.sampling import Sampling
@@ -195,7 +195,7 @@ def _earlier(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bundle", default="engines/demo")
-    parser.add_argument("--data", required=True, help="a data set that python -m train.synthetic has written")
+    parser.add_argument("--data", required=True, help="a data set that python -m train.demo.synthetic has written")
     parser.add_argument("--clips", type=int, default=16)
     parser.add_argument("--judge-clips", type=int, default=600)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 15, 25, 50, 100, 300])

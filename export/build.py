@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from vta_rt.backends.tensorrt.index import BuilderOptions
 from vta_rt.bundle import Bundle
 from vta_rt.cli import run_command
-from vta_rt.engine_index import BuilderOptions
 from vta_rt.errors import OptionError
 from vta_rt.files import writing
 

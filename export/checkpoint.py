@@ -24,13 +24,13 @@ from export.errors import CheckpointError
 from export.first_stage import HUB_PATTERNS, FirstStage, find_beside, open_first_stage
 from export.match import Part, Source, match
 from export.variants import in_place
-from train.config import SystemConfig
-from train.encoder import FrameEncoder, build_encoder, build_text_encoder
-from train.identify import VTA_LDM, kind_of, listing, looks_like
-from train.unet import build_unet
-from train.vae import build_vae
-from train.vocoder import build_vocoder
-from train.weights import read_tensors
+from train.models.config import SystemConfig
+from train.models.encoder import FrameEncoder, build_encoder, build_text_encoder
+from train.models.identify import VTA_LDM, kind_of, listing, looks_like
+from train.models.unet import build_unet
+from train.models.vae import build_vae
+from train.models.vocoder import build_vocoder
+from train.models.weights import read_tensors
 from vta_rt.files import sha256_of
 from vta_rt.hub import resolve
 from vta_rt.text import TOKENIZER

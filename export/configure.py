@@ -10,8 +10,8 @@ from pathlib import Path
 
 from export.derive import Section, Shapes, derive_model
 from export.errors import CheckpointError
-from train.config import ENCODERS, SystemConfig, from_dict
-from train.weights import read_json
+from train.models.config import ENCODERS, SystemConfig, from_dict
+from train.models.weights import read_json
 from vta_rt.errors import OptionError
 
 SUMMARY, CONFIG, TRAINING = "summary.jsonl", "config.json", "training.json"

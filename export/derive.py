@@ -66,7 +66,7 @@ def derive_unet(shapes: Shapes) -> Section:
 
 
 def derive_encoder(shapes: Shapes, clip_name: str) -> Section:
-    """``EncoderConfig`` fields but ``positions`` and ``tokens_dim``, from names as ``train.encoder`` has them.
+    """``EncoderConfig`` fields but ``positions`` and ``tokens_dim``, from names as ``train.models.encoder`` has them.
 
     Of another encoder than CLIP only its kind; its sizes are the published ones where config.json does not say otherwise.
     """

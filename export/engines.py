@@ -16,9 +16,16 @@ from pathlib import Path
 from export.report import Report
 from export.staging import staging_folder
 from export.tensorrt_builder import EngineBuilder
-from vta_rt.backends.flavours import FLAVOURS, Flavour, compute_capability, load, rtx_check_gpu, rtx_compute_capability
-from vta_rt.bundle import Bundle
-from vta_rt.engine_index import (
+from vta_rt.backends.tensorrt.engines import Machine, find_engines
+from vta_rt.backends.tensorrt.flavours import (
+    FLAVOURS,
+    Flavour,
+    compute_capability,
+    load,
+    rtx_check_gpu,
+    rtx_compute_capability,
+)
+from vta_rt.backends.tensorrt.index import (
     FOLDER,
     FORMAT_VERSION,
     INDEX,
@@ -33,7 +40,7 @@ from vta_rt.engine_index import (
     static_inputs,
     write_index,
 )
-from vta_rt.engines import Machine, find_engines
+from vta_rt.bundle import Bundle
 from vta_rt.errors import EngineError, OptionError, check_whole
 from vta_rt.files import replacing, writing
 from vta_rt.manifest import MANIFEST, FileRecord, TensorSpec, is_intact, write_manifest

@@ -1,3 +1,3 @@
 """What a user can get wrong when exporting, beyond the errors of ``vta_rt``."""
 
-from train.weights import CheckpointError as CheckpointError
+from train.models.weights import CheckpointError as CheckpointError

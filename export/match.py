@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from export.errors import CheckpointError
-from train.identify import listing
+from train.models.identify import listing
 
 Rename = Callable[[str], str]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export.checkpoint import Checkpoint
 from export.report import Report
-from train.conditioning import open_tokenizer
+from train.models.encoder import open_tokenizer
 from vta_rt.text import TOKENIZER
 
 

@@ -14,7 +14,7 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TaskID,
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from vta_rt.engine_index import EngineRecord
+from vta_rt.backends.tensorrt.index import EngineRecord
 from vta_rt.manifest import GraphRecord
 
 try:

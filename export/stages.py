@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
-from train.encoder import FrameEncoder
-from train.sinusoidal import SinusoidalVocoder
+from train.models.encoder import FrameEncoder
+from train.models.sinusoidal import SinusoidalVocoder
 from vta_rt.config import FrameConfig, ModelConfig
 
 REVISION = 3  # raised whenever a graph made here becomes another one, so that old ones are not kept

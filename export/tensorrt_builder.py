@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from export.report import Phases
-from vta_rt.backends.flavours import Flavour, rtx_configure
-from vta_rt.engine_index import BuilderOptions
+from vta_rt.backends.tensorrt.flavours import Flavour, rtx_configure
+from vta_rt.backends.tensorrt.index import BuilderOptions
 from vta_rt.errors import EngineError
 from vta_rt.manifest import TensorSpec
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from train.encoder import TOWERS
-from train.start_unet import MAPS
+from train.models.encoder import TOWERS
+from train.models.start_unet import MAPS
 
 ENCODER, LINEAR = "vid_fea_extractor.", "linear_layer."
 CLIP = f"{ENCODER}{TOWERS['clip'].name}."

@@ -106,11 +106,11 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from train.config import EncoderConfig, SystemConfig, UNetConfig, VAEConfig, VocoderConfig, to_dict
-    from train.encoder import build_encoder
-    from train.unet import build_unet
-    from train.vae import build_vae
-    from train.vocoder import build_vocoder
+    from train.models.config import EncoderConfig, SystemConfig, UNetConfig, VAEConfig, VocoderConfig, to_dict
+    from train.models.encoder import build_encoder
+    from train.models.unet import build_unet
+    from train.models.vae import build_vae
+    from train.models.vocoder import build_vocoder
 
     config = SystemConfig(
         encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),

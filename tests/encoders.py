@@ -9,7 +9,7 @@ import numpy as np
 import synth_encoders
 import torch
 
-from train.encoder_config import (
+from train.models.encoder_config import (
     CAVPConfig,
     FrameEncoderConfig,
     ImageBindConfig,

@@ -34,8 +34,8 @@ def with_text(checkpoint: Path, out: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from train.config import TextConfig, from_dict, to_dict
-    from train.encoder import build_text_encoder
+    from train.models.config import TextConfig, from_dict, to_dict
+    from train.models.encoder import build_text_encoder
 
     shutil.copytree(checkpoint, out, copy_function=os.link)
     config = from_dict(json.loads((out / "config.json").read_text()))

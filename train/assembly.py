@@ -19,18 +19,18 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from train.checkpoints import FIRST_STAGE, CheckpointError, read_weights
-from train.config import SystemConfig
 from train.data.lists import read_list
 from train.data.networks import MODEL_PREFIX, fingerprint, open_encoder
 from train.data.prepared import PreparedSource, is_prepared
 from train.data.raw import RawSource
 from train.data.sample import Source, Window
 from train.distillation import Distillation, student_sampling
-from train.encoder import TOWERS
 from train.first_stage.publish import SECTIONS, open_vae
 from train.model import TEXT, LatentDiffusion
+from train.models.config import SystemConfig
+from train.models.encoder import TOWERS
+from train.models.start_unet import load_unet
 from train.settings import StartSettings, TrainSettings, model_config
-from train.start_unet import load_unet
 from vta_rt.errors import OptionError
 
 

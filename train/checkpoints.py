@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from train.config import SystemConfig, to_dict
+from train.models.config import SystemConfig, to_dict
 from train.settings import TrainSettings
 from train.settings import to_dict as settings_dict
 from vta_rt.errors import OutputError, VTAError

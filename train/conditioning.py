@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.config import SystemConfig
 from train.data.sample import Sample
+from train.models.config import SystemConfig
+from train.models.encoder import open_tokenizer
 from train.settings import ConditioningSettings
-from vta_rt.config import TextConfig
 from vta_rt.errors import OptionError
-from vta_rt.text import PromptTokenizer
 
 # What a generator is for: the same number of a sample gives other values for another purpose.
 TRAINING, VALIDATION, STEP = 0, 1, 2
@@ -119,26 +118,3 @@ class Conditioner:
     def _encode(self, text: str) -> Tensor:
         assert self._tokenizer is not None
         return torch.from_numpy(self._tokenizer(text, warn=False))
-
-
-def open_tokenizer(path: Path, config: SystemConfig, purpose: str) -> PromptTokenizer:
-    """The tokenizer of a model that takes prompts.
-
-    Args:
-        purpose: what prompts are wanted for; the message begins with it where the model cannot have them.
-
-    Raises:
-        OptionError: the model takes none, or the file is not its tokenizer.
-    """
-    if config.unet.aligned_channels:
-        raise OptionError(
-            f"{purpose}: the time-aligned path (model.unet.aligned_channels) takes frames alone, and no prompts"
-        )
-    if config.text is None:
-        raise OptionError(f"{purpose}: the model has no text encoder (section [model.text])")
-    if config.text.projection != config.encoder.projection:
-        raise OptionError(
-            f"model.text.projection is {config.text.projection} and model.encoder.projection {config.encoder.projection}: "
-            "prompts and frames go through the same linear layer, so they must be equally wide"
-        )
-    return PromptTokenizer(path, TextConfig(config.text.vocabulary, config.text.context))

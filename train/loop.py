@@ -32,12 +32,12 @@ from tqdm import tqdm
 from train.assembly import Parts, assemble
 from train.checkpoints import Progress, RunFolder, averaged, find_checkpoint, load_checkpoint, save_checkpoint
 from train.conditioning import TRAINING, VALIDATION, Conditioner, Draws
-from train.config import SystemConfig
 from train.data.loader import Draw, Loader
 from train.data.report import LoadReport
 from train.data.sample import Sample, Source
 from train.metrics import MetricsFile
 from train.model import Batch, encode_audio, latents_of
+from train.models.config import SystemConfig
 from train.settings import OptimizerSettings, TrainSettings, to_dict
 from vta_rt.errors import OptionError, VTAError
 

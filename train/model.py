@@ -17,13 +17,13 @@ from torch.nn.functional import mse_loss
 from torch.nn.utils.rnn import pad_sequence
 
 from train.conditioning import Condition
-from train.config import MelConfig, SystemConfig, UNetConfig
 from train.distillation import Distillation, guided_network
-from train.encoder import build_encoder, build_text_encoder, pad_tokens
 from train.loss import build_scheduler, diffusion_loss
-from train.mel import log_mel
+from train.models.config import MelConfig, SystemConfig, UNetConfig
+from train.models.encoder import build_encoder, build_text_encoder, pad_tokens
+from train.models.mel import log_mel
+from train.models.unet import build_unet
 from train.settings import LossSettings, OptimizerSettings
-from train.unet import build_unet
 from vta_rt.errors import OptionError
 
 TEXT = "clip_text"

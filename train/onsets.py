@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
-from train.config import MelConfig
-from train.mel import log_mel
+from train.models.config import MelConfig
+from train.models.mel import log_mel
 
 COMPRESSION = 30.0  # magnitudes well below one over this count for nothing
 LAG = 2  # frames between the two that are compared

@@ -62,9 +62,9 @@ def _prepare(arguments: Sequence[str] | None) -> int:
 
 def _networks(options: argparse.Namespace) -> Networks:
     """What the options name, opened."""
+    from train.data.events import read_truth
     from train.data.networks import open_encoder
     from train.data.prepare import Networks
-    from train.data.truth import read_truth
     from train.device import open_device
     from train.first_stage.publish import open_vae
     from train.settings import read_model

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from train.checkpoints import CONFIG, CheckpointError, read_training, read_weights
-from train.config import EncoderConfig, SystemConfig, from_dict, to_dict
+from train.models.config import EncoderConfig, SystemConfig, from_dict, to_dict
 from train.settings import TrainSettings, convert_settings
 from vta_rt.errors import OptionError
 from vta_rt.files import replacing, writing

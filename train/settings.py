@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from train.config import SystemConfig, from_dict
+from train.models.config import SystemConfig, from_dict
 from vta_rt.errors import OptionError
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("**/recipes/*.toml"))}
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -223,16 +223,15 @@ def read_model(recipe: str | Path, overrides: Sequence[str] = ()) -> SystemConfi
 def _find(recipe: str | None) -> Path | None:
     if recipe is None:
         return None
-    if "/" not in recipe and (own := RECIPES / f"{recipe.removesuffix('.toml')}.toml").is_file():
-        return Path(recipe) if Path(recipe).is_file() else own
-    return Path(recipe)
+    path = Path(recipe)
+    return path if path.is_file() else RECIPES.get(recipe.removesuffix(".toml"), path)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        names = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
+        names = ", ".join(RECIPES)
         raise OptionError(f"{path}: cannot be read ({error.strerror}); give a TOML file or one of {names}") from error
     except ValueError as error:
         raise OptionError(f"{path}: is not TOML: {error}") from error

@@ -1,6 +1,6 @@
 """Sound: samples with their rate, and what is done to them before they are kept: trim, fade, mix, save, mux.
 
-Knows WAV and FLAC files; does not know where samples come from, and leaves videos to ``vta_rt.mux``.
+Knows WAV and FLAC files; does not know where samples come from, and leaves videos to ``vta_rt.video.mux``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from vta_rt.errors import OptionError, OutputError, check_whole
 from vta_rt.files import replacing
-from vta_rt.mux import mux
+from vta_rt.video.mux import mux
 
 StrPath = str | os.PathLike[str]
 
@@ -116,7 +116,7 @@ class Audio:
                 raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
     def mux(self, video: StrPath, out: StrPath) -> None:
-        """Write a video's pictures, not encoded again, with this as its soundtrack; see ``vta_rt.mux``."""
+        """Write a video's pictures, not encoded again, with this as its soundtrack; see ``vta_rt.video.mux``."""
         mux(video, self, out)
 
     def _with(self, samples: np.ndarray) -> Audio:

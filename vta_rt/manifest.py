@@ -85,7 +85,7 @@ class Manifest:
     """``bundle.json``.
 
     tokenizer: of prompts; there where ``model.text`` is. engines: names of the folders in ``tensorrt/`` that hold any
-    (``vta_rt.engines``). sampling: how the model is sampled unless a call says otherwise.
+    (``vta_rt.backends.tensorrt.engines``). sampling: how the model is sampled unless a call says otherwise.
     """
 
     format_version: int

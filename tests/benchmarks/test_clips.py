@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 
-from vta_rt.thinning import _units
+from vta_rt.video.thinning import _units
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -12,8 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from train.config import MelConfig, VAEConfig
 from train.model import LatentDiffusion
+from train.models.config import MelConfig, VAEConfig
 from train.settings import convert_settings, model_config
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.config import MelConfig
-from train.mel import log_mel
+from train.models.config import MelConfig
+from train.models.mel import log_mel
 from train.onsets import onsets_of_mel, score_onsets
 from vta_rt import Audio, Bundle, Pipeline
 from vta_rt.cli import main

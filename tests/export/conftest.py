@@ -12,8 +12,8 @@ from transformers import SpeechT5HifiGan
 
 from export.bundling import Options, build
 from tests.export.layouts import MODEL, SMALL_VAE, SMALL_VOCODER, StateDict, save_audioldm
-from train.vae import build_vae, compvis_name
-from train.vocoder import build_vocoder, published_name
+from train.models.vae import build_vae, compvis_name
+from train.models.vocoder import build_vocoder, published_name
 
 
 @pytest.fixture(scope="session")

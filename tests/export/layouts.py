@@ -14,7 +14,7 @@ from transformers import SpeechT5HifiGan
 
 from export.checkpoint import open_checkpoint
 from export.errors import CheckpointError
-from train.config import VAEConfig, VocoderConfig
+from train.models.config import VAEConfig, VocoderConfig
 from vta_rt.errors import VTAError
 
 StateDict = dict[str, Tensor]

@@ -24,8 +24,8 @@ from tests.export.layouts import (
     replace_weights,
     save_pipeline,
 )
-from train.vae import build_vae
-from train.vocoder import build_vocoder
+from train.models.vae import build_vae
+from train.models.vocoder import build_vocoder
 
 
 def test_published_layout(

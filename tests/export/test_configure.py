@@ -21,7 +21,7 @@ from tests.export.layouts import (
     replace_weights,
     write_config,
 )
-from train.config import SystemConfig, TextConfig, UNetConfig, to_dict
+from train.models.config import SystemConfig, TextConfig, UNetConfig, to_dict
 from vta_rt.schedule import NoiseSchedule
 
 

@@ -16,8 +16,8 @@ from export.stages import Stage
 from tests.conftest import relative_error
 from tests.encoders import TINY, golden_frames, goldens, thinned, write_public
 from train.data.networks import open_encoder
-from train.encoder import FrameEncoder
-from train.encoder_config import CAVPConfig
+from train.models.encoder import FrameEncoder
+from train.models.encoder_config import CAVPConfig
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.manifest import GraphRecord, Precision, record_file
 

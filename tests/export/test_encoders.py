@@ -19,8 +19,8 @@ from tests.conftest import link_tree, relative_error
 from tests.encoders import TINY, golden_frames
 from tests.export.layouts import StateDict, change_summary, refusal, replace_weights, write_config
 from tests.vta_rt.conftest import make_clip
-from train.encoder import TOWERS, build_encoder, register
-from train.encoder_config import ENCODERS, FrameEncoderConfig
+from train.models.encoder import TOWERS, build_encoder, register
+from train.models.encoder_config import ENCODERS, FrameEncoderConfig
 from vta_rt.backends.base import Lane
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.cli import main

@@ -20,11 +20,11 @@ from export.build import main
 from export.engines import Bucket, EngineBuild
 from export.report import Report
 from tests.conftest import link_tree
-from vta_rt.backends import flavours
+from vta_rt.backends.tensorrt import flavours
+from vta_rt.backends.tensorrt.engines import Engines, Machine, find_engines
+from vta_rt.backends.tensorrt.index import FOLDER, INDEX, BuilderOptions, read_index
 from vta_rt.bundle import Bundle
 from vta_rt.cli import main as vta
-from vta_rt.engine_index import FOLDER, INDEX, BuilderOptions, read_index
-from vta_rt.engines import Engines, Machine, find_engines
 from vta_rt.errors import BundleError, EngineError, OptionError, VTAError
 from vta_rt.manifest import MANIFEST, read_manifest
 

@@ -25,9 +25,9 @@ from tests.export.layouts import (
     save_audioldm,
     save_pipeline,
 )
-from train.config import VAEConfig, VocoderConfig
-from train.vae import build_vae, legacy_name
-from train.vocoder import build_vocoder
+from train.models.config import VAEConfig, VocoderConfig
+from train.models.vae import build_vae, legacy_name
+from train.models.vocoder import build_vocoder
 
 
 def as_audioldm(path: Path, tensors: StateDict, *_: object) -> Path:

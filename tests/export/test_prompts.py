@@ -26,12 +26,12 @@ from tests.vta_rt.test_bundle import edit_manifest, flip_a_byte
 from train.conditioning import Condition
 from train.model import TEXT, LatentDiffusion
 from train.settings import LossSettings, OptimizerSettings
-from vta_rt.backends.flavours import load
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
+from vta_rt.backends.tensorrt.flavours import load
+from vta_rt.backends.tensorrt.index import BuilderOptions, static_inputs
 from vta_rt.bundle import Bundle
 from vta_rt.cli import main
 from vta_rt.config import ModelConfig, TextConfig
-from vta_rt.engine_index import BuilderOptions, static_inputs
 from vta_rt.errors import BundleError, OptionError, PromptWarning, VTAError
 from vta_rt.manifest import FileRecord, GraphRecord, read_manifest
 from vta_rt.pipeline import Pipeline

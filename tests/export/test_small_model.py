@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from export.bundling import Options, build
 from tests.conftest import relative_error
-from train.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig, VocoderConfig, to_dict
-from train.encoder import build_encoder
 from train.first_stage.publish import publish_vae, publish_vocoder
-from train.sinusoidal import SinusoidalVocoder
-from train.unet import build_unet
-from train.vae import build_vae
-from train.vocoder import build_vocoder
+from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig, VocoderConfig, to_dict
+from train.models.encoder import build_encoder
+from train.models.sinusoidal import SinusoidalVocoder
+from train.models.unet import build_unet
+from train.models.vae import build_vae
+from train.models.vocoder import build_vocoder
 from vta_rt.bundle import Bundle
 from vta_rt.pipeline import Pipeline
 

@@ -13,8 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.tensorrt_builder import EngineBuilder
-from vta_rt.backends.flavours import FLAVOURS, load
-from vta_rt.engine_index import BuilderOptions
+from vta_rt.backends.tensorrt.flavours import FLAVOURS, load
+from vta_rt.backends.tensorrt.index import BuilderOptions
 from vta_rt.errors import EngineError, VTAError
 from vta_rt.manifest import TensorSpec
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 
 from train.assembly import Parts, assemble
 from train.conditioning import Conditioner, Draws
-from train.config import MelConfig
 from train.data.lists import read_list
 from train.data.loader import Draw
 from train.data.networks import open_encoder
@@ -23,6 +22,7 @@ from train.data.prepare import Networks, prepare
 from train.data.raw import RawSource
 from train.first_stage.publish import open_vae
 from train.loop import Collator
+from train.models.config import MelConfig
 from train.settings import ConditioningSettings, convert_settings
 from vta_rt.errors import VTAError
 

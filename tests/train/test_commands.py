@@ -12,10 +12,10 @@ import pytest
     ("module", "package", "arguments"),
     [
         ("train.distill", "torch", ["--teacher", "x", "--steps", "4"]),
-        ("train.evaluate.__main__", "sklearn", ["--data", "x"]),
+        ("train.demo.evaluate.__main__", "sklearn", ["--data", "x"]),
         ("train.first_stage.__main__", "accelerate", ["vae", "--data", "x", "--out", "y"]),
         ("train.prepare", "torch", ["x.jsonl", "--out", "y"]),
-        ("train.pretrain.__main__", "torch", ["--data", "x", "--valid", "x", "--out", "y"]),
+        ("train.demo.pretrain.__main__", "torch", ["--data", "x", "--valid", "x", "--out", "y"]),
         ("train.run", "torch", []),
     ],
 )

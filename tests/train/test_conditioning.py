@@ -9,9 +9,9 @@ import torch
 
 from tests.prompts import BEGIN, END, save_tokenizer
 from train.conditioning import VALIDATION, Chance, Conditioner, Draws
-from train.config import EncoderConfig, SystemConfig, TextConfig, UNetConfig
 from train.data.sample import Sample
-from train.encoder_config import ImageBindConfig
+from train.models.config import EncoderConfig, SystemConfig, TextConfig, UNetConfig
+from train.models.encoder_config import ImageBindConfig
 from train.settings import ConditioningSettings
 from vta_rt.errors import OptionError
 

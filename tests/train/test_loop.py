@@ -20,11 +20,11 @@ from train import checkpoints as train_checkpoints
 from train.assembly import Parts
 from train.checkpoints import RunFolder
 from train.conditioning import Chance
-from train.config import TextConfig
 from train.data.loader import Draw
 from train.data.sample import Sample, Window
 from train.loop import Trainer, TrainingError, build_accelerator, split_batch, train
 from train.model import LatentDiffusion
+from train.models.config import TextConfig
 from train.settings import TrainSettings, convert_settings
 from vta_rt.errors import OptionError, OutputError, VTAError
 

@@ -8,11 +8,11 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from train.conditioning import Condition
-from train.config import EncoderConfig, MelConfig, SystemConfig, TextConfig, UNetConfig
-from train.encoder import build_text_encoder
 from train.first_stage.publish import open_vae
-from train.mel import log_mel
 from train.model import TEXT, Batch, LatentDiffusion, encode_audio, latents_of
+from train.models.config import EncoderConfig, MelConfig, SystemConfig, TextConfig, UNetConfig
+from train.models.encoder import build_text_encoder
+from train.models.mel import log_mel
 from train.settings import LossSettings, OptimizerSettings
 from vta_rt.errors import OptionError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from train.demo.synthetic.scene import compose
+from train.demo.synthetic.sound import synthesise
 from train.onsets import OnsetScore, detect_onsets, match_onsets, pooled, score_onsets
-from train.synthetic.scene import compose
-from train.synthetic.sound import synthesise
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 
 import train.prepare
-from train.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig, to_dict
 from train.data.networks import fingerprint
 from train.data.prepared import PreparedSource
-from train.encoder import build_encoder
+from train.demo.synthetic.dataset import Recipe, write_dataset
+from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig, to_dict
+from train.models.encoder import build_encoder
+from train.models.vae import build_vae
 from train.prepare import main
-from train.synthetic.dataset import Recipe, write_dataset
-from train.vae import build_vae
 
 CONFIG = SystemConfig(
     encoder=MotionConfig((4, 8, 8), (1,), image_size=16, projection=8, tokens_dim=8),

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from export.checkpoint import open_checkpoint
 from train.checkpoints import CheckpointError
-from train.config import MotionConfig, from_dict, to_dict
+from train.models.config import MotionConfig, from_dict, to_dict
 from train.published import training_arguments, write_published
 from train.settings import read_settings
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from train.config import MotionConfig, SystemConfig
+from train.models.config import MotionConfig, SystemConfig
 from train.settings import TrainSettings, convert_settings, model_config, read_settings, to_dict
 from vta_rt.errors import OptionError
 

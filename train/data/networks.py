@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from train.config import FrameEncoderConfig
-from train.encoder import TOWERS, FrameEncoder, build_encoder
-from train.weights import read_json, read_tensors
+from train.models.config import FrameEncoderConfig
+from train.models.encoder import TOWERS, FrameEncoder, build_encoder
+from train.models.weights import read_json, read_tensors
 from vta_rt.errors import LicenceWarning, OptionError
 
 MODEL_PREFIX = "vid_fea_extractor."  # of the encoder's tensors in a whole model's file

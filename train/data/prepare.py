@@ -20,8 +20,8 @@ import torch
 from diffusers import AutoencoderKL
 from torch.utils.data import Dataset
 
-from train.config import SystemConfig
 from train.data.ahead import read_ahead
+from train.data.events import Truth
 from train.data.lists import Entry, Listing
 from train.data.networks import fingerprint
 from train.data.prepared import (
@@ -40,9 +40,9 @@ from train.data.prepared import (
 )
 from train.data.raw import RawSource
 from train.data.sample import Sample, SampleError, Window
-from train.data.truth import Truth
-from train.encoder import FrameEncoder
 from train.model import encode_audio
+from train.models.config import SystemConfig
+from train.models.encoder import FrameEncoder
 from vta_rt.errors import OptionError, check_whole
 
 Item = TypeVar("Item")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.config import SystemConfig
+from train.models.config import SystemConfig
 from vta_rt.config import Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, VTAError
 

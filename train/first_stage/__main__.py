@@ -12,7 +12,7 @@ from vta_rt.cli import run_command
 from vta_rt.errors import OptionError, check_whole
 
 if TYPE_CHECKING:
-    from train.config import SystemConfig
+    from train.models.config import SystemConfig
 
 LEARNING_RATE = {"vae": 1e-3, "hifigan": 1e-3, "sinusoidal": 3e-3}
 FRAMES = {"vae": 64, "vocoder": 48}
@@ -117,8 +117,8 @@ def read_config(recipe: str | None, overrides: Sequence[str]) -> SystemConfig:
 
 
 def _sections(config: SystemConfig) -> dict[str, Any]:
-    from train.config import to_dict
     from train.first_stage.publish import SECTIONS
+    from train.models.config import to_dict
 
     return {name: section for name, section in to_dict(config).items() if name in SECTIONS}
 

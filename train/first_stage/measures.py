@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.config import MelConfig
-from train.mel import mel_filters
+from train.models.config import MelConfig
+from train.models.mel import mel_filters
 
 AFTER_ONSET = (0.05, 0.25)  # s in which a struck thing rings alone
 QUIET = 10 ** (-65 / 20)  # RMS

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import SpeechT5HifiGan
 
-from train.config import SystemConfig, to_dict
-from train.vocoder import build_vocoder
+from train.models.config import SystemConfig, to_dict
+from train.models.vocoder import build_vocoder
 from vta_rt.errors import OptionError, OutputError, VTAError
 from vta_rt.files import replacing, writing
 

@@ -9,13 +9,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from train.config import SystemConfig
 from train.first_stage.data import Sounds
 from train.first_stage.loop import Losses
 from train.first_stage.publish import load_start, publish_vae
-from train.mel import log_mel
+from train.models.config import SystemConfig
+from train.models.mel import log_mel
+from train.models.vae import build_vae
 from train.onsets import onsets_of_mel, pooled, score_onsets
-from train.vae import build_vae
 from vta_rt.errors import OptionError
 
 VALIDATED = 24  # sounds
@@ -24,7 +24,7 @@ TYPICAL = -5.0  # log-mel to begin with, so that no steps are spent on the mean
 
 
 class VAETask:
-    """Trains ``train.vae``'s autoencoder (arXiv 1312.6114, with a divergence term so small that it only bounds latents).
+    """Trains ``train.models.vae``'s autoencoder (arXiv 1312.6114, with a divergence term so small that it only bounds latents).
 
     Args:
         frames: mel frames of a crop, a multiple of what one latent step covers.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from train.config import SystemConfig
 from train.first_stage.data import Sounds
 from train.first_stage.discriminators import Critic, critic_loss, fooling_loss
 from train.first_stage.loop import Losses
@@ -20,10 +19,11 @@ from train.first_stage.losses import partial_places, stft_loss
 from train.first_stage.measures import griffin_lim, levels_in_quiet, pitch_errors
 from train.first_stage.publish import load_start, publish_vocoder
 from train.first_stage.vae import margin_frames
-from train.mel import log_mel
+from train.models.config import SystemConfig
+from train.models.mel import log_mel
+from train.models.sinusoidal import REACH, SinusoidalVocoder
+from train.models.vocoder import build_vocoder
 from train.onsets import detect_onsets
-from train.sinusoidal import REACH, SinusoidalVocoder
-from train.vocoder import build_vocoder
 from vta_rt.errors import OptionError
 
 MEL_WEIGHT, LEVEL_WEIGHT = 10.0, 5.0  # of log-mels and of log spectra; the latter tell tones from noise
@@ -32,7 +32,7 @@ VALIDATED = 16  # sounds
 
 
 class VocoderTask:
-    """Trains ``train.vocoder``'s generator on mel and spectral distances, against a critic if there is one.
+    """Trains ``train.models.vocoder``'s generator on mel and spectral distances, against a critic if there is one.
 
     Args:
         frames: mel frames of a crop.

@@ -23,7 +23,7 @@ from vta_rt.cores import usable_cores
 from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError, check_whole
 
 if TYPE_CHECKING:
-    from vta_rt.engines import Engines, Machine
+    from vta_rt.backends.tensorrt.engines import Engines, Machine
 
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 CAPTURES = ("loop", "step", "none")
@@ -142,11 +142,11 @@ def choose(
 
 
 def _tensorrt(bundle: Bundle, capture: str) -> Backend:
-    from vta_rt.backends.cuda import Lanes, need_gpu
-    from vta_rt.backends.flavours import FLAVOURS, compute_capability, load
-    from vta_rt.backends.tensorrt import TensorRTSession
-    from vta_rt.engine_index import EngineIndex, listed
-    from vta_rt.engines import Machine
+    from vta_rt.backends.tensorrt.cuda import Lanes, need_gpu
+    from vta_rt.backends.tensorrt.engines import Machine
+    from vta_rt.backends.tensorrt.flavours import FLAVOURS, compute_capability, load
+    from vta_rt.backends.tensorrt.index import EngineIndex, listed
+    from vta_rt.backends.tensorrt.session import TensorRTSession
 
     need_gpu()
     flavours = {index.target.flavour for _, index in listed(bundle) if isinstance(index, EngineIndex)} or {"tensorrt"}
@@ -166,8 +166,8 @@ def _tensorrt(bundle: Bundle, capture: str) -> Backend:
 
 def _buckets(bundle: Bundle, machine: Machine) -> list[Engines]:
     """The engines for one clip, which are always needed, and those for several at once where there are any."""
-    from vta_rt.engine_index import EngineIndex, buckets, listed
-    from vta_rt.engines import find_engines
+    from vta_rt.backends.tensorrt.engines import find_engines
+    from vta_rt.backends.tensorrt.index import EngineIndex, buckets, listed
 
     found = [find_engines(bundle, machine)]
     indices = [index for _, index in listed(bundle) if isinstance(index, EngineIndex)]
@@ -179,8 +179,8 @@ def _buckets(bundle: Bundle, machine: Machine) -> list[Engines]:
 
 
 def _cuda(bundle: Bundle, threads: int | None, capture: str) -> Backend:
-    from vta_rt.backends.cuda import need_gpu
     from vta_rt.backends.onnxruntime_gpu import OnnxRuntimeGpuSession, gpu_provider
+    from vta_rt.backends.tensorrt.cuda import need_gpu
 
     need_gpu()
     provider = gpu_provider()

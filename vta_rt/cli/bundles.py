@@ -8,8 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 from vta_rt.backends import BACKENDS
+from vta_rt.backends.tensorrt.index import check_engines, describe
 from vta_rt.bundle import Bundle, find_bundle
-from vta_rt.engine_index import check_engines, describe
 from vta_rt.pipeline import Pipeline
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vta_rt.audio import WRITERS
 from vta_rt.errors import OptionError, OutputError
 from vta_rt.files import check_writable, writing
-from vta_rt.mux import CONTAINERS, check_mux
+from vta_rt.video.mux import CONTAINERS, check_mux
 
 SOUND_FORMATS, VIDEO_FORMATS = tuple(WRITERS), tuple(CONTAINERS)
 FORMATS = (*SOUND_FORMATS, *VIDEO_FORMATS)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from train.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig
 from train.data.sample import Sample, SampleError, Window
+from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig
 from vta_rt.audio import Audio
 
 CLIPS, SECONDS, RATE, SIZE = 5, 0.64, 12.5, 16

@@ -9,9 +9,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from train.config import EncoderConfig, MotionConfig, SystemConfig, to_dict
 from train.data.networks import fingerprint, open_encoder
-from train.encoder import build_encoder
+from train.models.config import EncoderConfig, MotionConfig, SystemConfig, to_dict
+from train.models.encoder import build_encoder
 from train.settings import read_model
 from vta_rt.errors import OptionError, VTAError
 

@@ -13,16 +13,16 @@ import pytest
 import safetensors.numpy
 import torch
 
-from train.config import SystemConfig, VAEConfig
 from train.data.lists import Listing, read_list
 from train.data.networks import fingerprint
 from train.data.prepare import Networks, prepare
 from train.data.prepared import PreparedSource
 from train.data.raw import RawSource
 from train.data.sample import SampleError, Window
-from train.encoder import build_encoder
-from train.mel import log_mel
-from train.vae import build_vae
+from train.models.config import SystemConfig, VAEConfig
+from train.models.encoder import build_encoder
+from train.models.mel import log_mel
+from train.models.vae import build_vae
 from vta_rt.errors import OptionError
 
 SECONDS = 0.64

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.config import ENCODERS, SystemConfig
 from train.data.sample import Sample, Window, join
+from train.models.config import ENCODERS, SystemConfig
 from vta_rt.config import FrameConfig, ModelConfig
 from vta_rt.errors import OptionError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.config import MelConfig, SystemConfig, VAEConfig, VocoderConfig
+from train.models.config import MelConfig, SystemConfig, VAEConfig, VocoderConfig
 from vta_rt.audio import Audio
 
 RATE = 16000

@@ -8,10 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from train.config import SystemConfig
 from train.first_stage.data import Sounds, find_sounds
 from train.first_stage.loop import FINAL_RATE, WARM_UP, Recipe, Trainer, TrainingError, rate_at
 from train.first_stage.vae import VAETask
+from train.models.config import SystemConfig
 from vta_rt.errors import OptionError
 
 RECIPE = Recipe(steps=6, minutes=None, batch=2, seed=3, learning_rate=1e-3, validate_every=2)

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from export.first_stage import open_first_stage
-from train.config import from_dict
 from train.first_stage.__main__ import main, read_config
 from train.first_stage.publish import open_vae
-from train.vocoder import build_vocoder
+from train.models.config import from_dict
+from train.models.vocoder import build_vocoder
 from vta_rt.errors import OptionError
 
 SMALL = """

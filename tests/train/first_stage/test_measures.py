@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from train.config import MelConfig
 from train.first_stage.measures import griffin_lim, levels_in_quiet, peak_frequency, pitch_errors
-from train.mel import log_mel
+from train.models.config import MelConfig
+from train.models.mel import log_mel
 
 RATE = 16000
 TIMES = np.arange(RATE) / RATE

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from train.config import SystemConfig
 from train.first_stage.publish import open_vae, publish_vae
 from train.first_stage.vae import VAETask, latent_moments, normalise_latents
-from train.vae import build_vae
+from train.models.config import SystemConfig
+from train.models.vae import build_vae
 from vta_rt.errors import OptionError, OutputError, VTAError
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from train.config import SystemConfig, VocoderConfig
 from train.first_stage.vocoder import VocoderTask, plain_state, trainable_vocoder
-from train.sinusoidal import SinusoidalVocoder
-from train.vocoder import build_vocoder
+from train.models.config import SystemConfig, VocoderConfig
+from train.models.sinusoidal import SinusoidalVocoder
+from train.models.vocoder import build_vocoder
 from vta_rt.errors import OptionError
 
 
@@ -64,7 +64,7 @@ def test_losses_reach_every_weight(config: SystemConfig, kind: str) -> None:
 
 
 def test_half_of_the_mels_pass_through_the_autoencoder(config: SystemConfig) -> None:
-    from train.vae import build_vae
+    from train.models.vae import build_vae
 
     task = VocoderTask(config, 20, vae=build_vae(config.vae).eval(), critic=None)
     mel = torch.randn(4, 20, 64)

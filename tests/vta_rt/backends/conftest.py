@@ -10,7 +10,7 @@ import pytest
 
 from tests.vta_rt.backends.stand_in import Machine, stand_in
 from vta_rt.backends.base import Array, Lane, Session
-from vta_rt.backends.cuda import Lanes
+from vta_rt.backends.tensorrt.cuda import Lanes
 from vta_rt.config import ModelConfig
 from vta_rt.manifest import TensorSpec
 
@@ -103,7 +103,7 @@ class HostSession(Session):
 
 @dataclass
 class Bucket:
-    """Engines of one batch as ``vta_rt.engines.Engines`` gives them, but without files."""
+    """Engines of one batch as ``vta_rt.backends.tensorrt.engines.Engines`` gives them, but without files."""
 
     machine: Machine
     batch: int

@@ -372,5 +372,5 @@ def stand_in(monkeypatch: Any) -> Iterator[Machine]:
     """A machine in place of the CUDA bindings; everything must have been given back once it is left."""
     machine = Machine()
     machine.kernels = {}
-    monkeypatch.setattr("vta_rt.backends.cuda.cudart", machine.cudart)
+    monkeypatch.setattr("vta_rt.backends.tensorrt.cuda.cudart", machine.cudart)
     yield machine

@@ -61,7 +61,7 @@ def test_what_is_asked_for_by_name_is_not_replaced(bundle: Bundle, monkeypatch: 
 
 
 def test_without_a_driver_a_gpu_is_not_looked_for_further(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vta_rt.backends.cuda.ctypes.CDLL", refuse(OSError("no such library")))
+    monkeypatch.setattr("vta_rt.backends.tensorrt.cuda.ctypes.CDLL", refuse(OSError("no such library")))
     for name in ("tensorrt", "cuda"):
         with pytest.raises(DeviceError, match="there is no NVIDIA GPU with a driver here"):
             choose(bundle, name)
@@ -69,9 +69,9 @@ def test_without_a_driver_a_gpu_is_not_looked_for_further(bundle: Bundle, monkey
 
 
 def test_a_gpu_without_engines_or_onnxruntime_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vta_rt.backends.cuda.need_gpu", lambda: None)
-    monkeypatch.setattr("vta_rt.backends.flavours.load", lambda flavour: (object(), "11.4"))
-    monkeypatch.setattr("vta_rt.backends.flavours.compute_capability", lambda: "8.6")
+    monkeypatch.setattr("vta_rt.backends.tensorrt.cuda.need_gpu", lambda: None)
+    monkeypatch.setattr("vta_rt.backends.tensorrt.flavours.load", lambda flavour: (object(), "11.4"))
+    monkeypatch.setattr("vta_rt.backends.tensorrt.flavours.compute_capability", lambda: "8.6")
     monkeypatch.setattr("vta_rt.backends.onnxruntime_gpu.gpu_provider", refuse(EngineError("onnxruntime is for CPUs")))
     backend, why = choose(bundle)
     assert backend.name == "cpu"

@@ -1,0 +1,84 @@
+"""The pitch of what is struck is found, also over what rings or hums already, and never by knowing it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from train.demo.evaluate.pitch import strike_pitch
+from train.demo.synthetic.materials import BARS, DRUM, Material, size_of
+from train.demo.synthetic.motion import Hit, Rotor
+from train.demo.synthetic.sound import hum, strike
+
+RATE = 16_000
+STRUCK = [*BARS, DRUM]
+each_material = pytest.mark.parametrize("material", STRUCK, ids=lambda material: material.name)
+
+
+def sound(*hits: tuple[float, Material, float, float]) -> np.ndarray:
+    """Two seconds with hits of (seconds, material, Hz, speed) in a quiet room."""
+    rng = np.random.default_rng(0)
+    wave = 10 ** (-72 / 20) * rng.standard_normal(2 * RATE)
+    for time, material, pitch, speed in hits:
+        ring = strike(Hit(time, "strike", material, size_of(material, pitch), speed), rng)
+        begin = round(time * RATE)
+        wave[begin : begin + len(ring)] += ring[: len(wave) - begin]
+    return wave
+
+
+def cents(found: float, true: float) -> float:
+    return 1200 * math.log2(found / true)
+
+
+@each_material
+def test_alone_it_is_right_over_two_octaves(material: Material) -> None:
+    for pitch in np.geomspace(100, 590, 12):
+        found = strike_pitch(sound((0.5, material, pitch, 1.0)), 0.5, material)
+        assert abs(cents(found, pitch)) < 25, f"{pitch:.1f} Hz"
+
+
+@each_material
+def test_two_semitones_are_caught(material: Material) -> None:
+    flat, right = (strike_pitch(sound((0.5, material, pitch, 1.0)), 0.5, material) for pitch in (220.0, 246.94))
+    assert cents(flat, right) == pytest.approx(-200, abs=30)
+
+
+@each_material
+def test_over_another_that_rings(material: Material) -> None:
+    wave = sound((0.5, material, 220.0, 1.5), (0.9, material, 329.6, 1.0))
+    assert cents(strike_pitch(wave, 0.9, material), 329.6) == pytest.approx(0, abs=50)
+
+
+@each_material
+def test_struck_again_while_it_rings(material: Material) -> None:
+    wave = sound((0.5, material, 261.6, 1.5), (0.8, material, 261.6, 1.0))
+    assert cents(strike_pitch(wave, 0.8, material), 261.6) == pytest.approx(0, abs=50)
+
+
+@each_material
+def test_the_next_hit_is_kept_out(material: Material) -> None:
+    wave = sound((0.5, material, 220.0, 0.8), (0.6, material, 392.0, 2.0))
+    assert cents(strike_pitch(wave, 0.5, material, until=0.6), 220.0) == pytest.approx(0, abs=50)
+
+
+def test_over_a_wheels_hum() -> None:
+    rotor = Rotor(0.5, 0.5, 0.3, 2, "wheel", ((0.0, 0.9), (2.0, 1.4)), 1)
+    wave = sound((0.5, BARS[0], 392.0, 1.0)) + hum(rotor, 2 * RATE, np.random.default_rng(1))
+    assert cents(strike_pitch(wave, 0.5, BARS[0]), 392.0) == pytest.approx(0, abs=50)
+
+
+def test_the_modes_matter() -> None:
+    """A bell whose prime is its softest partial has its pitch by the partials' pattern; without that it has another."""
+    bell, pitch = BARS[2], 220.0
+    moments = np.arange(RATE) / RATE
+    partials = [(0.5 if ratio == 1 else 1.0) * np.sin(2 * np.pi * pitch * ratio * moments) for ratio in bell.modes]
+    wave = np.concatenate([np.zeros(RATE // 2), np.sum(partials, axis=0) * np.exp(-5 * moments)])
+    assert cents(strike_pitch(wave, 0.5, bell), pitch) == pytest.approx(0, abs=25)
+    assert abs(cents(strike_pitch(wave, 0.5, replace(bell, modes=(1.0,))), pitch)) > 200
+
+
+def test_without_sound_after_it_there_is_no_pitch() -> None:
+    assert math.isnan(strike_pitch(sound((0.5, DRUM, 150.0, 1.0)), 1.99, DRUM))

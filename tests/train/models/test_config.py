@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from train.models.config import EncoderConfig, SystemConfig, TextConfig, UNetConfig, from_dict, to_dict
+from vta_rt.errors import OptionError
+
+
+def test_comes_back_from_json() -> None:
+    config = SystemConfig(
+        encoder=EncoderConfig(patch=32, positions=True),
+        text=TextConfig(width=64),
+        unet=UNetConfig(block_out_channels=(32, 64), attention_heads=(2, 4)),
+        frame_rate=4.0,
+    )
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_what_is_left_out_takes_its_default() -> None:
+    assert from_dict({"unet": {"norm_groups": 8}}) == SystemConfig(unet=UNetConfig(norm_groups=8))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"unett": {}}, "unknown unett"),
+        ({"unet": {"heads": 3}, "vae": {"x": 1}}, r"unknown unet\.heads, vae\.x"),
+        ({"unet": {"norm_groups": "8"}}, r"unet\.norm_groups"),
+        ({"noise": {"beta_schedule": "cubic"}}, "beta_schedule"),
+    ],
+)
+def test_refuses_what_it_does_not_know(values: dict[str, object], named: str) -> None:
+    with pytest.raises(OptionError, match=rf"^config\.json: .*{named}"):
+        from_dict(values, source="config.json")
+
+
+def test_picture_size_is_the_encoders() -> None:
+    assert SystemConfig(encoder=EncoderConfig(image_size=336)).picture_size == 336

@@ -1,0 +1,79 @@
+"""Glimpses of many scenes, as ``train.demo.synthetic --glimpses`` writes them: the cheapest teacher of looks and sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from train.data.events import MOST, SMALL, Labels, classes_of, rings, stack
+from train.demo.pretrain.films import Alteration
+from vta_rt.errors import OptionError
+
+
+@dataclass(frozen=True)
+class GlimpseSource:
+    """pictures [N, T, S, S, 3] uint8, and what is known of each: labels of T moments."""
+
+    pictures: np.ndarray
+    labels: list[Labels]
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Labels]:
+        """Some by chance, from nearer and from further away: pictures [B, T, 3, S, S], labels [B, T]."""
+        pictures, labels = [], []
+        for index in rng.integers(len(self.pictures), size=size).tolist():
+            alteration = Alteration.draw(rng, zoomed=True)
+            picture = torch.from_numpy(self.pictures[index]).permute(0, 3, 1, 2).float() / 255
+            pictures.append(alteration.pictures(picture))
+            labels.append(alteration.labels(self.labels[index]))
+        return torch.stack(pictures), stack(labels)
+
+
+def read_glimpses(path: Path, side: int, frame_rate: float, materials: Mapping[str, float]) -> GlimpseSource:
+    """Glimpses of ``side`` pixels; things of a material that is not told apart are left out.
+
+    Raises:
+        OptionError: the file cannot be read, holds something else, or pictures of another size or rate.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            said = json.loads(file.metadata()["glimpses"])
+            names, rate = said["names"], float(said["rate"])
+            pictures = file.get_tensor("pictures")
+            things, sizes, places, hits, turns = (
+                file.get_tensor(name) for name in ("thing", "size", "place", "hit", "turns")
+            )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise OptionError(f"{path}: is no file of glimpses as train.demo.synthetic writes it ({error})") from error
+    if pictures.shape[2:] != (side, side, 3) or places.shape[2:] != (MOST, 2) or rate != frame_rate:
+        found = "x".join(str(length) for length in pictures.shape[2:4])
+        raise OptionError(
+            f"{path}: holds glimpses of {found} pixels, {rate:g} a second; the model takes {side}x{side}, {frame_rate:g}"
+        )
+    classes = classes_of(materials)
+    known = np.array([classes.index(name) if name in classes else -1 for name in (*names, "")])  # the last one for -1
+    things = known[things]
+    with np.errstate(divide="ignore"):
+        octaves = np.where(things >= 0, np.log2(sizes / SMALL), 0).astype(np.float32)
+    notes = rings(materials, things, octaves)
+    count = pictures.shape[1]
+
+    def label(index: int) -> Labels:
+        thing, size, ring = (values[index][None].repeat(count, axis=0) for values in (things, octaves, notes))
+        struck = (hits[index] > 0) & (ring >= 0)
+        first = struck.argmax(1)[:, None]  # as one moment tells of one hit
+        material, note = (
+            np.where(struck.any(1), np.take_along_axis(values, first, 1)[:, 0], -1) for values in (thing, ring)
+        )
+        onset = (hits[index] > 0).any(1).astype(np.float32)
+        level = np.where(onset > 0, np.nan, 0).astype(np.float32)
+        moments = (onset, material, note, level, turns[index].sum(1))
+        return Labels(*moments, places[index], thing, size, ring, hits[index], turns[index])
+
+    return GlimpseSource(pictures, [label(index) for index in range(len(pictures))])

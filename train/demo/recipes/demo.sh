@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# From nothing to engines/demo: a world, glimpses of many more, a first stage, a tower, a denoiser, a bundle, its figures.
+# Run it again after it was stopped: every step goes on where it was.
+#   train/demo/recipes/demo.sh [FOLDER] [SEED] [KEY=VALUE ...]
+# The settings are the denoiser's, over demo.toml's: length.steps=1250 length.batch=32 length.micro_batch=32, say, on a GPU; its
+# time-aligned path, which is trained first, has them too, but for the number of steps. The bundle goes to $BUNDLE; the world has
+# $CLIPS clips, the tower $TOWER_STEPS steps. What is trained to its end is kept, whatever the settings.
+set -euo pipefail
+work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
+world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
+
+python -m train.demo.synthetic "$world" --clips "${CLIPS:-3600}" --seed $((seed + 1))
+
+[ -e "$work/glimpses.safetensors" ] || \
+    python -m train.demo.synthetic "$work/glimpses.safetensors" --glimpses 40000 --seed $((seed + 2))
+
+python -m train.first_stage vae --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" --out "$first" \
+    --steps 2400 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16 --resume
+python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" \
+    --out "$first" --vae "$first" --steps 2400 --batch 8 --frames 52 --seed "$seed" --resume
+
+python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
+python -m train.demo.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
+    --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps "${TOWER_STEPS:-13000}" --batch 8 --seed "$seed" --bf16
+
+python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
+    --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12
+# First what follows from the tokens alone, at a tenth of a step's cost, then the denoiser.
+trained() {
+    local run=$work/$1
+    shift
+    if [ -e "$run.done" ]; then
+        echo "$run: trained already"
+    elif [ -d "$run/last" ]; then
+        python -m train.run --resume "$run" "$@"
+    else
+        rm -rf "$run"
+        python -m train.run --config demo out="$run" seed="$seed" data.train="$clips/train.jsonl" \
+            data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first" "$@"
+    fi
+    touch "$run.done"
+}
+
+trained prior "${@:3}" optimizer.train_unet=false length.steps=3000
+trained run "${@:3}" start.checkpoint="$work/prior/best"
+
+python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
+python -m train.demo.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \
+    --steps 25 --solver dpmpp_2m --out "$work/report"

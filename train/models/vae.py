@@ -1,0 +1,71 @@
+"""The KL autoencoder between log-mel pictures and latents: diffusers' AutoencoderKL with our attention.
+
+Axis 2 is time and axis 3 mel frequency, on both sides. Also knows the two older namings its weights are published in.
+Knows no files and does not apply the scale factor.
+"""
+
+from __future__ import annotations
+
+import re
+
+from diffusers import AutoencoderKL
+
+from train.models.attention import use_sdpa
+from train.models.config import VAEConfig
+
+
+def build_vae(config: VAEConfig) -> AutoencoderKL:
+    """An autoencoder with fresh weights: log-mel [B, 1, T, bins] <-> latents [B, C, T / 4, bins / 4] for three levels."""
+    levels = len(config.block_out_channels)
+    vae = AutoencoderKL(
+        in_channels=1,
+        out_channels=1,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        scaling_factor=config.scale_factor,
+    )
+    use_sdpa(vae)
+    return vae
+
+
+# Today's names -> CompVis names, applied in this order.
+_COMPVIS = (
+    (r"\bdown_blocks\.(\d+)\.resnets\.", r"down.\1.block."),
+    (r"\bdown_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample."),
+    (r"\bup_blocks\.(\d+)\.resnets\.", r"up.\1.block."),
+    (r"\bup_blocks\.(\d+)\.upsamplers\.0\.", r"up.\1.upsample."),
+    (r"\bmid_block\.resnets\.0\.", "mid.block_1."),
+    (r"\bmid_block\.resnets\.1\.", "mid.block_2."),
+    (r"\bmid_block\.attentions\.0\.group_norm\.", "mid.attn_1.norm."),
+    (r"\bmid_block\.attentions\.0\.to_([qkv])\.", r"mid.attn_1.\1."),
+    (r"\bmid_block\.attentions\.0\.to_out\.0\.", "mid.attn_1.proj_out."),
+    (r"\bconv_shortcut\.", "nin_shortcut."),
+    (r"\bconv_norm_out\.", "norm_out."),
+)
+_LEGACY_ATTENTION = (
+    (r"\.to_q\.", ".query."),
+    (r"\.to_k\.", ".key."),
+    (r"\.to_v\.", ".value."),
+    (r"\.to_out\.0\.", ".proj_attn."),
+)
+
+
+def compvis_name(name: str, levels: int) -> str:
+    """What CompVis' autoencoder calls a tensor of diffusers' with that many levels. It counts decoder levels outwards."""
+    name = _replace(name, _COMPVIS)
+    return re.sub(r"\bup\.(\d+)", lambda level: f"up.{levels - 1 - int(level[1])}", name)
+
+
+def legacy_name(name: str) -> str:
+    """What diffusers before 0.18 called a tensor of today's autoencoder."""
+    return _replace(name, _LEGACY_ATTENTION)
+
+
+def _replace(name: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
