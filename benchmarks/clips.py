@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vta_rt.files import replacing
+from vta_rt.files import atomic_write
 
 RATE = 25
 
@@ -25,7 +25,7 @@ def make(
     """
     if path.exists():
         return path
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         if repeats == 1:
             _encode(part, size, seconds, options or {})
         else:

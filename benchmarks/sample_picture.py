@@ -20,7 +20,7 @@ from train.models.config import MelConfig
 from train.models.mel import log_mel
 from train.onsets import onsets_of_mel, score_onsets
 from vta_rt import Pipeline
-from vta_rt.files import replacing
+from vta_rt.files import atomic_write
 from vta_rt.video import sample_frames
 
 DEMO = Path(__file__).parents[1] / "engines" / "demo"
@@ -66,7 +66,7 @@ def main() -> None:
         f"(triangles), {score.found - score.matched} others",
         fontsize=9,
     )
-    with replacing(options.out) as part:
+    with atomic_write(options.out) as part:
         figure.savefig(part, dpi=100, metadata={"Software": None})
     print(
         f"{options.out}: {score.matched} of {score.true} events heard within 50 ms, {score.found - score.matched} others"

@@ -17,7 +17,7 @@ from vta_rt.backends.tensorrt.index import BuilderOptions
 from vta_rt.bundle import Bundle
 from vta_rt.cli import run_command
 from vta_rt.errors import OptionError
-from vta_rt.files import writing
+from vta_rt.files import raise_output_errors
 
 SECONDS = 10.24  # as published
 
@@ -88,7 +88,7 @@ def _build_int8(options: argparse.Namespace, seconds: float) -> int:
             if not videos:
                 raise OptionError("int8 has to be calibrated on pictures: name a few videos with --calibrate")
             out = Path(options.out or Path("engines") / open_checkpoint(options.ckpt, options.first_stage).name)
-            with writing(out):
+            with raise_output_errors(out):
                 out.parent.mkdir(parents=True, exist_ok=True)
                 folder = cleared.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".fp32-"))
             source = build(

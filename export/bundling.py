@@ -35,7 +35,7 @@ from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.bundle import Bundle
 from vta_rt.config import FrameConfig, ModelConfig, TextConfig
 from vta_rt.errors import BundleError, OptionError, VTAError
-from vta_rt.files import replacing, writing
+from vta_rt.files import atomic_write, raise_output_errors
 from vta_rt.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -124,7 +124,7 @@ def build(
         for unit in units(checkpoint, model, frames, options):
             records = _finished(staging, unit) or _kept(out, old.graphs if old else {}, unit)
             if records is None:
-                with writing(out):
+                with raise_output_errors(out):
                     records = _build_unit(unit, staging, options.precision, report)
             else:
                 report.kept(records)
@@ -141,7 +141,7 @@ def build(
             old.engines if old else (),  # those of graphs that are new are told by their keys
             checkpoint.config.sampling,
         )
-        with writing(out):
+        with raise_output_errors(out):
             if prompts is not None:
                 manifest = replace(manifest, tokenizer=record_file(Path(shutil.copyfile(prompts, staging / TOKENIZER))))
             _put_in_place(out, staging, manifest)
@@ -301,7 +301,7 @@ def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report)
         _accept(name, errors, precisions[name])
         records[name] = replace(record, error=errors)
         report.built(name, records[name])
-    with replacing(_note(staging, unit.name)) as temporary:
+    with atomic_write(_note(staging, unit.name)) as temporary:
         temporary.write_bytes(msgspec.json.encode({name: asdict(record) for name, record in records.items()}))
     return records
 

@@ -41,8 +41,8 @@ from vta_rt.backends.tensorrt.index import (
     write_index,
 )
 from vta_rt.bundle import Bundle
-from vta_rt.errors import EngineError, OptionError, check_whole
-from vta_rt.files import replacing, writing
+from vta_rt.errors import EngineError, OptionError, check_integer
+from vta_rt.files import atomic_write, raise_output_errors
 from vta_rt.manifest import MANIFEST, FileRecord, TensorSpec, is_intact, write_manifest
 
 TIMING_CACHE = "timing.cache"
@@ -148,7 +148,7 @@ class EngineBuild:
             the shapes of a bucket. OutputError: the folder cannot be written.
         """
         path = Bundle(path).path
-        with staging_folder(path), writing(path):
+        with staging_folder(path), raise_output_errors(path):
             bundle = Bundle(path)  # as it is now that nobody else can change it
             target = self._target(bundle)
             wanted = list(self._wanted(bundle, target))
@@ -206,10 +206,10 @@ class EngineBuild:
         start = time.perf_counter()
         with report.step(f"{item.graph}: {self.flavour.name} engine for {item.bucket}"), report.phases() as phases:
             engine, outputs = self._builder.build(bundle.graph_path(item.graph), item.inputs, phases)
-        with replacing(folder / item.file) as temporary:
+        with atomic_write(folder / item.file) as temporary:
             temporary.write_bytes(engine)
         if self._builder.timing_cache:
-            with replacing(folder / TIMING_CACHE) as temporary:
+            with atomic_write(folder / TIMING_CACHE) as temporary:
                 temporary.write_bytes(self._builder.timing_cache)
         file = FileRecord(item.file, len(memoryview(engine)), hashlib.sha256(engine).hexdigest())
         seconds = round(time.perf_counter() - start, 1)
@@ -232,11 +232,11 @@ def _of_this_gpu(flavour: str) -> str:
 
 
 def _check_options(options: BuilderOptions) -> None:
-    check_whole("optimization level", options.optimization_level, 0, 5)
+    check_integer("optimization level", options.optimization_level, 0, 5)
     if options.workspace_mb is not None:
-        check_whole("workspace, in MB,", options.workspace_mb, 1)
+        check_integer("workspace, in MB,", options.workspace_mb, 1)
     if options.max_aux_streams is not None:
-        check_whole("max_aux_streams", options.max_aux_streams, 0)
+        check_integer("max_aux_streams", options.max_aux_streams, 0)
 
 
 def _rounded(bundle: Bundle, seconds: float | None) -> float:

@@ -27,7 +27,7 @@ from export.staging import staging_folder
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession, ort
 from vta_rt.bundle import Bundle
 from vta_rt.errors import OptionError
-from vta_rt.files import writing
+from vta_rt.files import raise_output_errors
 from vta_rt.manifest import MANIFEST, GraphRecord, record_file, write_manifest
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling
@@ -85,7 +85,7 @@ def quantize(bundle: Path, out: Path, videos: Sequence[Path], report: Report | N
         raise OptionError("int8 has to be calibrated on pictures: name a few videos with --calibrate")
     if out.resolve() == source.path.resolve():
         raise OptionError(f"{out}: is the bundle at fp32 itself; name another folder with --out")
-    with staging_folder(out) as staging, writing(out):
+    with staging_folder(out) as staging, raise_output_errors(out):
         with report.step("calibration: running the clips at fp32"):
             feeds = trajectories(source, videos)
         records: dict[str, GraphRecord] = {}

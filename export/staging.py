@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vta_rt.errors import OutputError
-from vta_rt.files import writing
+from vta_rt.files import raise_output_errors
 from vta_rt.manifest import MANIFEST
 
 try:
@@ -31,7 +31,7 @@ def staging_folder(out: Path) -> Iterator[Path]:
     if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / STAGING).exists()):
         raise OutputError(f"{out}: is a folder with other things in it; name a new one or one with a bundle")
     staging = out / STAGING
-    with writing(out):
+    with raise_output_errors(out):
         staging.mkdir(parents=True, exist_ok=True)
         lock = (staging / "lock").open("w")
     with lock:

@@ -32,7 +32,7 @@ from train.models.config import SystemConfig, to_dict
 from train.settings import TrainSettings
 from train.settings import to_dict as settings_dict
 from vta_rt.errors import OutputError, VTAError
-from vta_rt.files import replacing, writing
+from vta_rt.files import atomic_write, raise_output_errors
 from vta_rt.text import TOKENIZER
 
 WEIGHTS, CONFIG, TRAINING, STATE = "model_2.safetensors", "config.json", "training.json", "state"
@@ -79,7 +79,7 @@ class RunFolder:
             OutputError: it cannot be written.
         """
         folder = self.path / FOLDER
-        with writing(self.path):
+        with raise_output_errors(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".*.part"):
                 shutil.rmtree(leftover)
@@ -88,7 +88,7 @@ class RunFolder:
             if first_stage is not None:
                 self._lay_beside(first_stage)
             if tokenizer is not None:
-                with replacing(self.path / TOKENIZER) as temporary:
+                with atomic_write(self.path / TOKENIZER) as temporary:
                     shutil.copyfile(tokenizer, temporary)
                 self._link_for_steps(TOKENIZER)
 
@@ -106,7 +106,7 @@ class RunFolder:
         """Let RUN/``name`` stand for a checkpoint."""
         link = self.path / name
         temporary = link.with_name(f".{name}.part")
-        with writing(link):
+        with raise_output_errors(link):
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(Path(FOLDER) / self.checkpoint(step).name)
             os.replace(temporary, link)
@@ -154,7 +154,7 @@ def save_checkpoint(
     """
     target = run.checkpoint(progress.step)
     temporary = target.with_name(f".{target.name}.part")
-    with writing(target):
+    with raise_output_errors(target):
         if accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from vta_rt.files import replacing
+from vta_rt.files import atomic_write
 
 FILE = "metrics.jsonl"
 
@@ -21,7 +21,7 @@ class MetricsFile:
         self._accelerator = accelerator
         self._path = run / FILE
         if accelerator.is_main_process:
-            with replacing(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in _lines(self._path, start)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:

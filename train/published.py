@@ -15,7 +15,7 @@ from train.checkpoints import CONFIG, CheckpointError, read_training, read_weigh
 from train.models.config import EncoderConfig, SystemConfig, from_dict, to_dict
 from train.settings import TrainSettings, convert_settings
 from vta_rt.errors import OptionError
-from vta_rt.files import replacing, writing
+from vta_rt.files import atomic_write, raise_output_errors
 
 SUMMARY, PUBLISHED_WEIGHTS = "summary.jsonl", "pytorch_model_2.bin"
 
@@ -36,13 +36,13 @@ def write_published(checkpoint: Path, out: Path) -> list[str]:
     except (KeyError, OptionError) as error:
         raise CheckpointError(f"{checkpoint}: cannot be published ({error})") from error
     _check(checkpoint, config)
-    with writing(out):
+    with raise_output_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    with replacing(out / PUBLISHED_WEIGHTS) as temporary:
+    with atomic_write(out / PUBLISHED_WEIGHTS) as temporary:
         torch.save(tensors, temporary)
-    with replacing(out / CONFIG) as temporary:
+    with atomic_write(out / CONFIG) as temporary:
         temporary.write_text(json.dumps(to_dict(config), indent=1) + "\n")
-    with replacing(out / SUMMARY) as temporary:
+    with atomic_write(out / SUMMARY) as temporary:
         temporary.write_text(json.dumps(training_arguments(settings, config)) + "\n\n")
     return [PUBLISHED_WEIGHTS, SUMMARY, CONFIG]
 

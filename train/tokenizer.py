@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vta_rt.cli import run_command
 from vta_rt.errors import OptionError
-from vta_rt.files import replacing
+from vta_rt.files import atomic_write
 
 UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
 
@@ -69,7 +69,7 @@ def write_tokenizer(path: Path, texts: Iterable[str], vocabulary: int) -> int:
     words = {word: index for index, word in enumerate(kept, 1)}
     tokenizer.model = WordLevel({UNKNOWN: 0, **words, **special}, unk_token=UNKNOWN)
     tokenizer.post_processor = TemplateProcessing(single=f"{BEGIN} $A {END}", special_tokens=list(special.items()))
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         tokenizer.save(str(temporary))
     return len(words)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vta_rt.errors import OptionError, OutputError, check_whole
-from vta_rt.files import replacing
+from vta_rt.errors import OptionError, OutputError, check_integer
+from vta_rt.files import atomic_write
 from vta_rt.video.mux import mux
 
 StrPath = str | os.PathLike[str]
@@ -47,7 +47,7 @@ class Audio:
             raise OptionError("samples are empty, at least one is needed")
         if not np.isfinite(samples).all():
             raise OptionError("samples hold NaN or infinite values")
-        check_whole("sample_rate", rate, 1)
+        check_integer("sample_rate", rate, 1)
         object.__setattr__(self, "sample_rate", int(rate))
 
     @property
@@ -109,7 +109,7 @@ class Audio:
         if write is None:
             allowed, found = " and ".join(WRITERS), Path(path).suffix or "a name without suffix"
             raise OptionError(f"{path}: sound is saved as {allowed}, not {found}")
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             try:
                 write(part, self.to_int16(), self.sample_rate)
             except (av.FFmpegError, wave.Error) as error:

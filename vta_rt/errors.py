@@ -48,7 +48,7 @@ class LicenceWarning(UserWarning):
     """What was loaded may not be used for everything."""
 
 
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
     """See that a value is a whole number, of Python or numpy, within limits.
 
     Raises:

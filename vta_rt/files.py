@@ -14,7 +14,7 @@ from vta_rt.errors import OutputError, VTAError
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success it becomes ``path``, on any failure it is removed.
 
     The temporary name ends like ``path`` does, so writers that go by the suffix work.
@@ -25,7 +25,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     _check_name(path)
     temporary = path.parent / f".{secrets.token_hex(8)}.part{path.suffix}"
-    with writing(path):
+    with raise_output_errors(path):
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield temporary
@@ -42,7 +42,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     _check_name(path)
-    with writing(path):
+    with raise_output_errors(path):
         tempfile.TemporaryFile(dir=path.parent).close()
         with suppress(FileNotFoundError):
             os.lstat(path)  # too long a name is told by this
@@ -69,7 +69,7 @@ def _check_name(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+def raise_output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the system says while writing into an ``OutputError`` that names ``path``."""
     try:
         yield

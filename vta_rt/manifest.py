@@ -15,7 +15,7 @@ import msgspec
 
 from vta_rt.config import FrameConfig, ModelConfig
 from vta_rt.errors import BundleError, OptionError
-from vta_rt.files import replacing, sha256_of
+from vta_rt.files import atomic_write, sha256_of
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
 
@@ -138,7 +138,7 @@ def read_manifest(path: Path) -> Manifest:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write ``bundle.json`` whole or not at all."""
     text = msgspec.json.format(msgspec.json.encode(asdict(manifest)), indent=2)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(text + b"\n")
 
 

@@ -16,7 +16,7 @@ from vta_rt.audio import Audio
 from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
-from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError, check_whole
+from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError, check_integer
 from vta_rt.manifest import MANIFEST
 from vta_rt.sampling import UNGUIDED, Sampling
 from vta_rt.stages import Stages, graphs, pad_tokens, token_mask
@@ -429,7 +429,7 @@ def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def _check_seed(seed: Seed) -> Seed:
     if seed is not None:
-        check_whole("seed", seed, 0)
+        check_integer("seed", seed, 0)
     return seed
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vta_rt.errors import OptionError, check_whole
+from vta_rt.errors import OptionError, check_integer
 
 Timesteps: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -65,7 +65,7 @@ class NoiseSchedule:
     steps_offset: int = 1
 
     def __post_init__(self) -> None:
-        check_whole("train_timesteps", self.train_timesteps, 1)
+        check_integer("train_timesteps", self.train_timesteps, 1)
         _check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
             if not isinstance(beta, (int, float)) or not 0 < beta < 1:
@@ -74,7 +74,7 @@ class NoiseSchedule:
             raise OptionError(f"beta_end is {self.beta_end!r}, at least beta_start, {self.beta_start!r}, is needed")
         _check_choice("prediction_type", self.prediction_type, PREDICTION_TYPES)
         _check_choice("timestep_spacing", self.timestep_spacing, TIMESTEP_SPACINGS)
-        check_whole("steps_offset", self.steps_offset, 0, self.train_timesteps - 1)
+        check_integer("steps_offset", self.steps_offset, 0, self.train_timesteps - 1)
 
     @cached_property
     def alphas_cumprod(self) -> Floats:
@@ -135,7 +135,7 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *
     """
     total = schedule.train_timesteps
     spacing = schedule.timestep_spacing if spacing is None else spacing
-    check_whole("steps", steps, 1, total)
+    check_integer("steps", steps, 1, total)
     _check_choice("timestep_spacing", spacing, TIMESTEP_SPACINGS)
     if spacing == "karras":
         return grid(schedule, steps, spacing).timesteps.astype(np.int64)
@@ -165,7 +165,7 @@ def grid(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *, dro
         now = timesteps(schedule, steps, spacing, drop_last=drop_last)
         stops = np.append(now, CLEAN)
         return Grid(now.astype(np.float64), schedule.alpha(stops), schedule.sigma(stops))
-    check_whole("steps", steps, 1, schedule.train_timesteps)
+    check_integer("steps", steps, 1, schedule.train_timesteps)
     trained = schedule.noise_level(np.arange(schedule.train_timesteps))
     low, high = trained[[0, -1]] ** (1 / RHO)
     levels = (high + np.linspace(0, 1, steps) * (low - high)) ** RHO

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from vta_rt.errors import OutputError
-from vta_rt.files import replacing, sha256_of
+from vta_rt.files import atomic_write, sha256_of
 
 Stamp = list[int | str]
 
@@ -51,7 +51,7 @@ def _load() -> dict[str, Stamp]:
 def _save(known: dict[str, Stamp]) -> None:
     with contextlib.suppress(OSError, RuntimeError, OutputError):  # RuntimeError: a user without a home folder
         _cache_file().parent.mkdir(parents=True, exist_ok=True)
-        with replacing(_cache_file()) as temporary:
+        with atomic_write(_cache_file()) as temporary:
             temporary.write_text(json.dumps(known, indent=1))
 
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from vta_rt.errors import OutputError
-from vta_rt.files import check_writable, replacing
+from vta_rt.files import atomic_write, check_writable
 
 
 def write_half(path: Path, failure: BaseException) -> None:
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text("half")
         raise failure
 
 
 def test_appears_under_its_name_only_when_done(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text("new")
         assert not path.exists()
         assert part.parent == tmp_path
@@ -35,7 +35,7 @@ def test_appears_under_its_name_only_when_done(tmp_path: Path) -> None:
 def test_takes_the_place_of_the_old(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -61,7 +61,7 @@ def test_no_space(tmp_path: Path) -> None:
 
 def test_missing_folder(tmp_path: Path) -> None:
     path = tmp_path / "none" / "file.txt"
-    with pytest.raises(OutputError) as caught, replacing(path):
+    with pytest.raises(OutputError) as caught, atomic_write(path):
         pytest.fail("there is no place to write to")
     assert str(caught.value) == f"{path}: cannot be written (No such file or directory)"
 
@@ -77,26 +77,26 @@ def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
     path = tmp_path / "a\0b.wav"
     with pytest.raises(OutputError, match=re.escape(r"a\x00b.wav': no file can have this name")):
         check_writable(path)
-    with pytest.raises(OutputError, match="no file can have this name"), replacing(path):
+    with pytest.raises(OutputError, match="no file can have this name"), atomic_write(path):
         pytest.fail("there is no such place")
 
 
 def test_folder_in_the_place(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is a folder"), replacing(tmp_path):
+    with pytest.raises(OutputError, match="is a folder"), atomic_write(tmp_path):
         pytest.fail("a folder must not be replaced")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(OutputError, match="Permission denied"), replacing(tmp_path / "file.txt"):
+    with pytest.raises(OutputError, match="Permission denied"), atomic_write(tmp_path / "file.txt"):
         pytest.fail("there is no permission to write")
 
 
 def test_mode_is_that_of_an_ordinary_file(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with replacing(tmp_path / "file.txt") as part:
+        with atomic_write(tmp_path / "file.txt") as part:
             part.write_text("new")
     finally:
         os.umask(before)
@@ -105,7 +105,7 @@ def test_mode_is_that_of_an_ordinary_file(tmp_path: Path) -> None:
 
 def test_plain_string_and_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with replacing("file.txt") as part:
+    with atomic_write("file.txt") as part:
         part.write_text("new")
     assert (tmp_path / "file.txt").read_text() == "new"
 
@@ -123,5 +123,5 @@ def test_writers_in_many_threads_leave_the_process_as_it_was(tmp_path: Path) -> 
 
 
 def _write(path: Path) -> None:
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text("x")

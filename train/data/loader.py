@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from train.data.ahead import read_ahead
 from train.data.report import LoadReport
 from train.data.sample import Sample, SampleError, Source, join
-from vta_rt.errors import OptionError, check_whole
+from vta_rt.errors import OptionError, check_integer
 
 AHEAD = 2  # steps that are read ahead
 MOST_AHEAD = 128  # samples; each tensor on its way from another process holds a file descriptor
@@ -209,7 +209,7 @@ def _check(batch: int, rank: int, world: int, micro_batch: int, seed: int, worke
         ("seed", seed, 0),
         ("workers", workers, 0),
     ):
-        check_whole(name, value, least)
+        check_integer(name, value, least)
     if not 0 <= rank < world:
         raise OptionError(f"rank is {rank}, with world {world} it is 0 to {world - 1}")
     if not 0 <= concat <= 1:

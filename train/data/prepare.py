@@ -43,7 +43,7 @@ from train.data.sample import Sample, SampleError, Window
 from train.model import encode_audio
 from train.models.config import SystemConfig
 from train.models.encoder import FrameEncoder
-from vta_rt.errors import OptionError, check_whole
+from vta_rt.errors import OptionError, check_integer
 
 Item = TypeVar("Item")
 
@@ -144,7 +144,7 @@ def prepare(
         OutputError: something cannot be written.
     """
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
-        check_whole(name, value, least)
+        check_integer(name, value, least)
     _check_names(listings)
     recipe = networks.recipe(seconds)
     kept = reuse and Kept(reuse, recipe)

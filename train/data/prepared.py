@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 
 from train.data.sample import Sample, SampleError, Window
 from vta_rt.errors import OptionError
-from vta_rt.files import replacing, writing
+from vta_rt.files import atomic_write, raise_output_errors
 
 NOTE, SKIPPED, CLIPS = "prepared.json", "skipped.json", "clips"
 FULL_SCALE = 32768  # of int16
@@ -201,7 +201,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
         OptionError: it holds clips of another recipe.
         OutputError: it cannot be written.
     """
-    with writing(folder):
+    with raise_output_errors(folder):
         (folder / CLIPS).mkdir(parents=True, exist_ok=True)
         for part in (folder / CLIPS).glob(".*.part.*"):
             part.unlink(missing_ok=True)
@@ -221,7 +221,7 @@ def write_clip(folder: Path, file: str, tensors: Mapping[str, np.ndarray]) -> No
     """
     # Strides are not asked when bytes are taken: what a network gives may lie in memory otherwise than it is indexed.
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    with replacing(folder / file) as part:
+    with atomic_write(folder / file) as part:
         part.write_bytes(safetensors.numpy.save(contiguous))
 
 
@@ -251,13 +251,13 @@ def frames_in(folder: Path, file: str, recipe: Recipe) -> int | None:
 
 def write_index(path: Path, rows: list[Row]) -> None:
     """Write an index, whole or not at all."""
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

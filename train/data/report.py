@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vta_rt.files import replacing
+from vta_rt.files import atomic_write
 
 
 @dataclass
@@ -62,5 +62,5 @@ class LoadReport:
             "waiting_share": round(self.waiting_share, 4),
             "skipped": self.skipped,
         }
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, check_whole
+from vta_rt.errors import OptionError, check_integer
 
 if TYPE_CHECKING:
     from train.models.config import SystemConfig
@@ -33,7 +33,7 @@ def _train(arguments: Sequence[str] | None) -> int:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    check_whole("seed", options.seed, 0)
+    check_integer("seed", options.seed, 0)
     try:
         accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=options.device == "cpu")
     except (ValueError, NotImplementedError) as error:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from train.first_stage.data import Sounds
 from vta_rt.errors import OptionError, VTAError
-from vta_rt.files import replacing, writing
+from vta_rt.files import atomic_write, raise_output_errors
 
 WARM_UP = 50  # steps over which the learning rate rises
 FINAL_RATE = 0.02  # of the learning rate, at the last step
@@ -128,7 +128,7 @@ class Trainer:
         self.players = [_Player(task.model, recipe.learning_rate, task.betas, accelerator)]
         if task.critic is not None:
             self.players.append(_Player(task.critic, recipe.learning_rate, task.betas, accelerator))
-        with writing(out):
+        with raise_output_errors(out):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -231,7 +231,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _tell(self, figures: dict[str, float]) -> None:
-        with writing(self.out), (self.out / "metrics.jsonl").open("a") as file:
+        with raise_output_errors(self.out), (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"task": self.task.name, **figures}) + "\n")
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         print(f"{self.task.name}  {shown}", flush=True)
@@ -246,7 +246,7 @@ class Trainer:
         }
         content = io.BytesIO()  # torch itself has no clear word for a full disk
         torch.save(state, content)
-        with replacing(self.checkpoint) as part:
+        with atomic_write(self.checkpoint) as part:
             part.write_bytes(content.getvalue())
 
     def resume(self) -> None:

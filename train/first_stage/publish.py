@@ -20,7 +20,7 @@ from transformers import SpeechT5HifiGan
 from train.models.config import SystemConfig, to_dict
 from train.models.vocoder import build_vocoder
 from vta_rt.errors import OptionError, OutputError, VTAError
-from vta_rt.files import replacing, writing
+from vta_rt.files import atomic_write, raise_output_errors
 
 SECTIONS = ("vae", "vocoder", "mel")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
@@ -55,14 +55,14 @@ def _write_config(config: SystemConfig, folder: Path) -> None:
     """``folder/config.json``: what neither half's own file tells, above all the mel analysis."""
     values = {name: section for name, section in to_dict(config).items() if name in SECTIONS}
     values["vae"]["scale_factor"] = 1.0
-    with replacing(folder / "config.json") as part:
+    with atomic_write(folder / "config.json") as part:
         part.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     """Write beside, then change places, so that a folder is never seen half-written."""
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
-    with writing(folder):
+    with raise_output_errors(folder):
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
         try:

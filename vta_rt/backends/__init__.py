@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from vta_rt.backends.base import Lane, Session
 from vta_rt.bundle import Bundle
 from vta_rt.cores import usable_cores
-from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError, check_whole
+from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError, check_integer
 
 if TYPE_CHECKING:
     from vta_rt.backends.tensorrt.engines import Engines, Machine
@@ -115,8 +115,8 @@ def choose(
     if capture not in CAPTURES:
         raise OptionError(f"capture {capture!r} is unknown; choose one of {', '.join(CAPTURES)}")
     if threads is not None:
-        check_whole("threads", threads, 1)
-    check_whole("at_once", at_once, 1)
+        check_integer("threads", threads, 1)
+    check_integer("at_once", at_once, 1)
     share = threads if at_once == 1 else max(1, (threads or usable_cores()) // at_once)
     make: dict[str, Callable[[], Backend]] = {
         "tensorrt": lambda: _tensorrt(bundle, capture),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vta_rt.audio import WRITERS
 from vta_rt.errors import OptionError, OutputError
-from vta_rt.files import check_writable, writing
+from vta_rt.files import check_writable, raise_output_errors
 from vta_rt.video.mux import CONTAINERS, check_mux
 
 SOUND_FORMATS, VIDEO_FORMATS = tuple(WRITERS), tuple(CONTAINERS)
@@ -75,6 +75,6 @@ def check_target(video: Path | None, target: Path) -> None:
     """
     if video is not None and target.suffix.lower() in VIDEO_FORMATS:
         check_mux(video, target)
-    with writing(target):
+    with raise_output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     check_writable(target)

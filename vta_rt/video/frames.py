@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
-from vta_rt.errors import OptionError, VideoError, check_whole
+from vta_rt.errors import OptionError, VideoError, check_integer
 from vta_rt.video.reader import StrPath, VideoReader, open_video
 
 KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -135,7 +135,7 @@ def iter_frames(
     """
     if not 0 < frame_rate < float("inf"):
         raise OptionError(f"frame_rate is {frame_rate}, a positive number of frames a second is needed")
-    check_whole("size", size, 1)
+    check_integer("size", size, 1)
     if fit not in ("crop", "squash"):
         raise OptionError(f"fit is {fit!r}, 'crop' or 'squash' is needed")
     if kernel not in KERNELS:
@@ -210,7 +210,7 @@ def _shown(reader: VideoReader, frame_rate: Fraction) -> Iterator[tuple[Fraction
         if frame is not None:
             yield time - start, frame
         elif first is not None:
-            reader.check_whole(time)  # what cannot be decoded is missing too
+            reader.check_complete(time)  # what cannot be decoded is missing too
             yield reader.duration(first), None
     if first is None:
         raise VideoError(f"{reader.path}: none of its pictures can be decoded")

@@ -22,8 +22,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from vta_rt.errors import OptionError, OutputError, VideoError
-from vta_rt.files import replacing
-from vta_rt.video.reader import StrPath, VideoReader, open_video, reading
+from vta_rt.files import atomic_write
+from vta_rt.video.reader import StrPath, VideoReader, open_video, raise_video_errors
 
 if TYPE_CHECKING:
     from vta_rt.audio import Audio
@@ -69,7 +69,7 @@ def mux(video: StrPath, audio: Audio, out: StrPath) -> None:
     with open_video(video) as reader:
         _check_can_hold(video, out, kind, reader.stream)
         with (
-            replacing(out) as part,
+            atomic_write(out) as part,
             _writing(out),
             av.open(f"file:{part}", "w", format=kind.format, container_options=kind.options) as sink,
         ):
@@ -150,10 +150,10 @@ def _can_hold(kind: Container, pictures: VideoStream) -> bool:
 
 def _copied(reader: VideoReader, stream: VideoStream) -> Iterator[Packet[Any]]:
     """The file's picture packets as they are, bound for the stream ``stream``."""
-    with reading(reader.path):
+    with raise_video_errors(reader.path):
         for time, packet in reader.timeline(reader.packets()):
             if packet is None:
-                reader.check_whole(time)
+                reader.check_complete(time)
             else:
                 _check_is_timed(reader, packet)
                 packet.stream = stream

@@ -50,14 +50,14 @@ def open_video(path: StrPath) -> Iterator[VideoReader]:
     """
     _check_is_file(path)
     with (
-        reading(path),
+        raise_video_errors(path),
         av.open(f"file:{os.fspath(path)}", options=OPEN_OPTIONS, metadata_errors="replace") as container,
     ):
         yield VideoReader(path, container, _picture_stream(path, container))
 
 
 @contextmanager
-def reading(path: StrPath) -> Iterator[None]:
+def raise_video_errors(path: StrPath) -> Iterator[None]:
     """Turn FFmpeg's errors into a ``VideoError`` that names the file."""
     try:
         yield
@@ -120,12 +120,12 @@ class VideoReader:
             VideoError: the file ends earlier than its headers say.
         """
         end = self._find_end()
-        self.check_whole(end)
+        self.check_complete(end)
         # Without presentation times a picture bears the decoding time of a later packet; then the headers know better.
         start = first.pts * self.time_base if first.pts is not None else self.start
         return max(end, self._stated_end() or end) - start
 
-    def check_whole(self, end: Fraction) -> None:
+    def check_complete(self, end: Fraction) -> None:
         """See that nothing is missing from a file whose pictures, as read, end at ``end``.
 
         Raises:

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from vta_rt.backends import BACKENDS
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, check_whole
-from vta_rt.files import replacing, sha256_of, writing
+from vta_rt.errors import OptionError, check_integer
+from vta_rt.files import atomic_write, raise_output_errors, sha256_of
 from vta_rt.manifest import MANIFEST
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
 
@@ -64,7 +64,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.data is None:
         raise OptionError("no --data given: the folder of a generated data set is needed (or --av-align VIDEO)")
     for name, least in (("pictures", 0), ("judge_clips", 1)):
-        check_whole(name, getattr(options, name), least)
+        check_integer(name, getattr(options, name), least)
     if options.pictures:
         check_drawing()
     out, folder = Path(options.out), Path(options.data)
@@ -218,12 +218,12 @@ def _number(value: float | None) -> str:
 
 
 def _make(folder: Path) -> None:
-    with writing(folder):
+    with raise_output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write(path: Path, text: str) -> None:
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from train.demo.evaluate.clips import Clip
 from train.demo.evaluate.score import ClipScore, Scores, mel_of
 from train.onsets import onsets_of_mel
 from vta_rt.errors import VTAError
-from vta_rt.files import replacing
+from vta_rt.files import atomic_write
 
 COLUMNS = {  # heading: (field of Scores, format, goal)
     "onset F1 ±100 ms": ("f1_100", ".3f", "≥ 0.92"),
@@ -116,5 +116,5 @@ def draw(path: Path, clip: Clip, waves: Mapping[str, np.ndarray]) -> None:
         axis.set(title=f"{clip.name} ({clip.kind}): {name}", ylabel="mel bin", ylim=(0, 64))
     axes[-1].set_xlabel("seconds")
     axes[0].legend(loc="upper right", fontsize="small")
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=100, metadata={"Software": None})

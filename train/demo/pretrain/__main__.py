@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, check_whole
-from vta_rt.files import check_writable, replacing, writing
+from vta_rt.errors import OptionError, check_integer
+from vta_rt.files import atomic_write, check_writable, raise_output_errors
 
 if TYPE_CHECKING:
     from train.data.events import Labels
@@ -43,7 +43,7 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     for name, least in (("steps", 1), ("batch", 1), ("window", 2), ("seed", 0), ("workers", 1)):
-        check_whole(name, getattr(options, name), least)
+        check_integer(name, getattr(options, name), least)
     if not 0 < options.learning_rate < float("inf"):
         raise OptionError(f"learning-rate is {options.learning_rate:g}, a number above 0 is needed")
     device = open_device(options.device)
@@ -94,13 +94,13 @@ def _train(run: Pretraining, steps: Iterator[dict[str, float]], out: Path) -> di
         if "valid_loss" not in rows:
             continue
         tower = {name: tensor.cpu().contiguous() for name, tensor in run.model.tower.state_dict().items()}
-        with replacing(out) as part:
+        with atomic_write(out) as part:
             part.write_bytes(save(tower))
         content = io.BytesIO()  # torch itself has no clear word for a full disk
         torch.save(run.state(), content)
-        with replacing(state) as part:
+        with atomic_write(state) as part:
             part.write_bytes(content.getvalue())
-        with writing(log), log.open("a") as file:
+        with raise_output_errors(log), log.open("a") as file:
             file.write(json.dumps(rows) + "\n")
     return rows
 

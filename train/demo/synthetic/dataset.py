@@ -35,8 +35,8 @@ from train.demo.synthetic.picture import Camera
 from train.demo.synthetic.scene import Scene, compose
 from train.demo.synthetic.sound import SAMPLE_RATE, rotor_pitch, synthesise
 from vta_rt.audio import Audio
-from vta_rt.errors import OptionError, OutputError, check_whole
-from vta_rt.files import replacing, writing
+from vta_rt.errors import OptionError, OutputError, check_integer
+from vta_rt.files import atomic_write, raise_output_errors
 
 VERSION = 5  # of what a seed means: raised whenever the same seed would give other clips
 WHEEL = "wheel"  # what wheels are called where other things have a material
@@ -58,7 +58,7 @@ class Recipe:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        check_whole("seed", self.seed, 0)
+        check_integer("seed", self.seed, 0)
         if not SHORTEST <= self.seconds <= LONGEST:
             raise OptionError(f"seconds is {self.seconds:g}, allowed is {SHORTEST:g} to {LONGEST:g}")
 
@@ -210,7 +210,7 @@ def write_video(path: Path, scene: Scene, camera: Camera) -> None:
         OutputError: the file cannot be written.
     """
     rate = Fraction(scene.look.frame_rate).limit_denominator(1001)
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         try:
             with av.open(os.fspath(part), "w", format="mp4") as sink:
                 stream = sink.add_stream(
@@ -241,7 +241,7 @@ def summary(records: Sequence[Record]) -> str:
 def _claim(out: Path, recipe: Recipe) -> None:
     """Make the folders; refuse one that another recipe has begun; sweep what a killed run left half-written."""
     note = out / "dataset.json"
-    with writing(out):
+    with raise_output_errors(out):
         for folder in ("video", "audio"):
             (out / folder).mkdir(parents=True, exist_ok=True)
             for part in (out / folder).glob(".*.part.*"):
@@ -268,7 +268,7 @@ def _write_lines(path: Path, rows: Sequence[Record]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with replacing(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text)
 
 

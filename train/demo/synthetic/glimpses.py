@@ -36,7 +36,7 @@ from train.demo.synthetic.motion import Rotor
 from train.demo.synthetic.picture import Camera
 from train.demo.synthetic.scene import Scene, compose
 from vta_rt.errors import OptionError
-from vta_rt.files import check_writable, replacing
+from vta_rt.files import atomic_write, check_writable
 from vta_rt.video import fitted
 
 NAMES = (*(material.name for material in (*SOLIDS, *BARS, DRUM)), WHEEL)
@@ -82,7 +82,7 @@ def write_glimpses(out: Path, recipe: Recipe, count: int, side: int, workers: in
         yield len(part.thing)
     # One entry: safetensors writes several in any order, and the same glimpses should be the same bytes.
     metadata = {"glimpses": json.dumps({"names": NAMES, "rate": RATE, "seed": recipe.seed, "version": VERSION})}
-    with replacing(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_bytes(save(arrays, metadata))
 
 

@@ -21,7 +21,7 @@ import msgspec
 from vta_rt.bundle import Bundle
 from vta_rt.config import FrameConfig, ModelConfig
 from vta_rt.errors import EngineError
-from vta_rt.files import replacing
+from vta_rt.files import atomic_write
 from vta_rt.manifest import FileRecord, GraphRecord, Manifest, Precision, TensorSpec
 
 FOLDER = "tensorrt"  # in a bundle, whichever the flavour
@@ -213,7 +213,7 @@ def read_index(folder: Path) -> EngineIndex:
 def write_index(folder: Path, index: EngineIndex) -> None:
     """Write ``engine.json`` whole or not at all."""
     text = msgspec.json.format(msgspec.json.encode(asdict(index)), indent=2)
-    with replacing(folder / INDEX) as temporary:
+    with atomic_write(folder / INDEX) as temporary:
         temporary.write_bytes(text + b"\n")
 
 
