@@ -32,7 +32,7 @@ def _build(arguments: Sequence[str] | None) -> int:
     _check(options)
     # Imported here, so that --help need not wait for torch.
     from export.engines import Bucket, EngineBuild
-    from export.report import Report
+    from export.report import BuildReport
 
     buckets = [Bucket.parse(text) for text in options.bucket or ["1"]]
     seconds = options.seconds
@@ -48,7 +48,7 @@ def _build(arguments: Sequence[str] | None) -> int:
 
     if options.precision == "int8":
         return _build_int8(options, seconds)
-    with Report() as report:
+    with BuildReport() as report:
         if options.bundle is None:
             chosen = Options(
                 options.precision or "fp32",
@@ -72,12 +72,12 @@ def _build(arguments: Sequence[str] | None) -> int:
 def _build_int8(options: argparse.Namespace, seconds: float) -> int:
     """From a bundle at fp32: the one named, or one made for the while beside the new one."""
     from export.quantize import quantize
-    from export.report import Report
+    from export.report import BuildReport
 
     videos = [Path(video) for video in options.calibrate or []]
     if missing := [video for video in videos if not video.is_file()]:
         raise OptionError(f"{missing[0]}: no such file to calibrate on")
-    with Report() as report, ExitStack() as cleared:
+    with BuildReport() as report, ExitStack() as cleared:
         if options.bundle is not None:
             source = Bundle(options.bundle).path
             out = Path(options.out or f"{source}-int8")

@@ -29,7 +29,7 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch, runnable
 from export.operations import count_operations
 from export.prompts import find_tokenizer
-from export.report import Report
+from export.report import BuildReport
 from export.staging import staging_folder
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.bundle import Bundle
@@ -83,7 +83,7 @@ def build(
     first_stage: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     options: Options | None = None,
-    report: Report | None = None,
+    report: BuildReport | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Export a checkpoint as a bundle.
@@ -102,7 +102,7 @@ def build(
         OptionError: seconds or precision outside what is allowed; a tokenizer that is not this model's.
         OutputError: the folder cannot be written.
     """
-    options, report = options or Options(), report or Report()
+    options, report = options or Options(), report or BuildReport()
     if options.precision not in PRECISIONS:
         raise OptionError(f"precision {options.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     checkpoint = open_checkpoint(ckpt, first_stage)
@@ -265,7 +265,7 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _build_unit(unit: Unit, staging: Path, precision: Precision, report: Report) -> dict[str, GraphRecord]:
+def _build_unit(unit: Unit, staging: Path, precision: Precision, report: BuildReport) -> dict[str, GraphRecord]:
     """Export and check the graphs of one unit in the staging folder, and leave a note of them there."""
     made = unit.stages()
     precisions = {stage.name: _precision_of(stage, precision) for stage in made}

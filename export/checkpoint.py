@@ -20,7 +20,7 @@ from transformers import CLIPTextModelWithProjection, SpeechT5HifiGan
 
 from export.configure import CONFIG, SUMMARY, configure, read_settings
 from export.derive import shapes_of
-from export.errors import CheckpointError
+from train.models.weights import CheckpointError
 from export.first_stage import HUB_PATTERNS, FirstStage, find_beside, open_first_stage
 from export.match import Part, Source, match
 from export.variants import in_place

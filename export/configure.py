@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.derive import Section, Shapes, derive_model
-from export.errors import CheckpointError
+from train.models.weights import CheckpointError
 from train.models.config import ENCODERS, SystemConfig, from_dict
 from train.models.weights import read_json
 from vta_rt.errors import OptionError

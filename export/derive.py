@@ -66,7 +66,7 @@ def derive_unet(shapes: Shapes) -> Section:
 
 
 def derive_encoder(shapes: Shapes, clip_name: str) -> Section:
-    """``EncoderConfig`` fields but ``positions`` and ``tokens_dim``, from names as ``train.models.encoder`` has them.
+    """``CLIPConfig`` fields but ``positions`` and ``tokens_dim``, from names as ``train.models.encoder`` has them.
 
     Of another encoder than CLIP only its kind; its sizes are the published ones where config.json does not say otherwise.
     """
@@ -87,7 +87,7 @@ def derive_encoder(shapes: Shapes, clip_name: str) -> Section:
 
 
 def derive_text(shapes: Shapes, clip_name: str) -> Section | None:
-    """``TextConfig`` fields but ``projection``; None where there is no text encoder."""
+    """``TextEncoderConfig`` fields but ``projection``; None where there is no text encoder."""
     if not shapes:
         return None
     return _derive_transformer(shapes, "text_model", clip_name) | _known(

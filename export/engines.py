@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.report import Report
+from export.report import BuildReport
 from export.staging import staging_folder
 from export.tensorrt_builder import EngineBuilder
 from vta_rt.backends.tensorrt.engines import Machine, find_engines
@@ -134,7 +134,7 @@ class EngineBuild:
         for capability in asked_for:
             rtx_compute_capability(self._trt, capability)
 
-    def run(self, path: Path, report: Report) -> Path:
+    def run(self, path: Path, report: BuildReport) -> Path:
         """Build what is missing, and list it.
 
         Args:
@@ -184,7 +184,7 @@ class EngineBuild:
             yield from items.values()
 
     def _kept(
-        self, bundle: Bundle, folder: Path, target: Target, wanted: list[_Wanted], report: Report
+        self, bundle: Bundle, folder: Path, target: Target, wanted: list[_Wanted], report: BuildReport
     ) -> Iterator[EngineRecord]:
         """Engines of an earlier build that are whole and of this very bundle, those of other buckets included."""
         try:
@@ -202,7 +202,7 @@ class EngineBuild:
                 report.engine(record, kept=True)
                 yield record
 
-    def _build(self, bundle: Bundle, folder: Path, item: _Wanted, report: Report) -> EngineRecord:
+    def _build(self, bundle: Bundle, folder: Path, item: _Wanted, report: BuildReport) -> EngineRecord:
         start = time.perf_counter()
         with report.step(f"{item.graph}: {self.flavour.name} engine for {item.bucket}"), report.phases() as phases:
             engine, outputs = self._builder.build(bundle.graph_path(item.graph), item.inputs, phases)

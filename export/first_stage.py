@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import SpeechT5HifiGanConfig
 
 from export.derive import Section, below, count_levels, derive_vae, derive_vocoder, shapes_of
-from export.errors import CheckpointError
+from train.models.weights import CheckpointError
 from export.match import Source
 from train.models.config import VAEConfig
 from train.models.identify import looks_like

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from export.errors import CheckpointError
+from train.models.weights import CheckpointError
 from train.models.identify import listing
 
 Rename = Callable[[str], str]

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from export.checkpoint import Checkpoint
-from export.report import Report
+from export.report import BuildReport
 from train.models.encoder import open_tokenizer
 from vta_rt.text import TOKENIZER
 
 
-def find_tokenizer(checkpoint: Checkpoint, given: str | os.PathLike[str] | None, report: Report) -> Path | None:
+def find_tokenizer(checkpoint: Checkpoint, given: str | os.PathLike[str] | None, report: BuildReport) -> Path | None:
     """The tokenizer's file; None for a bundle without prompts: of a model without text encoder, or trained on video alone.
 
     Published checkpoints hold a text encoder even where they were trained on video alone.

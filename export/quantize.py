@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.onnx_file import INLINE_BYTES, WeightsFile, relative_errors
-from export.report import Report
+from export.report import BuildReport
 from export.staging import staging_folder
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession, ort
 from vta_rt.bundle import Bundle
@@ -68,7 +68,7 @@ class Spread:
         return 10 * math.log10(self.squares / self.count / (step**2 / 12))
 
 
-def quantize(bundle: Path, out: Path, videos: Sequence[Path], report: Report | None = None) -> Path:
+def quantize(bundle: Path, out: Path, videos: Sequence[Path], report: BuildReport | None = None) -> Path:
     """Write the int8 form of a bundle at fp32.
 
     Args:
@@ -77,7 +77,7 @@ def quantize(bundle: Path, out: Path, videos: Sequence[Path], report: Report | N
     Raises:
         OptionError: no videos, or a bundle that is not at fp32. VideoError: a video cannot be read.
     """
-    report = report or Report()
+    report = report or BuildReport()
     source = Bundle(bundle)
     if source.manifest.precision != "fp32":
         raise OptionError(f"{bundle}: is at {source.manifest.precision}; int8 is made from a bundle at fp32")
@@ -151,7 +151,7 @@ def trajectories(bundle: Bundle, videos: Sequence[Path]) -> dict[str, Feeds]:
 
 
 def _quantized(
-    source: Bundle, name: str, feeds: Feeds, staging: Path, weights: WeightsFile, report: Report
+    source: Bundle, name: str, feeds: Feeds, staging: Path, weights: WeightsFile, report: BuildReport
 ) -> GraphRecord:
     """One graph in the staging folder, at int8 if it bears it; its record still lists the files of the source.
 

@@ -23,7 +23,7 @@ except ImportError:  # Windows has none
     resource = None  # type: ignore[assignment]
 
 
-class Report:
+class BuildReport:
     """Collects what each step took and found. Use as a context manager to show progress while it runs."""
 
     def __init__(self) -> None:

@@ -106,14 +106,14 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from train.models.config import EncoderConfig, SystemConfig, UNetConfig, VAEConfig, VocoderConfig, to_dict
+    from train.models.config import CLIPConfig, SystemConfig, UNetConfig, VAEConfig, VocoderConfig, to_dict
     from train.models.encoder import build_encoder
     from train.models.unet import build_unet
     from train.models.vae import build_vae
     from train.models.vocoder import build_vocoder
 
     config = SystemConfig(
-        encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
+        encoder=CLIPConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
         unet=UNetConfig((16, 32), (2, 2), 24, layers_per_block=1, norm_groups=8),
         vae=VAEConfig((8, 16, 16), layers_per_block=1, norm_groups=8),
         vocoder=VocoderConfig(initial_channels=32),

@@ -34,12 +34,12 @@ def with_text(checkpoint: Path, out: Path) -> Path:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from train.models.config import TextConfig, from_dict, to_dict
+    from train.models.config import TextEncoderConfig, from_dict, to_dict
     from train.models.encoder import build_text_encoder
 
     shutil.copytree(checkpoint, out, copy_function=os.link)
     config = from_dict(json.loads((out / "config.json").read_text()))
-    text = TextConfig(32, 2, 2, 64, config.encoder.projection, VOCABULARY, CONTEXT)
+    text = TextEncoderConfig(32, 2, 2, 64, config.encoder.projection, VOCABULARY, CONTEXT)
     torch.manual_seed(1)
     tensors = {
         f"vid_fea_extractor.clip_text.{name}": value for name, value in build_text_encoder(text).state_dict().items()

@@ -29,19 +29,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from train.models.config import SystemConfig, to_dict
+from train.models.weights import CheckpointError
 from train.settings import TrainSettings
 from train.settings import to_dict as settings_dict
-from vta_rt.errors import OutputError, VTAError
+from vta_rt.errors import OutputError
 from vta_rt.files import atomic_write, raise_output_errors
 from vta_rt.text import TOKENIZER
 
 WEIGHTS, CONFIG, TRAINING, STATE = "model_2.safetensors", "config.json", "training.json", "state"
 FOLDER = "checkpoints"
 FIRST_STAGE = ("vae", "vocoder")
-
-
-class CheckpointError(VTAError):
-    """A checkpoint of a run that is missing, incomplete or of another model."""
 
 
 @dataclass(frozen=True)

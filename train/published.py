@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from train.checkpoints import CONFIG, CheckpointError, read_training, read_weights
-from train.models.config import EncoderConfig, SystemConfig, from_dict, to_dict
+from train.models.config import CLIPConfig, SystemConfig, from_dict, to_dict
 from train.settings import TrainSettings, convert_settings
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write, raise_output_errors
@@ -80,7 +80,7 @@ def training_arguments(settings: TrainSettings, config: SystemConfig) -> dict[st
 def _check(checkpoint: Path, config: SystemConfig) -> None:
     """The published layout knows CLIP alone, one arrangement of blocks, and no time-aligned path."""
     unet = config.unet
-    if not isinstance(config.encoder, EncoderConfig):
+    if not isinstance(config.encoder, CLIPConfig):
         what = f"its frame encoder is {config.encoder.kind}"
     elif unet.aligned_channels:
         what = "it has a time-aligned path"

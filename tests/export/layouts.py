@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import SpeechT5HifiGan
 
 from export.checkpoint import open_checkpoint
-from export.errors import CheckpointError
+from train.models.weights import CheckpointError
 from train.models.config import VAEConfig, VocoderConfig
 from vta_rt.errors import VTAError
 

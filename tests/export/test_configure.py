@@ -21,7 +21,7 @@ from tests.export.layouts import (
     replace_weights,
     write_config,
 )
-from train.models.config import SystemConfig, TextConfig, UNetConfig, to_dict
+from train.models.config import SystemConfig, TextEncoderConfig, UNetConfig, to_dict
 from vta_rt.schedule import NoiseSchedule
 
 
@@ -33,7 +33,7 @@ def test_configuration_comes_from_shapes_and_summary(folder: Path) -> None:
             config.encoder, width=64, layers=2, heads=4, intermediate=128, patch=32, image_size=224, projection=512,
             tokens_dim=64, positions=True, activation="quick_gelu",
         ),
-        text=TextConfig(width=64, layers=2, heads=4, intermediate=128, projection=512, vocabulary=49408, context=77),
+        text=TextEncoderConfig(width=64, layers=2, heads=4, intermediate=128, projection=512, vocabulary=49408, context=77),
         unet=UNetConfig((32, 32, 64, 64), (2, 2, 4, 4), cross_attention_dim=64, norm_groups=8),
         vae=replace(SMALL_VAE, scale_factor=0.5),
         vocoder=SMALL_VOCODER,
@@ -47,7 +47,7 @@ def test_full_size_configuration(tmp_path: Path) -> None:
     shapes = {name: tuple(shape) for name, (shape, _) in json.loads((upstream / "model_full.json").read_text()).items()}
     (tmp_path / "summary.jsonl").write_text((upstream / "summary_full.json").read_text())
     config = configure(tmp_path / "pytorch_model_2.bin", shapes, read_settings(tmp_path), {})
-    assert config == SystemConfig(text=TextConfig(), licence=config.licence)
+    assert config == SystemConfig(text=TextEncoderConfig(), licence=config.licence)
 
 
 def test_config_json_replaces_the_summary(folder: Path) -> None:

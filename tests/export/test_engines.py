@@ -18,7 +18,7 @@ import pytest
 from export import engines as building
 from export.build import main
 from export.engines import Bucket, EngineBuild
-from export.report import Report
+from export.report import BuildReport
 from tests.conftest import link_tree
 from vta_rt.backends.tensorrt import flavours
 from vta_rt.backends.tensorrt.engines import Engines, Machine, find_engines
@@ -131,7 +131,7 @@ def test_vta_shows_and_checks_them(bundle: Path, machine: Machine, capsys: pytes
 
 def test_a_second_build_keeps_them(bundle: Path, machine: Machine, made: list[str]) -> None:
     before = (engine_folder(bundle) / INDEX).read_bytes()
-    EngineBuild(RTX).run(bundle, Report())
+    EngineBuild(RTX).run(bundle, BuildReport())
     assert made == []
     assert (engine_folder(bundle) / INDEX).read_bytes() == before
 
@@ -158,7 +158,7 @@ def test_only_what_is_damaged_is_built_again(bundle: Path, machine: Machine, mad
         (folder / INDEX).unlink()
         (folder / INDEX).write_text(json.dumps(index))
         assert "has no engine of vae_decoder for 1x0.32" in reason(bundle, machine)
-    EngineBuild(RTX).run(bundle, Report())
+    EngineBuild(RTX).run(bundle, BuildReport())
     assert made == ["vae_decoder-1x0.32.engine"]
     assert load_all(find_engines(Bundle(bundle), machine))
 
@@ -166,19 +166,19 @@ def test_only_what_is_damaged_is_built_again(bundle: Path, machine: Machine, mad
 def test_an_index_that_cannot_be_read_means_building_anew(bundle: Path, machine: Machine, made: list[str]) -> None:
     (engine_folder(bundle) / INDEX).unlink()
     (engine_folder(bundle) / INDEX).write_text("{")
-    EngineBuild(RTX).run(bundle, Report())
+    EngineBuild(RTX).run(bundle, BuildReport())
     assert len(made) == 5
     assert load_all(find_engines(Bundle(bundle), machine))
 
 
 def test_other_options_build_anew_in_the_same_folder(bundle: Path, machine: Machine, made: list[str]) -> None:
-    EngineBuild(RTX, options=BuilderOptions(optimization_level=1)).run(bundle, Report())
+    EngineBuild(RTX, options=BuilderOptions(optimization_level=1)).run(bundle, BuildReport())
     assert len(made) == 5
     assert {record.builder.optimization_level for record in read_index(engine_folder(bundle)).engines} == {1}
 
 
 def test_gpus_asked_for_have_a_folder_of_their_own(bundle: Path, machine: Machine) -> None:
-    folder = EngineBuild(RTX, compute_capabilities=["8.9"]).run(bundle, Report())
+    folder = EngineBuild(RTX, compute_capabilities=["8.9"]).run(bundle, BuildReport())
     assert folder.name == f"{RTX}-{machine.version}-SM89-fp16"
     bundles = Bundle(bundle)
     assert len(bundles.manifest.engines) == 2
@@ -205,7 +205,7 @@ def test_engines_of_another_export_are_refused_then_replaced(
     assert "vocoder-1x0.32.engine was built from another vocoder than the bundle's" in reason(bundle, machine)
     vta(["info", str(bundle)])
     assert "of other graphs than these: build them again" in capsys.readouterr().out
-    EngineBuild(RTX).run(bundle, Report())
+    EngineBuild(RTX).run(bundle, BuildReport())
     assert made == ["vocoder-1x0.32.engine"]
     assert load_all(find_engines(Bundle(bundle), machine))
 
@@ -239,7 +239,7 @@ def test_several_sizes_in_one_build(
 
 def test_fp32(bundle_copy: Path, machine: Machine) -> None:
     """No attention kernel is made for fp32: TensorRT puts it together from others."""
-    EngineBuild(RTX).run(bundle_copy, Report())
+    EngineBuild(RTX).run(bundle_copy, BuildReport())
     assert find_engines(Bundle(bundle_copy), machine).target.precision == "fp32"
 
 
@@ -259,7 +259,7 @@ def test_a_killed_build_leaves_a_usable_folder(bundle: Path, machine: Machine, m
     (folder / ".0123456789abcdef.part.engine").write_bytes(b"half")  # as a kill in mid-write leaves it
 
     assert "has no engine of" in reason(bundle, machine)
-    with Report() as report:
+    with BuildReport() as report:
         EngineBuild(RTX).run(bundle, report)
     assert len(made) == 5 - len(there)
     assert not set(made) & set(there)
@@ -368,7 +368,7 @@ def test_options_of_engines_without_engines(
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path, machine: Machine) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
-        EngineBuild(RTX).run(tmp_path, Report())
+        EngineBuild(RTX).run(tmp_path, BuildReport())
     assert not list(tmp_path.iterdir())
 
 

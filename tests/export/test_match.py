@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.errors import CheckpointError
+from train.models.weights import CheckpointError
 from tests.export.layouts import UNET_CONV, StateDict, refusal, replace_weights
 
 

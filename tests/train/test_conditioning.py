@@ -10,12 +10,14 @@ import torch
 from tests.prompts import BEGIN, END, save_tokenizer
 from train.conditioning import VALIDATION, Chance, Conditioner, Draws
 from train.data.sample import Sample
-from train.models.config import EncoderConfig, SystemConfig, TextConfig, UNetConfig
+from train.models.config import CLIPConfig, SystemConfig, TextEncoderConfig, UNetConfig
 from train.models.encoder_config import ImageBindConfig
 from train.settings import ConditioningSettings
 from vta_rt.errors import OptionError
 
-CONFIG = SystemConfig(encoder=EncoderConfig(projection=16), text=TextConfig(projection=16, vocabulary=10, context=5))
+CONFIG = SystemConfig(
+    encoder=CLIPConfig(projection=16), text=TextEncoderConfig(projection=16, vocabulary=10, context=5)
+)
 MOMENTS = torch.zeros(16, 4, 4)
 SILENT = Sample(name="no text", embeddings=torch.zeros(3, 16), moments=MOMENTS)
 BELL = replace(SILENT, text="a bell")
@@ -117,10 +119,10 @@ def test_long_prompts_are_cut_and_still_end(tokenizer: str) -> None:
     ("changes", "message"),
     [
         ({"text": None}, r"'text': the model has no text encoder \(section \[model.text\]\)"),
-        ({"text": TextConfig(projection=8)}, r"^model.text.projection is 8 and model.encoder.projection 16: "),
+        ({"text": TextEncoderConfig(projection=8)}, r"^model.text.projection is 8 and model.encoder.projection 16: "),
         ({"unet": UNetConfig(aligned_channels=8)}, r"'text': the time-aligned path .* takes frames alone"),
         (
-            {"text": TextConfig(projection=16, vocabulary=11)},
+            {"text": TextEncoderConfig(projection=16, vocabulary=11)},
             r"is not CLIP's tokenizer.json: prompts must end with token 10",
         ),
     ],

@@ -24,7 +24,7 @@ from train.data.loader import Draw
 from train.data.sample import Sample, Window
 from train.loop import Trainer, TrainingError, build_accelerator, split_batch, train
 from train.model import LatentDiffusion
-from train.models.config import TextConfig
+from train.models.config import TextEncoderConfig
 from train.settings import TrainSettings, convert_settings
 from vta_rt.errors import OptionError, OutputError, VTAError
 
@@ -252,7 +252,7 @@ def test_text_and_frames(micro_settings: Settings, micro_checkpoint: Path, tmp_p
     )
     assert math.isfinite(train(settings).loss)
     checkpoint = open_checkpoint(tmp_path / "run" / "last", micro_checkpoint)
-    assert checkpoint.config.text == TextConfig(**text)
+    assert checkpoint.config.text == TextEncoderConfig(**text)
     assert checkpoint.text_encoder() is not None
 
 

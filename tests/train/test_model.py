@@ -10,7 +10,7 @@ from torch import Tensor
 from train.conditioning import Condition
 from train.first_stage.publish import open_vae
 from train.model import TEXT, Batch, LatentDiffusion, encode_audio, latents_of
-from train.models.config import EncoderConfig, MelConfig, SystemConfig, TextConfig, UNetConfig
+from train.models.config import CLIPConfig, MelConfig, SystemConfig, TextEncoderConfig, UNetConfig
 from train.models.encoder import build_text_encoder
 from train.models.mel import log_mel
 from train.settings import LossSettings, OptimizerSettings
@@ -22,8 +22,8 @@ END = 49407  # where CLIP reads a prompt's vector
 def build(optimizer: OptimizerSettings | None = None) -> LatentDiffusion:
     torch.manual_seed(0)
     config = SystemConfig(
-        encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
-        text=TextConfig(width=16, layers=1, heads=2, intermediate=32, projection=16),
+        encoder=CLIPConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
+        text=TextEncoderConfig(width=16, layers=1, heads=2, intermediate=32, projection=16),
         unet=UNetConfig((16, 32), (2, 2), 24, layers_per_block=1, norm_groups=8),
     )
     return LatentDiffusion(config, optimizer or OptimizerSettings(), LossSettings()).train()
@@ -65,7 +65,7 @@ def test_a_prompt_is_repeated_and_comes_before_the_frames(model: LatentDiffusion
 
 def test_the_vector_is_read_at_the_end_of_any_vocabulary() -> None:
     """Not at its beginning, where every prompt is the same."""
-    text = build_text_encoder(TextConfig(16, 1, 2, 32, 16, vocabulary=10, context=8))
+    text = build_text_encoder(TextEncoderConfig(16, 1, 2, 32, 16, vocabulary=10, context=8))
     vectors = text(torch.tensor([[8, 1, 9, 0], [8, 2, 9, 0], [8, 2, 9, 3]])).text_embeds
     assert not vectors[0].allclose(vectors[1])
     torch.testing.assert_close(vectors[1], vectors[2])
@@ -96,7 +96,7 @@ def test_every_trained_parameter_takes_part(model: LatentDiffusion, embeddings: 
 def aligned_model(prior: float, optimizer: OptimizerSettings | None = None) -> LatentDiffusion:
     torch.manual_seed(0)
     config = SystemConfig(
-        encoder=EncoderConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
+        encoder=CLIPConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
         unet=UNetConfig(
             (16, 32),
             (2, 2),

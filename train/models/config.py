@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from train.models.encoder_config import ENCODERS as ENCODERS
-from train.models.encoder_config import EncoderConfig as EncoderConfig
+from train.models.encoder_config import CLIPConfig as CLIPConfig
 from train.models.encoder_config import FrameEncoderConfig as FrameEncoderConfig
 from train.models.encoder_config import MotionConfig as MotionConfig
 from vta_rt.errors import OptionError
@@ -23,7 +23,7 @@ from vta_rt.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextEncoderConfig:
     """CLIP text transformer with projection, for models trained with prompts."""
 
     width: int = 768
@@ -111,8 +111,8 @@ class MelConfig:
 class SystemConfig:
     """Everything from pictures to samples. ``text`` is None where a checkpoint has no text encoder."""
 
-    encoder: FrameEncoderConfig = field(default_factory=EncoderConfig)
-    text: TextConfig | None = None
+    encoder: FrameEncoderConfig = field(default_factory=CLIPConfig)
+    text: TextEncoderConfig | None = None
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-from train.models.config import SystemConfig, TextConfig
+from train.models.config import SystemConfig, TextEncoderConfig
 from train.models.encoder_config import ENCODERS, FrameEncoderConfig
 from train.models.motion import MotionTower
 from train.models.towers import cavp, clip, imagebind, languagebind, vivit, vjepa2
-from vta_rt.config import TextConfig as PromptConfig
+from vta_rt.config import TextConfig
 from vta_rt.errors import OptionError
 from vta_rt.text import PromptTokenizer
 
@@ -149,7 +149,7 @@ def register(kind: str, config: type[FrameEncoderConfig], tower: Callable[[Any],
     TOWERS[kind] = tower if isinstance(tower, Tower) else Tower(kind, tower)
 
 
-def build_text_encoder(config: TextConfig) -> CLIPTextModelWithProjection:
+def build_text_encoder(config: TextEncoderConfig) -> CLIPTextModelWithProjection:
     """CLIP's text transformer with fresh weights: token ids [B, 77 at most] -> ``text_embeds`` [B, projection]."""
     return CLIPTextModelWithProjection._from_config(
         CLIPTextConfig(
@@ -203,4 +203,4 @@ def open_tokenizer(path: Path, config: SystemConfig, purpose: str) -> PromptToke
             f"model.text.projection is {config.text.projection} and model.encoder.projection {config.encoder.projection}: "
             "prompts and frames go through the same linear layer, so they must be equally wide"
         )
-    return PromptTokenizer(path, PromptConfig(config.text.vocabulary, config.text.context))
+    return PromptTokenizer(path, TextConfig(config.text.vocabulary, config.text.context))

@@ -67,7 +67,7 @@ class FrameEncoderConfig:
 
 
 @dataclass(frozen=True)
-class EncoderConfig(FrameEncoderConfig):
+class CLIPConfig(FrameEncoderConfig):
     """CLIP vision transformer with projection. The published weights know neither mean nor deviation."""
 
     width: int = 1024
@@ -201,7 +201,7 @@ class VJEPA2Config(FrameEncoderConfig):
 
 
 ENCODERS: dict[str, type[FrameEncoderConfig]] = {
-    "clip": EncoderConfig,
+    "clip": CLIPConfig,
     "motion": MotionConfig,
     "imagebind": ImageBindConfig,
     "languagebind": LanguageBindConfig,

@@ -10,19 +10,19 @@ import safetensors.torch
 import torch
 
 from train.data.networks import fingerprint, open_encoder
-from train.models.config import EncoderConfig, MotionConfig, SystemConfig, to_dict
+from train.models.config import CLIPConfig, MotionConfig, SystemConfig, to_dict
 from train.models.encoder import build_encoder
 from train.settings import read_model
 from vta_rt.errors import OptionError, VTAError
 
 MOTION = MotionConfig((4, 8, 8), (1,), image_size=16, projection=8, tokens_dim=8)
-CLIP = EncoderConfig(16, 1, 2, 32, 8, image_size=16, projection=8, tokens_dim=8)
+CLIP = CLIPConfig(16, 1, 2, 32, 8, image_size=16, projection=8, tokens_dim=8)
 
 
 @pytest.mark.parametrize("config", [MOTION, CLIP], ids=["motion", "clip"])
 @pytest.mark.parametrize("prefix", ["", "own", "vid_fea_extractor."])
 def test_a_tower_is_found_however_its_tensors_are_called(
-    config: MotionConfig | EncoderConfig, prefix: str, tmp_path: Path
+    config: MotionConfig | CLIPConfig, prefix: str, tmp_path: Path
 ) -> None:
     encoder = build_encoder(config)
     module = encoder if prefix else encoder.tower

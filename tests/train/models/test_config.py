@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from train.models.config import EncoderConfig, SystemConfig, TextConfig, UNetConfig, from_dict, to_dict
+from train.models.config import CLIPConfig, SystemConfig, TextEncoderConfig, UNetConfig, from_dict, to_dict
 from vta_rt.errors import OptionError
 
 
 def test_comes_back_from_json() -> None:
     config = SystemConfig(
-        encoder=EncoderConfig(patch=32, positions=True),
-        text=TextConfig(width=64),
+        encoder=CLIPConfig(patch=32, positions=True),
+        text=TextEncoderConfig(width=64),
         unet=UNetConfig(block_out_channels=(32, 64), attention_heads=(2, 4)),
         frame_rate=4.0,
     )
@@ -35,4 +35,4 @@ def test_refuses_what_it_does_not_know(values: dict[str, object], named: str) ->
 
 
 def test_picture_size_is_the_encoders() -> None:
-    assert SystemConfig(encoder=EncoderConfig(image_size=336)).picture_size == 336
+    assert SystemConfig(encoder=CLIPConfig(image_size=336)).picture_size == 336

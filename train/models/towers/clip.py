@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from train.models.encoder_config import EncoderConfig
+from train.models.encoder_config import CLIPConfig
 
 SKIPPED = ("text_model.", "text_projection.", "logit_scale")  # the rest of a whole CLIP
 
@@ -24,7 +24,7 @@ class CLIP(CLIPVisionModelWithProjection):
         embeddings.position_ids = torch.arange(count, device=device)[None]
 
 
-def build(config: EncoderConfig) -> CLIP:
+def build(config: CLIPConfig) -> CLIP:
     return CLIP._from_config(
         CLIPVisionConfig(
             hidden_size=config.width,
