@@ -20,7 +20,6 @@ from transformers import CLIPTextModelWithProjection, SpeechT5HifiGan
 
 from export.configure import CONFIG, SUMMARY, configure, read_settings
 from export.derive import shapes_of
-from train.models.weights import CheckpointError
 from export.first_stage import HUB_PATTERNS, FirstStage, find_beside, open_first_stage
 from export.match import Part, Source, match
 from export.variants import in_place
@@ -30,7 +29,7 @@ from train.models.identify import VTA_LDM, kind_of, listing, looks_like
 from train.models.unet import build_unet
 from train.models.vae import build_vae
 from train.models.vocoder import build_vocoder
-from train.models.weights import read_tensors
+from train.models.weights import CheckpointError, read_tensors
 from vta_rt.files import sha256_of
 from vta_rt.hub import resolve
 from vta_rt.text import TOKENIZER

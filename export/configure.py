@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.derive import Section, Shapes, derive_model
-from train.models.weights import CheckpointError
 from train.models.config import ENCODERS, SystemConfig, from_dict
-from train.models.weights import read_json
+from train.models.weights import CheckpointError, read_json
 from vta_rt.errors import OptionError
 
 SUMMARY, CONFIG, TRAINING = "summary.jsonl", "config.json", "training.json"

@@ -16,13 +16,12 @@ from torch import Tensor
 from transformers import SpeechT5HifiGanConfig
 
 from export.derive import Section, below, count_levels, derive_vae, derive_vocoder, shapes_of
-from train.models.weights import CheckpointError
 from export.match import Source
 from train.models.config import VAEConfig
 from train.models.identify import looks_like
 from train.models.vae import compvis_name, legacy_name
 from train.models.vocoder import published_name
-from train.models.weights import read_json, read_tensors
+from train.models.weights import CheckpointError, read_json, read_tensors
 
 PREFIX = "first_stage_model."
 PUBLISHED_NAME = "audioldm-s-full"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from train.models.weights import CheckpointError
 from train.models.identify import listing
+from train.models.weights import CheckpointError
 
 Rename = Callable[[str], str]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import SpeechT5HifiGan
 
 from export.checkpoint import open_checkpoint
-from train.models.weights import CheckpointError
 from train.models.config import VAEConfig, VocoderConfig
+from train.models.weights import CheckpointError
 from vta_rt.errors import VTAError
 
 StateDict = dict[str, Tensor]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from export.checkpoint import Checkpoint, open_checkpoint
-from train.models.weights import CheckpointError
 from tests.export.layouts import UNET_CONV, StateDict, refusal, replace_weights
+from train.models.weights import CheckpointError
 
 
 def test_missing_tensors_are_named(folder: Path, model_tensors: StateDict) -> None:
