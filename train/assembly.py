@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from torch import Tensor
 
-from train.checkpoints import FIRST_STAGE, CheckpointError, read_weights
+from train.checkpoints import FIRST_STAGE, read_weights
 from train.data.lists import read_list
 from train.data.networks import MODEL_PREFIX, fingerprint, open_encoder
 from train.data.prepared import PreparedSource, is_prepared
@@ -30,6 +30,7 @@ from train.model import TEXT, LatentDiffusion
 from train.models.config import SystemConfig
 from train.models.encoder import TOWERS
 from train.models.start_unet import load_unet
+from train.models.weights import CheckpointError
 from train.settings import StartSettings, TrainSettings, model_config
 from vta_rt.errors import OptionError
 

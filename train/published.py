@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from train.checkpoints import CONFIG, CheckpointError, read_training, read_weights
+from train.checkpoints import CONFIG, read_training, read_weights
 from train.models.config import CLIPConfig, SystemConfig, from_dict, to_dict
+from train.models.weights import CheckpointError
 from train.settings import TrainSettings, convert_settings
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write, raise_output_errors

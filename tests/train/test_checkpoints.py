@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from train.checkpoints import CheckpointError, RunFolder, find_checkpoint, read_training, read_weights
+from train.checkpoints import RunFolder, find_checkpoint, read_training, read_weights
+from train.models.weights import CheckpointError
 from vta_rt.errors import OutputError
 
 

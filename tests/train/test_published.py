@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from export.checkpoint import open_checkpoint
-from train.checkpoints import CheckpointError
 from train.models.config import MotionConfig, from_dict, to_dict
+from train.models.weights import CheckpointError
 from train.published import training_arguments, write_published
 from train.settings import read_settings
 
