@@ -228,14 +228,14 @@ def prepared(variant: Variant, recipe: Path, options: argparse.Namespace) -> Pat
 def heard(folder: Path, options: argparse.Namespace, prompt: str | None) -> dict[str, float]:
     """``vta generate`` on the real video: how long and how loud its sound is."""
     import vta_rt.cli
+    from train.data.audio import read_audio
     from train.demo.synthetic.sound import SAMPLE_RATE
-    from train.first_stage.data import FULL_SCALE, read_wave
 
     out = folder / ("sample.wav" if prompt is None else "sample_text.wav")
     command = ["generate", options.video, "-o", str(out), "--bundle", str(folder / "bundle")]
     command += ["--steps", str(SAMPLING.steps), "--threads", "2"]
     _must(vta_rt.cli.main, command if prompt is None else [*command, "--text", prompt])
-    wave = read_wave(out, SAMPLE_RATE) / FULL_SCALE
+    wave = read_audio(out, SAMPLE_RATE)
     return {"seconds": len(wave) / SAMPLE_RATE, "rms": float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))}
 
 

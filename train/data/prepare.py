@@ -21,12 +21,12 @@ from diffusers import AutoencoderKL
 from torch.utils.data import Dataset
 
 from train.data.ahead import read_ahead
+from train.data.audio import to_int16
 from train.data.events import Truth
 from train.data.lists import Entry, Listing
 from train.data.networks import fingerprint
 from train.data.prepared import (
     CLIPS,
-    FULL_SCALE,
     SKIPPED,
     Recipe,
     Row,
@@ -105,8 +105,7 @@ class Networks:
     def _sounds(self, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
         waves = torch.stack([sample.wave for sample in samples if sample.wave is not None])  # [B, samples]
         if self.vae is None:
-            as_int16 = (waves * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16)
-            return [{"wave": wave} for wave in as_int16.numpy()]
+            return [{"wave": wave} for wave in to_int16(waves.numpy())]
         moments = encode_audio(self.vae, waves.to(self.device), self.config.mel)  # [B, 2C, T', F]
         return [{"moments": clip} for clip in moments.float().cpu().numpy()]
 

@@ -27,12 +27,12 @@ import safetensors.numpy
 import torch
 from safetensors import SafetensorError, safe_open
 
+from train.data.audio import to_float
 from train.data.sample import Sample, SampleError, Window
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write, raise_output_errors
 
 NOTE, SKIPPED, CLIPS = "prepared.json", "skipped.json", "clips"
-FULL_SCALE = 32768  # of int16
 VERSION = 1
 
 
@@ -126,7 +126,7 @@ class PreparedSource:
 
     def wave(self, index: int) -> np.ndarray:
         """``[samples]`` float32 in [-1, 1]; raises as ``load``."""
-        return self._part(self.rows[index], "wave", slice(None)).astype(np.float32) / FULL_SCALE
+        return to_float(self._part(self.rows[index], "wave", slice(None)))
 
     def check_networks(self, *, tower: str | None = None, vae: str | None = None) -> None:
         """See that clips were made with the networks of these ``fingerprint``s; None is not compared.
@@ -234,7 +234,7 @@ def read_clip(path: Path, recipe: Recipe, name: str, text: str) -> Sample:
     if set(arrays) != recipe.tensors:
         raise SampleError(f"{path}: holds {', '.join(sorted(arrays))}, not {', '.join(sorted(recipe.tensors))}")
     if "wave" in arrays:
-        arrays["wave"] = arrays["wave"].astype(np.float32) / FULL_SCALE
+        arrays["wave"] = to_float(arrays["wave"])
     return Sample(name=name, text=text, **{key: torch.from_numpy(array) for key, array in arrays.items()})
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from train.data.audio import read_audio
 from train.data.lists import Entry, Listing
 from train.data.sample import Sample, SampleError, Window
 from train.data.saved_frames import read_frames
-from train.data.sound import read_sound
 from vta_rt.errors import VTAError
 from vta_rt.video import iter_frames, probe
 
@@ -59,7 +59,7 @@ class RawSource:
             sound = entry.audio or entry.video
             assert sound is not None
             start = round(first / window.frame_rate * window.sample_rate)
-            wave = read_sound(sound, window.sample_rate, window.samples, start)
+            wave = read_audio(sound, window.sample_rate, start=start, samples=window.samples)
         except SampleError:
             raise
         except (VTAError, OSError, ValueError) as error:

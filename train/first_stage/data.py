@@ -10,20 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.audio.resampler import AudioResampler
 from tqdm import tqdm
 
+from train.data.audio import read_audio, to_float, to_int16
+from train.data.sample import SampleError
 from vta_rt.errors import VTAError
 
-FULL_SCALE = 32768
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus")
 CACHE_BYTES = 4_000_000_000  # waves beyond this are decoded again each time one is drawn
 
 
 class SoundError(VTAError):
-    """A sound file that cannot be opened, has no sound or cannot be decoded, or a list of files that holds none."""
+    """A list or folder of sound files that cannot be read or holds none that can."""
 
 
 def find_sounds(source: Path) -> list[Path]:
@@ -57,27 +56,6 @@ def _audio_file(line: str, where: str) -> str:
     return name
 
 
-def read_wave(path: Path, sample_rate: int) -> np.ndarray:
-    """Decode any sound (or a video's) to mono: [samples] int16 at ``sample_rate``.
-
-    Raises:
-        SoundError: it cannot be opened, has no sound, or cannot be decoded to its end.
-    """
-    try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                raise SoundError(f"{path}: has no sound")
-            resampler = AudioResampler(format="s16", layout="mono", rate=sample_rate)
-            frames = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-            frames += resampler.resample(None)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise SoundError(f"{path}: cannot be decoded ({getattr(error, 'strerror', None) or error})") from error
-    chunks = [frame.to_ndarray()[0] for frame in frames]
-    if not sum(map(len, chunks)):
-        raise SoundError(f"{path}: has no samples")
-    return np.concatenate(chunks)
-
-
 class Sounds:
     """The readable waves of a list of files, in memory as far as they fit.
 
@@ -94,8 +72,8 @@ class Sounds:
         self._waves: dict[int, np.ndarray] = {}
         for file in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
             try:
-                wave = read_wave(file, sample_rate)
-            except SoundError as error:
+                wave = to_int16(read_audio(file, sample_rate))
+            except SampleError as error:
                 self.broken.append(str(error))
                 continue
             if wave.nbytes <= cache_bytes:
@@ -117,7 +95,7 @@ class Sounds:
 
     def wave(self, index: int) -> np.ndarray:
         """[samples] float32, full scale [-1, 1]."""
-        return _as_float(self._wave(index))
+        return to_float(self._wave(index))
 
     def crops(self, seed: Any, count: int, length: int) -> np.ndarray:
         """Parts of waves drawn at random, [count, length] float32; the same for the same seed (anything numpy takes).
@@ -129,14 +107,10 @@ class Sounds:
         result = np.zeros((count, length), np.float32)
         for row, index in enumerate(generator.choice(len(self), count, p=share / share.sum())):
             start = generator.integers(max(0, self._lengths[index] - length) + 1)
-            part = _as_float(self._wave(int(index))[start : start + length])
+            part = to_float(self._wave(int(index))[start : start + length])
             result[row, : len(part)] = part
         return result
 
     def _wave(self, index: int) -> np.ndarray:
         wave = self._waves.get(index)
-        return read_wave(self.files[index], self.sample_rate) if wave is None else wave
-
-
-def _as_float(wave: np.ndarray) -> np.ndarray:
-    return wave.astype(np.float32) / FULL_SCALE
+        return to_int16(read_audio(self.files[index], self.sample_rate)) if wave is None else wave

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.first_stage.data import SoundError, Sounds, find_sounds, read_wave
-from vta_rt.audio import Audio
+from train.first_stage.data import SoundError, Sounds, find_sounds
 
 RATE = 16000
 
@@ -40,20 +39,6 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(SoundError, match="no lines"):
         find_sounds(tmp_path / "empty.jsonl")
-
-
-def test_samples_come_as_they_were_written(tmp_path: Path) -> None:
-    samples = np.random.default_rng(0).uniform(-1, 1, 999).astype(np.float32)
-    Audio(samples, RATE).save(tmp_path / "a.wav")
-    np.testing.assert_array_equal(read_wave(tmp_path / "a.wav", RATE), Audio(samples, RATE).to_int16())
-
-
-def test_other_rates_are_resampled(tmp_path: Path) -> None:
-    times = np.arange(44100) / 44100
-    Audio((0.5 * np.sin(2 * np.pi * 1000 * times)).astype(np.float32), 44100).save(tmp_path / "a.flac")
-    wave = read_wave(tmp_path / "a.flac", RATE)
-    assert abs(len(wave) - RATE) <= 1
-    assert np.abs(np.fft.rfft(wave[:RATE])).argmax() == pytest.approx(1000, abs=1)
 
 
 def test_broken_files_are_named_and_left_out(sound_list: Path, tmp_path: Path) -> None:

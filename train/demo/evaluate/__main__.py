@@ -185,10 +185,10 @@ def _words(sampling: Sampling) -> str:
 
 
 def _av_align(options: argparse.Namespace) -> int:
+    from train.data.audio import read_audio
     from train.demo.evaluate.av_align import av_align
     from train.demo.evaluate.systems import open_bundle
     from train.demo.synthetic.sound import SAMPLE_RATE
-    from train.first_stage.data import FULL_SCALE, read_wave
 
     out = Path(options.out)
     _make(out)
@@ -197,7 +197,7 @@ def _av_align(options: argparse.Namespace) -> int:
     for name in tqdm(options.av_align, desc="AV-Align", unit="video", disable=None, leave=False):
         video = Path(name)
         if pipeline is None:
-            wave = read_wave(video, SAMPLE_RATE) / FULL_SCALE
+            wave = read_audio(video, SAMPLE_RATE)
         else:
             wave = pipeline.generate(video, seed=options.seed, **_given(options)).samples
         results.append(av_align(video, wave))

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 from tqdm import tqdm
 
+from train.data.audio import read_audio
 from train.demo.synthetic.materials import BARS, DRUM, SOLIDS
 from train.demo.synthetic.sound import SAMPLE_RATE
-from train.first_stage.data import FULL_SCALE, read_wave
 from vta_rt.errors import OptionError, VTAError
 
 MATERIALS = {material.name: material for material in (*SOLIDS, *BARS, DRUM)}
@@ -138,7 +138,7 @@ def _read_records(folder: Path) -> list[_Record]:
 
 
 def _read_clip(folder: Path, record: _Record, index: int) -> Clip:
-    sound = read_wave(folder / record.audio_file, SAMPLE_RATE).astype(np.float32) / FULL_SCALE
+    sound = read_audio(folder / record.audio_file, SAMPLE_RATE)
     video = folder / record.video_path
     return Clip(video.stem, record.kind, record.events, record.continuous, sound, video, index)
 

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from train.data.audio import read_audio, to_int16
 from train.demo.evaluate import systems
 from train.demo.evaluate.__main__ import main
 from train.demo.synthetic.dataset import ground_truth, split_of, write_video
 from train.demo.synthetic.picture import Camera
 from train.demo.synthetic.scene import compose
 from train.demo.synthetic.sound import synthesise
-from train.first_stage.data import read_wave
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.files import sha256_of
@@ -50,7 +50,7 @@ def perfect(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def open_bundle(name: str, *_: object) -> SimpleNamespace:
         def generate(video: Path, *, seed: int, **_: object) -> SimpleNamespace:
-            wave = read_wave(video.parents[1] / "audio" / f"{video.stem}.wav", 16_000).astype(np.float32) / 32768
+            wave = read_audio(video.parents[1] / "audio" / f"{video.stem}.wav", 16_000)
             wave += 1e-3 * np.random.default_rng(seed).standard_normal(len(wave), np.float32)
             return SimpleNamespace(samples=np.concatenate([wave[:2400], wave[:-2400]]) if name == "late" else wave)
 
@@ -130,7 +130,7 @@ def test_a_real_bundle_is_run_clip_by_clip(world: Path, bundle_short: Path, tmp_
     pipeline = Pipeline(bundle_short)
     for seed, name in ((3, "000009"), (4, "000019")):
         audio = pipeline.generate(world / "video" / f"{name}.mp4", seed=seed, steps=2)
-        kept = read_wave(tmp_path / "wavs" / "generated" / f"{name}.wav", 16_000)
+        kept = to_int16(read_audio(tmp_path / "wavs" / "generated" / f"{name}.wav", 16_000))
         np.testing.assert_allclose(kept, audio.to_int16(), atol=2)
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert content["bundles"]["generated"]["sha256"] == sha256_of(bundle_short / "bundle.json")

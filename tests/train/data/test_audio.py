@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import scipy.io.wavfile
 
+from train.data.audio import read_audio, to_float, to_int16
 from train.data.sample import SampleError
-from train.data.sound import read_sound
 from vta_rt.audio import Audio
 
 Tone = Callable[..., np.ndarray]
@@ -40,28 +40,39 @@ def test_a_file_without_loss_gives_its_samples_and_silence_after(
     suffix: str, noise: np.ndarray, tmp_path: Path
 ) -> None:
     Audio(noise, 16000).save(tmp_path / f"a{suffix}")
-    wave = read_sound(tmp_path / f"a{suffix}", 16000, 10_000)
+    wave = read_audio(tmp_path / f"a{suffix}", 16000, samples=10_000)
     assert wave.dtype == np.float32
     np.testing.assert_allclose(wave[:8000], noise, atol=1 / 32768)
     assert not wave[8000:].any()
-    np.testing.assert_array_equal(read_sound(tmp_path / f"a{suffix}", 16000, 500, start=3100), wave[3100:3600])
-    assert not read_sound(tmp_path / f"a{suffix}", 16000, 500, start=9000).any()
+    np.testing.assert_array_equal(read_audio(tmp_path / f"a{suffix}", 16000, start=3100, samples=500), wave[3100:3600])
+    assert not read_audio(tmp_path / f"a{suffix}", 16000, start=9000, samples=500).any()
+    entire = read_audio(tmp_path / f"a{suffix}", 16000)
+    np.testing.assert_array_equal(entire, wave[:8000])
+    np.testing.assert_array_equal(to_int16(entire), Audio(noise, 16000).to_int16())
+    np.testing.assert_array_equal(to_float(to_int16(entire)), entire)
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), [("a.mp3", "libmp3lame", 16000), ("a.m4a", "aac", 48000)])
 def test_coded_sound_is_where_it_was(name: str, codec: str, rate: int, noise: np.ndarray, tmp_path: Path) -> None:
     encode(tmp_path / name, np.repeat(noise, rate // 16000), codec, rate)
-    wave = read_sound(tmp_path / name, 16000, 8000)
+    wave = read_audio(tmp_path / name, 16000, samples=8000)
     delays = range(-60, 61)
     likeness = [np.dot(wave[2900 + delay : 3900 + delay], noise[2900:3900]) for delay in delays]
     assert abs(delays[int(np.argmax(likeness))]) <= 1
     assert np.abs(wave[:2000]).max() < 0.02
 
 
+def test_an_entire_file_is_resampled_to_its_last_sample(tmp_path: Path, make_tone: Tone) -> None:
+    Audio(make_tone(1000, seconds=1.0, rate=44100), 44100).save(tmp_path / "a.flac")
+    wave = read_audio(tmp_path / "a.flac", 16000)
+    assert abs(len(wave) - 16000) <= 1
+    assert np.abs(np.fft.rfft(wave[:16000])).argmax() == pytest.approx(1000, abs=1)
+
+
 def test_channels_are_mixed_and_rates_changed(tmp_path: Path, make_tone: Tone) -> None:
     left = make_tone(440, seconds=0.5, rate=44100)
     scipy.io.wavfile.write(tmp_path / "a.wav", 44100, np.stack([left, 0 * left], axis=1))
-    wave = read_sound(tmp_path / "a.wav", 16000, 8000)
+    wave = read_audio(tmp_path / "a.wav", 16000, samples=8000)
     expected = make_tone(440, seconds=0.5)
     share = np.dot(wave[500:7500], expected[500:7500]) / np.dot(expected[500:7500], expected[500:7500])
     residue = wave[500:7500] - share * expected[500:7500]
@@ -71,7 +82,7 @@ def test_channels_are_mixed_and_rates_changed(tmp_path: Path, make_tone: Tone) -
 
 def test_what_exceeds_full_scale_is_clipped(tmp_path: Path, make_tone: Tone) -> None:
     scipy.io.wavfile.write(tmp_path / "a.wav", 16000, 10 * make_tone(440))
-    assert np.abs(read_sound(tmp_path / "a.wav", 16000, 8000)).max() == 1
+    assert np.abs(read_audio(tmp_path / "a.wav", 16000, samples=8000)).max() == 1
 
 
 @pytest.mark.parametrize("delay", [-0.1, 0.1])
@@ -92,7 +103,7 @@ def test_a_videos_own_sound_counts_from_its_first_picture(delay: float, tmp_path
         frame.pts = round(16000 * max(0.0, delay))
         sink.mux(sound.encode(frame))
         sink.mux(sound.encode(None))
-    wave = read_sound(path, 16000, 8000)
+    wave = read_audio(path, 16000, samples=8000)
     starts = int(np.flatnonzero(np.abs(wave) > 0.05)[0]) / 16000
     first_picture = round(25 * max(0.0, -delay)) / 25
     assert starts == pytest.approx(3000 / 16000 + max(0.0, delay) - first_picture, abs=0.002)
@@ -127,7 +138,7 @@ def test_broken_files_are_named_with_what_is_wrong(tmp_path: Path, make_tone: To
     }
     for name, reason in reasons.items():
         with pytest.raises(SampleError) as error:
-            read_sound(tmp_path / name, 16000, 64_000)
+            read_audio(tmp_path / name, 16000, samples=64_000)
         assert str(error.value).startswith(f"{tmp_path / name}: {reason}")
         assert "\n" not in str(error.value)
 
@@ -136,5 +147,5 @@ def test_a_wav_from_a_pipe_does_not_know_its_length(tmp_path: Path, make_tone: T
     Audio(make_tone(440), 16000).save(tmp_path / "a.wav")
     content = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "b.wav").write_bytes(content[:4] + b"\xff" * 4 + content[8:40] + b"\xff" * 4 + content[44:])
-    expected = read_sound(tmp_path / "a.wav", 16000, 8000)
-    np.testing.assert_array_equal(read_sound(tmp_path / "b.wav", 16000, 8000), expected)
+    expected = read_audio(tmp_path / "a.wav", 16000, samples=8000)
+    np.testing.assert_array_equal(read_audio(tmp_path / "b.wav", 16000, samples=8000), expected)
