@@ -5,7 +5,7 @@
 Generates clips (``train.demo.synthetic``), prepares them with networks of the demo model's size and made-up weights, and reads
 each form through the training loader, twice: as fast as it gives them, and with a stand-in for the device, a pause of
 ``--step`` seconds per batch during which the processor is free, as it is while a GPU computes. All files are in the page
-cache. The stand-in takes equally long for all forms, though a device that is given raw or kept pictures has the frame
+cache. The stand-in takes equally long for all forms, though a device that is given decoded or stored frames has the frame
 encoder (and the autoencoder) to run as well. The generated videos are small; a camera's take longer to read.
 
 Prints a table and writes benchmarks/results/data_pipeline.json.
@@ -76,8 +76,8 @@ def main() -> None:
             share = f"{paced.waiting_share:.1%}"
             print(f"{form:<32}{rows[form]['mb_a_clip']:>10}{rows[form]['clips_per_second']:>10}{share:>24}")
     settings = {name: getattr(options, name) for name in ("clips", "seconds", "batch", "workers", "step")}
-    picture = {"frames": forms_window(options).frames, "size": SYSTEM.picture_size}
-    print(machine.write(options.name, {"settings": settings | picture, "forms": rows}))
+    frame = {"frames": forms_window(options).frames, "size": SYSTEM.picture_size}
+    print(machine.write(options.name, {"settings": settings | frame, "forms": rows}))
 
 
 def forms_window(options: argparse.Namespace) -> Window:
@@ -99,19 +99,19 @@ def _forms(folder: Path, options: argparse.Namespace) -> dict[str, tuple[Source,
         "video and sound files": (RawSource(listing, forms_window(options)), _size(world / "video", world / "audio"))
     }
     for form, networks in {
-        "prepared: pictures, samples": Networks(SYSTEM),
-        "prepared: pictures, latents": Networks(SYSTEM, vae=vae),
+        "prepared: frames, samples": Networks(SYSTEM),
+        "prepared: frames, latents": Networks(SYSTEM, vae=vae),
         "prepared: embeddings, latents": Networks(SYSTEM, encoder, vae),
     }.items():
         out = folder / form.replace(" ", "")
-        with _told(form, options.clips):
+        with _print_rate(form, options.clips):
             list(prepare([listing], out, networks, options.seconds, workers=options.workers))
         forms[form] = (PreparedSource(out), _size(out / "clips"))
     return forms
 
 
 @contextlib.contextmanager
-def _told(what: str, clips: int) -> Iterator[None]:
+def _print_rate(what: str, clips: int) -> Iterator[None]:
     start = time.perf_counter()
     yield
     print(f"{what}: made at {clips / (time.perf_counter() - start):.1f} clips/s")

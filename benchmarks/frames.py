@@ -1,12 +1,12 @@
-"""Frames from video files: ours beside decoding everything with PyAV's defaults and resizing with Pillow, time and memory.
+"""Time and memory of reading frames: vta_rt beside PyAV's defaults, decoding every frame and resizing with Pillow.
 
     python benchmarks/frames.py [--repeats 3] [--clips DIR] [--only CLIP...]
 
-Clips are made with libx264's defaults (``benchmarks/clips.py``) and kept in DIR. Each measurement is a process of its own;
-the two ways take turns (clips over a minute: once), and ratios are of the medians. ``window`` is what a model hears at
-once, 10.24 s from the start; ``whole`` all of the file. Both take 2 frames a second of 224 x 224 pixels. The plain way
-reads all of the file either way. CPU seconds are of all threads: where other programs run, their ratio is the one to trust,
-and two cores can at best double it.
+Clips are made with libx264's defaults (textured scenes that move, with a camera's noise) and kept in DIR. Each measurement is
+a process of its own; the two ways alternate (clips over a minute: once), and ratios are of the medians. ``window`` is the
+first 10.24 s, what a model hears at once; ``whole`` is the entire file. Both take 2 frames a second at 224 x 224 pixels; the
+plain way decodes the entire file either way. CPU seconds are summed over all threads: on a machine with other work their
+ratio is the one to trust, and two cores can at best double it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
-import clips
 import machine
 import numpy as np
 from PIL import Image
 
+from vta_rt.files import atomic_write
 from vta_rt.video import iter_frames
 
 SIZE, FRAME_RATE, WINDOW = 224, 2, 10.24
+RATE = 25  # frames a second of the clips
 COMPARED = 20  # frames of each clip
 CLIPS: dict[str, dict[str, Any]] = {
     "1080p, 10 min": {"size": (1920, 1080), "seconds": 10, "repeats": 60},
@@ -58,10 +60,10 @@ def main() -> None:
     rows = []
     print(f"{'clip':<34}{'part':<8}  plain s   ours s  ratio  CPU ratio  plain MB  ours MB    diff  max")
     for name in options.only:
-        how = CLIPS[name]
-        clip = clips.make(options.clips / f"{name.replace(',', '').replace(' ', '_')}.mp4", **how)
-        parts = {"window": WINDOW, "whole": None} if "repeats" in how else {"whole": None}
-        for row in _compare(name, clip, parts, 1 if "repeats" in how else options.repeats):
+        settings = CLIPS[name]
+        clip = make_clip(options.clips / f"{name.replace(',', '').replace(' ', '_')}.mp4", **settings)
+        parts = {"window": WINDOW, "whole": None} if "repeats" in settings else {"whole": None}
+        for row in _compare(name, clip, parts, 1 if "repeats" in settings else options.repeats):
             rows.append(row)
             print(
                 f"{name:<34}{row['part']:<8}{row['plain']['seconds']:>9.2f}{row['ours']['seconds']:>9.2f}{row['ratio']:>7.1f}"
@@ -69,8 +71,8 @@ def main() -> None:
                 f"{row['mean_difference']:>8.4f}{row['largest_difference']:>5}",
                 flush=True,
             )
-            settings = {"frame_rate": FRAME_RATE, "size": SIZE, "window": WINDOW, "load": os.getloadavg()[2]}
-            machine.write("frames", {**settings, "rows": rows})
+            about = {"frame_rate": FRAME_RATE, "size": SIZE, "window": WINDOW, "load": os.getloadavg()[2]}
+            machine.write("frames", {**about, "rows": rows})
     print(machine.RESULTS / "frames.json")
 
 
@@ -113,22 +115,22 @@ def _measure(way: str, clip: str, seconds: float | None) -> dict[str, Any]:
 
 
 def _plain(clip: str, seconds: float | None) -> Iterator[np.ndarray]:
-    """The last picture with a timestamp of at most t, for every t: all are decoded, then Pillow resizes."""
+    """Yield, for every time t, the last frame with a timestamp of at most t: decode all, resize with Pillow."""
     index = 0
     with av.open(clip) as container:
         previous = start = None
         for frame in container.decode(video=0):
             start = frame.time if start is None else start
             while previous is not None and frame.time - start > index / FRAME_RATE < (seconds or np.inf):
-                yield _resized(previous)
+                yield _resize(previous)
                 index += 1
             previous = frame
-        while index / FRAME_RATE < min(previous.time - start + 1 / clips.RATE, seconds or np.inf):
-            yield _resized(previous)
+        while index / FRAME_RATE < min(previous.time - start + 1 / RATE, seconds or np.inf):
+            yield _resize(previous)
             index += 1
 
 
-def _resized(frame: av.VideoFrame) -> np.ndarray:
+def _resize(frame: av.VideoFrame) -> np.ndarray:
     image = frame.to_image()
     short = min(image.size)
     width, height = (int(SIZE * side / short) for side in image.size)
@@ -139,6 +141,99 @@ def _resized(frame: av.VideoFrame) -> np.ndarray:
 
 def _ours(clip: str, seconds: float | None) -> Iterator[np.ndarray]:
     return iter_frames(clip, FRAME_RATE, SIZE, seconds=seconds)
+
+
+def make_clip(
+    path: Path, size: tuple[int, int], seconds: int, repeats: int = 1, options: dict[str, str] | None = None
+) -> Path:
+    """Write an H.264 file as libx264's defaults make it, unless the file exists.
+
+    Args:
+        size: width and height in pixels.
+        repeats: how many times the same ``seconds`` follow each other.
+        options: of libx264.
+    """
+    if path.exists():
+        return path
+    with atomic_write(path) as part:
+        if repeats == 1:
+            _encode(part, size, seconds, options or {})
+        else:
+            once = make_clip(path.with_stem(f"{path.stem}_once"), size, seconds, 1, options)
+            _repeat(once, part, seconds, repeats)
+    return path
+
+
+def _encode(path: Path, size: tuple[int, int], seconds: int, options: dict[str, str]) -> None:
+    with av.open(str(path), "w", format="mp4") as sink:
+        stream = sink.add_stream("libx264", rate=RATE, options=options)
+        # PyAV's own default cuts every frame into one slice per core, which x264's and ffmpeg's do not.
+        stream.codec_context.thread_type = "FRAME"
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        for index, planes in enumerate(_draw_frames(size, seconds * RATE)):
+            frame = av.VideoFrame(*size, "yuv420p")
+            for plane, values in zip(frame.planes, planes, strict=True):
+                rows = np.frombuffer(plane, np.uint8).reshape(len(values), plane.line_size)
+                rows[:, : values.shape[1]] = values
+            frame.pts, frame.time_base = index, Fraction(1, RATE)
+            sink.mux(stream.encode(frame))
+        sink.mux(stream.encode(None))
+
+
+def _repeat(once: Path, path: Path, seconds: int, repeats: int) -> None:
+    with av.open(str(path), "w", format="mp4") as sink:
+        stream = None
+        for turn in range(repeats):
+            with av.open(str(once)) as source:
+                video = source.streams.video[0]
+                stream = stream or sink.add_stream_from_template(video, opaque=True)
+                for packet in source.demux(video):
+                    if packet.size and packet.pts is not None and packet.dts is not None:
+                        shift = round(turn * seconds / packet.time_base)
+                        packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
+                        sink.mux(packet)
+
+
+def _draw_frames(size: tuple[int, int], count: int) -> Iterator[list[np.ndarray]]:
+    """Yield the Y, U and V planes of frames: a textured background swept by the camera, three textured balls, and noise."""
+    width, height = size
+    generator = np.random.default_rng(0)
+    planes = [_texture(generator, height * 5 // 4, width * 5 // 4)]
+    planes += [64 + _texture(generator, height * 5 // 8, width * 5 // 8) // 2 for _ in range(2)]
+    side = height // 4
+    ball = _texture(generator, side, side)
+    y, x = np.ogrid[:side, :side]
+    is_ball = np.hypot(y - side / 2, x - side / 2) < side / 2
+    noise = np.clip(generator.normal(0, 4, (2 * height, width)), -16, 16).astype(np.int16)
+    for index in range(count):
+        time = index / RATE
+        right, down = (
+            int(side / 8 * (1 + wave)) // 2 * 2 for side, wave in ((width, np.sin(0.7 * time)), (height, np.cos(time)))
+        )
+        luma, *chroma = (
+            plane[down // part :, right // part :][: height // part, : width // part]
+            for plane, part in zip(planes, (1, 2, 2), strict=True)
+        )
+        luma = luma.copy()
+        for number in range(3):
+            left = int((width - side) * (0.5 + 0.5 * np.sin(time * (1 + 0.7 * number) + number)))
+            top = int((height - side) * abs(np.cos(time * (1.3 + 0.4 * number) + number)))
+            np.copyto(luma[top : top + side, left : left + side], ball, where=is_ball)
+        offset = int(generator.integers(height))
+        yield [np.clip(luma + noise[offset : offset + height], 16, 235).astype(np.uint8), *chroma]
+
+
+def _texture(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return ``[height, width]`` uint8 in 16..235 with details of every size, as natural images have."""
+    total = np.zeros((height, width), np.float32)
+    for step in (256, 128, 64, 32, 16, 8, 4, 2):
+        coarse = generator.integers(0, 256, (height // step + 2, width // step + 2), np.uint8)
+        frame = av.VideoFrame.from_ndarray(coarse, format="gray")
+        fine = frame.reformat(width=width, height=height, format="gray", interpolation="BICUBIC").to_ndarray()
+        total += (fine.astype(np.float32) - 128) * step**0.6
+    total -= total.min()
+    return (16 + 219 * total / total.max()).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -97,13 +97,13 @@ class Reference:
 
     def __init__(self, bundle: str) -> None:
         self.pipeline = Pipeline(bundle, backend="cpu")
-        model, frames = self.pipeline.model, self.pipeline.frames
+        model, taken = self.pipeline.model, self.pipeline.frames
         rng = np.random.default_rng(0)
-        self.pictures = rng.integers(0, 256, (model.frame_count(frames), frames.size, frames.size, 3), np.uint8)
+        self.frames = rng.integers(0, 256, (model.frame_count(taken), taken.size, taken.size, 3), np.uint8)
 
     @cache  # noqa: B019 (there is one)
     def tokens(self) -> np.ndarray:
-        return self.pipeline.encode(self.pictures)
+        return self.pipeline.encode(self.frames)
 
     @cache  # noqa: B019
     def latents(self, steps: int, solver: str, guidance: float) -> np.ndarray:
@@ -123,7 +123,7 @@ def compare(tested: Pipeline, backend: str, options: argparse.Namespace, referen
     limits = {name: LIMITS[record.precision] for name, record in tested.bundle.manifest.graphs.items()}
 
     tokens, steps = reference.tokens(), options.steps
-    stage("visual_encoder", tested.encode(reference.pictures), tokens, limits, report)
+    stage("visual_encoder", tested.encode(reference.frames), tokens, limits, report)
 
     def loop(count: int, solver: str, guidance: float) -> tuple[np.ndarray, np.ndarray]:
         found = tested.denoise(tokens, steps=count, solver=solver, guidance=guidance, seed=1)
@@ -161,14 +161,14 @@ def repeat(tested: Pipeline, backend: str, options: argparse.Namespace, referenc
 
 def hold_out(tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report) -> None:
     """Calls from several threads at once: all right, no memory lost."""
-    expected = {seed: sound(tested, reference.pictures, seed) for seed in range(options.threads)}
+    expected = {seed: sound(tested, reference.frames, seed) for seed in range(options.threads)}
     end, wrong, calls = time.monotonic() + options.minutes * 60, [], [0] * options.threads
 
     def work(number: int) -> None:
         while time.monotonic() < end and not wrong:
             try:
                 seed = (number + calls[number]) % options.threads
-                if differing(sound(tested, reference.pictures, seed), expected[seed]):
+                if differing(sound(tested, reference.frames, seed), expected[seed]):
                     wrong.append(f"seed {seed}")
             except Exception as error:  # whatever it is, it belongs into the report
                 wrong.append(f"{type(error).__name__}: {error}")
@@ -191,8 +191,8 @@ def hold_out(tested: Pipeline, backend: str, options: argparse.Namespace, refere
         report.add(f"{kind} memory grown in the second half, GB", growth, GROWTH, growth < GROWTH)
 
 
-def sound(tested: Pipeline, pictures: np.ndarray, seed: int) -> np.ndarray:
-    tokens = tested.encode(pictures)
+def sound(tested: Pipeline, frames: np.ndarray, seed: int) -> np.ndarray:
+    tokens = tested.encode(frames)
     return tested.vocode(tested.decode(tested.denoise(tokens, steps=5, guidance=3.0, seed=seed)))
 
 

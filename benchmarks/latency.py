@@ -4,7 +4,7 @@
 
 Same clip, same steps, same batch for every row; each row in a process of its own, so that its cold start and its memory are
 its own, and what one of them fails of, another need not. From decoded frames to wave, per stage and in one go. The table goes
-to standard output, the figures and a chart to benchmarks/results/latency.json and .png, after every row. benchmarks/README.md
+to standard output, the figures to benchmarks/results/latency.json, after every row. benchmarks/README.md
 says what the rows and columns mean.
 """
 
@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import latency_chart
 import machine
 import numpy as np
 
@@ -36,6 +35,7 @@ ROWS = {
     "tensorrt-step": "TensorRT, a graph a step",
     "tensorrt-none": "TensorRT, no graph",
 }
+COLUMNS = ("row", "batch", *STAGES, "total", "p95", "floor", "cold s", "host GB", "GPU GB")
 Frames = list[np.ndarray]
 System = dict[str, Callable[..., Any]]
 """What a row runs: ``call(clips)`` from frames to waves, and ``stages(clips)``, which gives seconds by stage."""
@@ -61,12 +61,10 @@ def main() -> None:
             if row is not None:
                 row["floor_ms"] = _or_left_out("floor", left_out, _floor, row, work, options.steps)
                 rows.append(row)
-                print(latency_chart.line(row, rows), flush=True)
+                print(_line(row, rows), flush=True)
             machine.write(options.name, result, options.out)  # whatever becomes of the next one
-    print("\n" + latency_chart.table(rows))
+    print("\n" + _table(rows))
     print(machine.write(options.name, result, options.out))
-    if chart := latency_chart.draw(rows, options.out / f"{options.name}.png"):
-        print(chart)
 
 
 class LeftOut(Exception):
@@ -271,8 +269,8 @@ def _torch(name: str, options: argparse.Namespace) -> tuple[System, dict[str, An
 
     def run(clips: Frames, timed: Callable[[str, Callable[[], Any]], Any]) -> list[np.ndarray]:
         def encode() -> torch.Tensor:
-            pictures = [torch.from_numpy(frames).to(device) for frames in clips]
-            return torch.stack([modules["encode"](frames).clone() for frames in pictures])
+            on_device = [torch.from_numpy(frames).to(device) for frames in clips]
+            return torch.stack([modules["encode"](frames).clone() for frames in on_device])
 
         tokens = timed("encode", encode)
         latents = timed("denoise", lambda: denoise(tokens))
@@ -354,6 +352,25 @@ def _frames(options: argparse.Namespace) -> np.ndarray:
         return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     frames = frames_of(options.video, manifest.frames, manifest.model.seconds)
     return frames[np.arange(count) % len(frames)]  # a short clip over again, so that every machine has the same work
+
+
+def _line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """Format a row as text, with its speed relative to the published row of the same batch."""
+    base = next((other for other in rows if other["row"] == "published" and other["batch"] == row["batch"]), None)
+    faster = f", {base['total']['p50_ms'] / row['total']['p50_ms']:.1f} x as published" if base else ""
+    return f"{row['title']}, batch {row['batch']}: {row['total']['p50_ms']:,.1f} ms{faster} ({row['runs_on']})"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Format rows as a Markdown table: milliseconds, the medians of each stage and of the entire call."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for row in rows:
+        stages = [f"{row['stages'][stage]['p50_ms']:,.1f}" for stage in STAGES]
+        total = [f"{row['total'][name]:,.1f}" for name in ("p50_ms", "p95_ms")]
+        rest = (row["floor_ms"], row["cold_start_s"], row["host_gb"], row["device_gb"])
+        cells = [row["title"], str(row["batch"]), *stages, *total, *("" if x is None else f"{x:,g}" for x in rest)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _timed(times: dict[str, float], stage: str, call: Callable[[], Any], wait: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What a result was measured on, and how much memory it took. Shared by the benchmarks; knows no models."""
+"""What a result was measured on, and how much memory it took. Shared by the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws what the shipped model makes of its sample clip: pictures, spectrogram, true moments. Needs the extra ``train``.
+"""Draws what the shipped model makes of its sample clip: frames, spectrogram, true moments. Needs the extra ``train``.
 
     python benchmarks/sample_picture.py
 
@@ -25,7 +25,7 @@ from vta_rt.video import sample_frames
 
 DEMO = Path(__file__).parents[1] / "engines" / "demo"
 OUT = Path(__file__).parent / "results" / "sample.png"
-PICTURES = 12  # of the film strip
+FRAMES = 12  # of the strip above
 RANGE = (-8.0, 0.5)  # of the log-mel that the colours show
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     mel = log_mel(torch.from_numpy(audio.samples)[None], MelConfig())[0].numpy()
     found, true = onsets_of_mel(mel).tolist(), [event["time"] for event in events]
     score = score_onsets(found, true, 0.05)
-    strip = sample_frames(video, PICTURES / audio.duration, 120, seconds=audio.duration)[:PICTURES]
+    strip = sample_frames(video, FRAMES / audio.duration, 120, seconds=audio.duration)[:FRAMES]
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     top, bottom = figure.subplots(2, 1, height_ratios=(1, 2.4))

@@ -4,7 +4,7 @@
     python benchmarks/solvers.py --data /tmp/world --clips 16
 
 Every clip gets the same noise in every row. The table goes to standard output; figures to benchmarks/results/solvers.json,
-after every row, and the chart beside them. A run that was stopped goes on where it was, and one with other steps, solvers
+after every row. A run that was stopped goes on where it was, and one with other steps, solvers
 or spacings adds its rows, as long as bundle, backend, clips and guidance are the same.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -71,7 +70,6 @@ def main() -> None:
     print(table(rows))
     best = choose(rows)
     print(f"cheapest within {CLOSE} of the best in onset F1 and kind: {best['sampling']}")
-    draw(rows, path.with_suffix(".png"))
     print(path)
 
 
@@ -88,7 +86,7 @@ def measure(pipeline: Pipeline, prepared: list[Prepared], sampling: Sampling, ju
     found = asdict(pool(scores))
     return {
         "sampling": _plain(sampling),
-        # A guided step is two evaluations of the network, one with the pictures and one without.
+        # A guided step is two evaluations of the network, one with the frames' tokens and one without.
         "evaluations": int(np.where(scales == 1.0, 1, 2).sum()),
         "processor_seconds": round(seconds / len(prepared), 3),
         **{name: None if found[name] is None else round(found[name], 4) for name in MEASURES},
@@ -123,39 +121,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Each measure against evaluations of the network, a line a solver; dashed where guided in an interval."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-    colours = dict(zip(SOLVERS, itertools.cycle(pyplot.rcParams["axes.prop_cycle"].by_key()["color"]), strict=False))
-    lines: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["evaluations"]):
-        how = row["sampling"]
-        lines.setdefault((how["solver"], how["spacing"], how["guidance_interval"] is not None), []).append(row)
-    for axis, name in zip(axes, ("f1_50", "kind", "mel_decibels"), strict=True):
-        for (solver, spacing, partly), points in lines.items():
-            style = "--" if partly else "-" if spacing == "trailing" else ":"
-            label = f"{solver}, {spacing}{', interval' if partly else ''}"
-            axis.plot(
-                [row["evaluations"] for row in points],
-                [row[name] for row in points],
-                style,
-                marker=".",
-                color=colours[solver],
-                label=label,
-            )
-        axis.set(xscale="log", xlabel="evaluations of the network", title=MEASURES[name])
-        axis.grid(alpha=0.3)
-    axes[0].set_title("onset F1 ±50 ms")
-    axes[2].legend(fontsize=7, handlelength=4)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
 def _samplings(options: argparse.Namespace) -> list[Sampling]:
     """Few steps first, so that a run that is stopped has something of every solver."""
     found = []
@@ -170,9 +135,9 @@ def _samplings(options: argparse.Namespace) -> list[Sampling]:
 
 
 def _prepare(pipeline: Pipeline, clip: Clip) -> Prepared:
-    frames, seconds = pipeline.frames, pipeline.model.seconds
-    pictures = frames_of(clip.video, frames, seconds)
-    return Prepared(clip, pipeline.encode(pictures), min(probe(clip.video).duration, seconds))
+    seconds = pipeline.model.seconds
+    tokens = pipeline.encode(frames_of(clip.video, pipeline.frames, seconds))
+    return Prepared(clip, tokens, min(probe(clip.video).duration, seconds))
 
 
 def _graphs(pipeline: Pipeline) -> str:
@@ -206,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--interval-solver", nargs="*", default=list(SOLVERS), help="those also run with the interval")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--name", default="solvers", help="of the files in benchmarks/results")
+    parser.add_argument("--name", default="solvers", help="of the file in benchmarks/results")
     return parser
 
 

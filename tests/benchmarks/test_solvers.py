@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def solvers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    spec = importlib.util.spec_from_file_location("solvers", BENCHMARKS / "solvers.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "solvers", module)  # where its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+def solvers(load_script: Callable[[str], ModuleType]) -> ModuleType:
+    return load_script("solvers")
 
 
 def row(steps: int, f1: float, kind: float | None, mel: float = 6.0, interval: Any = None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 auto is TensorRT where the bundle has engines for this GPU, else ONNX Runtime on the GPU, else OpenVINO where it wins, else
 ONNX Runtime on the CPU. All run the same graphs from the same seeds, so that what is picked changes the time and not the
 sound. OpenVINO wins where it is installed, the processor multiplies bf16 by itself, and the bundle is of half precision
-already: there a call is two to three times faster (``benchmarks/cpu_precision.py``), though loading takes longer.
+already: there a call is two to three times faster (``benchmarks/README.md``), though loading takes longer.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""The clips that frames are measured with are as x264 and ffmpeg make them."""
+"""The clips that reading frames is measured with are as x264 and ffmpeg make them."""
 
-import runpy
+from __future__ import annotations
+
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import av
 
 from vta_rt.video.thinning import _units
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
-
-def test_a_picture_is_one_slice(tmp_path: Path) -> None:
+def test_a_frame_is_one_slice(load_script: Callable[[str], ModuleType], tmp_path: Path) -> None:
     """PyAV by itself would cut it into one for each of the machine's cores."""
-    make = runpy.run_path(str(BENCHMARKS / "clips.py"))["make"]
-    with av.open(str(make(tmp_path / "clip.mp4", (320, 240), 1))) as container:
+    clip = load_script("frames").make_clip(tmp_path / "clip.mp4", (320, 240), 1)
+    with av.open(str(clip)) as container:
         stream = container.streams.video[0]
         extradata = stream.codec_context.extradata
         packets = [packet for packet in container.demux(stream) if packet.size]
