@@ -32,7 +32,6 @@ ROWS = {
     "cuda": "ONNX Runtime, GPU",
     "cuda-none": "ONNX Runtime, GPU, no graph",
     "tensorrt": "TensorRT, the loop one graph",
-    "tensorrt-step": "TensorRT, a graph a step",
     "tensorrt-none": "TensorRT, no graph",
 }
 COLUMNS = ("row", "batch", *STAGES, "total", "p95", "floor", "cold s", "host GB", "GPU GB")

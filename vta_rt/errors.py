@@ -58,3 +58,8 @@ def check_integer(name: str, value: object, least: int, most: int | None = None)
     if whole is None or whole < least or (most is not None and whole > most):
         limits = f"of {least} or more" if most is None else f"from {least} to {most}"
         raise OptionError(f"{name} is {value!r}, a whole number {limits} is needed")
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """The message of another library's error on one line, cut after ``limit`` characters."""
+    return " ".join(str(error).split())[:limit]

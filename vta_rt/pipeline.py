@@ -41,8 +41,8 @@ class Pipeline:
         backend: ``auto`` or the name of one (``vta_rt.backends.BACKENDS``).
         threads: cores the backend may use; None for all.
         at_once: calls that will be made at the same time and share those cores. The sound is the same.
-        capture: what of the denoising loop becomes a CUDA graph, on a GPU: ``loop`` (with TensorRT all of it, else a step
-            at a time), ``step`` or ``none``. The sound is the same.
+        capture: on a GPU, ``loop`` makes the denoising loop a CUDA graph (with TensorRT all of it, else a step at a time),
+            ``none`` does not. The sound is the same.
 
     ``backend`` is then one line that says what runs the graphs, and why; engines that are there and do not suit the machine
     are a ``FallbackWarning`` with that line.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vta_rt.backends.tensorrt.engines import Engines, Machine
 
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
-CAPTURES = ("loop", "step", "none")
+CAPTURES = ("loop", "none")
 
 
 class Backend:
@@ -102,7 +102,7 @@ def choose(
 
     Args:
         threads: cores to use, of which ``at_once`` calls at the same time get their shares; None for all.
-        capture: what of the denoising loop becomes a CUDA graph: ``loop``, ``step`` or ``none``.
+        capture: ``loop`` makes the denoising loop a CUDA graph (with TensorRT all of it, else a step), ``none`` does not.
         below: a backend to look only after, because of ``reasons``.
 
     Raises:
@@ -119,8 +119,8 @@ def choose(
     check_integer("at_once", at_once, 1)
     share = threads if at_once == 1 else max(1, (threads or usable_cores()) // at_once)
     make: dict[str, Callable[[], Backend]] = {
-        "tensorrt": lambda: _tensorrt(bundle, capture),
-        "cuda": lambda: _cuda(bundle, share, capture),
+        "tensorrt": lambda: _tensorrt(bundle, capture != "none"),
+        "cuda": lambda: _cuda(bundle, share, capture != "none"),
         # Calls of one graph wait for each other here, and the number of threads shows in the sound.
         "openvino": lambda: _openvino(bundle, threads),
         "cpu": lambda: _cpu(bundle, share, reasons),  # those known by then
@@ -141,7 +141,7 @@ def choose(
     raise AssertionError("the CPU is always there")
 
 
-def _tensorrt(bundle: Bundle, capture: str) -> Backend:
+def _tensorrt(bundle: Bundle, capture: bool) -> Backend:
     from vta_rt.backends.tensorrt.cuda import Lanes, need_gpu
     from vta_rt.backends.tensorrt.engines import Machine
     from vta_rt.backends.tensorrt.flavours import FLAVOURS, compute_capability, load
@@ -159,7 +159,7 @@ def _tensorrt(bundle: Bundle, capture: str) -> Backend:
             problems.append(str(error))
         else:
             lanes = Lanes()
-            session = partial(TensorRTSession, trt=trt, buckets=found, lanes=lanes, capture=capture)
+            session = partial(TensorRTSession, trt=trt, sources=found, lanes=lanes, capture=capture)
             return Backend("tensorrt", f"{name} {version}", session, lanes.lane, lanes.close)
     raise EngineError("; ".join(problems))
 
@@ -178,7 +178,7 @@ def _buckets(bundle: Bundle, machine: Machine) -> list[Engines]:
     return found
 
 
-def _cuda(bundle: Bundle, threads: int | None, capture: str) -> Backend:
+def _cuda(bundle: Bundle, threads: int | None, capture: bool) -> Backend:
     from vta_rt.backends.onnxruntime_gpu import OnnxRuntimeGpuSession, gpu_provider
     from vta_rt.backends.tensorrt.cuda import need_gpu
 
@@ -187,8 +187,8 @@ def _cuda(bundle: Bundle, threads: int | None, capture: str) -> Backend:
 
     def load(name: str) -> Session:
         record, path = bundle.manifest.graphs[name], bundle.graph_path(name)
-        looped = name.startswith("denoiser") and capture != "none"
-        return OnnxRuntimeGpuSession(name, record, path, threads, provider=provider, capture=looped)
+        is_scanned = name.startswith("denoiser")
+        return OnnxRuntimeGpuSession(name, record, path, threads, provider=provider, capture=capture and is_scanned)
 
     return Backend("cuda", f"ONNX Runtime on the GPU, {provider.name}", load)
 

@@ -1,7 +1,8 @@
 """The contract of a backend: ``Session``, one loaded graph, and ``Lane``, where the arrays of a call lie between graphs.
 
-Public methods check; a backend fills in what is behind them. A session knows the names, shapes and types of its graph,
-never what the graph computes; that one call's outputs may be the next call's inputs is all it knows of loops (``scan``).
+The public methods ``run``, ``scan`` and ``bind`` check their arrays; a backend writes ``_run``, and ``_scan`` and ``_bind``
+where it has something better than the host's. A session knows the names, shapes and types of its graph's tensors, not what
+the graph computes.
 """
 
 from __future__ import annotations
@@ -9,22 +10,24 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
-from vta_rt.errors import BundleError, OptionError
+from vta_rt.errors import OptionError, VTAError, one_line
 from vta_rt.manifest import TensorSpec
 
 Array: TypeAlias = Any
-"""A numpy array, or what a device's lane has in its place: with a shape, a dtype, and ``array[i]``, ``array[i:j]``."""
+"""A numpy array, or an array in a device's lane: it has a shape and a dtype, and takes ``array[i]`` and ``array[i:j]``."""
 Arrays = Mapping[str, np.ndarray]
 OnRow = Callable[[int], Any]
+RATE_MATRIX_SIZE = 1536  # side of the matrices whose product shows a processor's rate
 
 
-class Signature(Protocol):
-    """What a session takes from a record: the manifest's of a graph, or an engine's."""
+class TensorSpecs(Protocol):
+    """What a session needs of a record, be it the manifest's of a graph or an engine's."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]: ...
@@ -33,24 +36,24 @@ class Signature(Protocol):
 
 
 class Lane:
-    """Where the arrays of one call lie between its graphs: here, in the host's memory, as numpy's.
+    """Where the arrays of one call lie between its graphs: here, numpy arrays in the host's memory.
 
-    A device's lane has a stream and memory of its own, so that calls in other lanes run beside it. A lane serves one
-    thread at a time, and the arrays in it last until it is given back.
+    A device's lane has a stream and memory of its own, so that calls in other lanes can run at the same time. A lane
+    serves one thread at a time, and the arrays in it last until it is given back.
     """
 
     def put(self, array: np.ndarray) -> Array:
-        """The lane's form of a host array."""
+        """Copy a host array into the lane."""
         return array
 
     def get(self, array: Array) -> np.ndarray:
-        """The host's form of one of the lane's arrays."""
+        """Copy one of the lane's arrays to the host."""
         return array
 
     def batch(self, clips: Sequence[Array], shape: tuple[int, ...]) -> Array:
-        """Clips ``[N_i, ...]`` float32 as one batch ``[B, N, ...]``: zeros after a short one, and for those missing.
+        """Clips ``[N_i, ...]`` float32 as one batch ``[B, N, ...]``, padded with zeros.
 
-        Only the clips' first axis may be shorter than the batch's.
+        Clips may be shorter than the batch along their first axis, and fewer than ``B``.
         """
         batch = np.zeros(shape, np.float32)
         for row, clip in zip(batch, clips, strict=False):
@@ -60,22 +63,18 @@ class Lane:
 
 @dataclass(frozen=True)
 class Scan:
-    """A graph called once a row, some of its outputs carried into its inputs.
+    """A graph called once a row, with some of its outputs carried into its inputs."""
 
-    carried: input -> the output it is replaced by for the next row; no output is left out. fixed: inputs that stay as they
-    are. rows: every other input, an array a row; None where the graph multiplies what it reads by zero, so that any
-    numbers will do. start: the carried inputs before the first row, and an array for each of ``rows`` to begin with.
-    count: how many rows.
-    """
-
-    carried: Mapping[str, str]
-    start: Mapping[str, Array]
-    fixed: Mapping[str, Array]
-    rows: Mapping[str, Iterable[np.ndarray | None]]
-    count: int
+    carried: Mapping[str, str]  # input -> the output that replaces it for the next row; names every output
+    start: Mapping[str, Array]  # the carried inputs before the first row, and an initial array for each of ``rows``
+    fixed: Mapping[str, Array]  # inputs that stay as they are
+    rows: Mapping[
+        str, Iterable[np.ndarray | None]
+    ]  # other inputs, an array a row; None: the graph does not use it there
+    count: int  # of rows
 
     def by_row(self) -> Iterator[dict[str, np.ndarray]]:
-        """The arrays each row brings, by input; can be gone through once where ``rows`` can."""
+        """The new arrays of each row, by input; can be iterated only once if ``rows`` can."""
         iterators = {name: iter(arrays) for name, arrays in self.rows.items()}
         for _ in range(self.count):
             arrays = {name: next(iterator) for name, iterator in iterators.items()}
@@ -90,16 +89,20 @@ class Session(ABC):
         record: its inputs and outputs.
     """
 
-    def __init__(self, name: str, record: Signature) -> None:
+    library: ClassVar[str]  # that runs the graph, for messages
+    failure: ClassVar[type[VTAError]] = VTAError  # raised when the library fails to run the graph
+
+    def __init__(self, name: str, record: TensorSpecs) -> None:
         self.name = name
         self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in record.inputs}
         self.outputs: dict[str, TensorSpec] = {spec.name: spec for spec in record.outputs}
 
     def run(self, feeds: Mapping[str, Array], lane: Lane | None = None) -> dict[str, Array]:
-        """Run once; arrays in, arrays out.
+        """Run the graph once.
 
         Args:
-            feeds: host arrays or the lane's own. lane: where the results shall lie; None for the host.
+            feeds: the inputs, host arrays or the lane's own.
+            lane: where the outputs are left; None for the host.
 
         Raises:
             OptionError: an input is missing, unknown, or of another shape or type than the graph takes.
@@ -109,10 +112,10 @@ class Session(ABC):
         return self._run({name: _contiguous(array) for name, array in feeds.items()}, lane)
 
     def scan(self, scan: Scan, on_row: OnRow, lane: Lane | None = None) -> dict[str, Array]:
-        """Run once a row and return the outputs of the last; nothing leaves the device in between.
+        """Run the graph once for each row and return the last outputs; nothing leaves the device in between.
 
         Args:
-            on_row: called with the number of rows done, once at the end by a backend that runs them all in one go.
+            on_row: called with the number of rows done; only at the end by a backend that runs all rows in one go.
 
         Raises:
             OptionError, VTAError: as for ``run``; an array of a row counts as an input.
@@ -121,10 +124,10 @@ class Session(ABC):
         return self._scan(scan, on_row, lane)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
-        """Tie the graph to arrays that stay in place, and return the call that reads the one and fills the other.
+        """Bind the graph to arrays that stay in place; returns the function that reads the inputs and fills the outputs.
 
-        For loops: nothing is allocated or copied per call. The arrays must be C-contiguous and outlive the call.
-        One binding belongs to one thread; a session may have many.
+        A call allocates and copies nothing. The arrays must be C-contiguous and outlive the binding. A session may have
+        many bindings, each used by one thread.
 
         Raises:
             OptionError: as for ``run``, for inputs and outputs alike.
@@ -142,7 +145,7 @@ class Session(ABC):
         return size if isinstance(size, int) else None
 
     def batch_sizes(self, tensor: str) -> tuple[int, ...]:
-        """The sizes the first axis of an input may have, smallest first; none named where any will do."""
+        """The sizes the first axis of an input may have, smallest first; empty if it may have any."""
         size = self.fixed_size(tensor, 0)
         return () if size is None else (size,)
 
@@ -154,7 +157,7 @@ class Session(ABC):
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]: ...
 
     def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
-        """For a backend that has nothing better: run, and copy what came out."""
+        """For a backend without bindings of its own: run, and copy the outputs."""
 
         def call() -> None:
             for name, array in self._run(inputs, None).items():
@@ -164,7 +167,7 @@ class Session(ABC):
 
     def _scan(self, scan: Scan, on_row: OnRow, lane: Lane | None) -> dict[str, Array]:
         """On host arrays, through ``bind``."""
-        # Two sets of state: each row reads the one and writes the other, so nothing is copied between rows.
+        # Two sets of state: each row reads one and writes the other, so that nothing is copied between rows.
         state = [{name: np.array(scan.start[name], order="C") for name in scan.carried} for _ in range(2)]
         row = {name: np.array(scan.start[name], order="C") for name in scan.rows}
         fixed = {name: np.ascontiguousarray(array) for name, array in scan.fixed.items()}
@@ -192,35 +195,27 @@ class Session(ABC):
                     f"{spec.dtype} [{', '.join(map(str, spec.shape))}]"
                 )
 
-    def _check_signature(self, inputs: list[TensorSpec], outputs: list[TensorSpec], path: object) -> None:
-        """Refuse a graph file whose inputs or outputs are not those the manifest lists."""
-        for kind, found, expected in (("inputs", inputs, self.inputs), ("outputs", outputs, self.outputs)):
-            if {(s.name, s.dtype, _pattern(s)) for s in found} != {
-                (s.name, s.dtype, _pattern(s)) for s in expected.values()
-            }:
-                raise BundleError(
-                    f"{path}: is not the graph {self.name}: its {kind} are "
-                    f"{', '.join(f'{s.name} {s.dtype} {list(s.shape)}' for s in found)}"
-                )
+    @contextmanager
+    def _raises_failure(self) -> Iterator[None]:
+        """Whatever the library raises inside becomes one line, raised as ``failure``."""
+        try:
+            yield
+        except Exception as error:  # onnxruntime raises a dozen kinds without a common base, openvino its own
+            raise self.failure(f"{self.name}: {self.library} could not run it ({one_line(error)})") from error
 
 
-def best_rate(product: Callable[[], Any], side: int) -> float:
-    """Operations a second of a product of square matrices, the best of several calls."""
+def measure_rate(product: Callable[[], Any]) -> float:
+    """Operations a second of a product of square matrices of ``RATE_MATRIX_SIZE``, the best of several calls."""
     best = float("inf")
     for _ in range(8):
         start = time.perf_counter()
         product()
         best = min(best, time.perf_counter() - start)
-    return 2.0 * side**3 / best
+    return 2.0 * RATE_MATRIX_SIZE**3 / best
 
 
 def _contiguous(array: Array) -> Array:
     return np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
-
-
-def _pattern(spec: TensorSpec) -> tuple[int | None, ...]:
-    """A shape with the names of its varying axes left out: backends rename those."""
-    return tuple(size if isinstance(size, int) else None for size in spec.shape)
 
 
 def _fits(shape: tuple[int, ...], pattern: tuple[int | str, ...]) -> bool:

@@ -1,7 +1,7 @@
-"""ONNX Runtime behind the ``Session`` contract. Knows onnxruntime; knows nothing of diffusion.
+"""ONNX Runtime on the CPU.
 
-Weights stay in their external data files, which ONNX Runtime maps into memory; what its kernels repack is held once
-per session, so a session is made once and shared by all threads.
+ONNX Runtime maps the weights files into memory; what its kernels repack is held once per session, so a session is made once
+and shared by all threads.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
-from vta_rt.backends.base import Array, Arrays, Lane, Session, best_rate
-from vta_rt.errors import BundleError, VTAError
+from vta_rt.backends.base import RATE_MATRIX_SIZE, Array, Arrays, Lane, Session, measure_rate
+from vta_rt.errors import BundleError, VTAError, one_line
 from vta_rt.manifest import GraphRecord, TensorSpec
 
-__all__ = ["OnnxRuntimeSession", "one_line", "ort"]
+__all__ = ["OnnxRuntimeSession", "ort"]
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -32,7 +32,6 @@ _DTYPES = {
     "tensor(bool)": "bool",
     "tensor(int64)": "int64",
 }
-PROBE = 1536  # side of the matrices that show the processor's rate
 _FATAL_ONLY = 4  # onnxruntime's log severity: what fails is raised as well, in one line
 
 
@@ -40,11 +39,14 @@ class OnnxRuntimeSession(Session):
     """A graph on ONNX Runtime's CPU provider.
 
     Args:
-        path: the ONNX file. threads: cores to use, at most all there are; None for all.
+        path: the ONNX file.
+        threads: cores to use, at most all there are; None for all.
 
     Raises:
         BundleError: the file is not a graph ONNX Runtime can load, or not the graph the manifest describes.
     """
+
+    library = "ONNX Runtime"
 
     def __init__(self, name: str, record: GraphRecord, path: Path, threads: int | None = None) -> None:
         super().__init__(name, record)
@@ -57,11 +59,12 @@ class OnnxRuntimeSession(Session):
             self._session = self._open(path, options)
         except VTAError:
             raise
-        except Exception as error:  # onnxruntime raises a dozen kinds, none with a common base
+        except Exception as error:  # onnxruntime raises a dozen kinds without a common base
             raise BundleError(f"{path}: ONNX Runtime cannot load it ({one_line(error)})") from error
-        if (found := self._session.get_modelmeta().graph_name) != name:
-            raise BundleError(f"{path}: is not the graph {name}, but {found}")
-        self._check_signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()), path)
+        if (graph := self._session.get_modelmeta().graph_name) != name:
+            raise BundleError(f"{path}: is not the graph {name}, but {graph}")
+        self._check_tensors("inputs", self._session.get_inputs(), self.inputs, path)
+        self._check_tensors("outputs", self._session.get_outputs(), self.outputs, path)
 
     def _open(self, path: Path, options: Any) -> Any:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -73,10 +76,8 @@ class OnnxRuntimeSession(Session):
         return None if self._is_int8 else _fp32_rate()  # half precision is computed at fp32, too
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
-        try:
+        with self._raises_failure():
             values = self._session.run(list(self.outputs), dict(feeds), self._run_options())
-        except Exception as error:
-            raise VTAError(f"{self.name}: ONNX Runtime could not run it ({one_line(error)})") from error
         return dict(zip(self.outputs, values, strict=True))
 
     def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
@@ -89,30 +90,25 @@ class OnnxRuntimeSession(Session):
 
         def call() -> None:
             assert keep_alive  # the binding holds addresses only
-            try:
+            with self._raises_failure():
                 self._session.run_with_iobinding(binding, self._run_options())
-            except Exception as error:
-                raise VTAError(f"{self.name}: ONNX Runtime could not run it ({one_line(error)})") from error
 
         return call
+
+    def _check_tensors(self, kind: str, arguments: list[Any], expected: Mapping[str, TensorSpec], path: Path) -> None:
+        """Refuse a graph file whose inputs or outputs are not those the manifest lists."""
+        specs = [TensorSpec(each.name, tuple(each.shape), _DTYPES.get(each.type, each.type)) for each in arguments]
+        if set(map(_without_axis_names, specs)) != set(map(_without_axis_names, expected.values())):
+            there = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
+            raise BundleError(f"{path}: is not the graph {self.name}: its {kind} are {there}")
 
 
 @cache
 def _fp32_rate() -> float:
-    left, right = np.random.default_rng(0).standard_normal((2, PROBE, PROBE), np.float32)
-    return best_rate(lambda: left @ right, PROBE)
+    left, right = np.random.default_rng(0).standard_normal((2, RATE_MATRIX_SIZE, RATE_MATRIX_SIZE), np.float32)
+    return measure_rate(lambda: left @ right)
 
 
-def _specs(arguments: list[ort.NodeArg]) -> list[TensorSpec]:
-    return [
-        TensorSpec(
-            argument.name,
-            tuple(size if isinstance(size, int) else str(size) for size in argument.shape),
-            _DTYPES.get(argument.type, argument.type),
-        )
-        for argument in arguments
-    ]
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _without_axis_names(spec: TensorSpec) -> tuple[str, str, tuple[int | None, ...]]:
+    """ONNX Runtime may rename the axes that vary."""
+    return spec.name, spec.dtype, tuple(size if isinstance(size, int) else None for size in spec.shape)

@@ -1,19 +1,17 @@
-"""ONNX Runtime on a GPU, the CUDA path without engines. Knows onnxruntime's providers; knows nothing of diffusion.
+"""ONNX Runtime on a GPU: the CUDA backend that needs no engines.
 
-Through a scan the arrays stay on the device, bound at fixed addresses, so that ONNX Runtime can capture a row as a CUDA
-graph of its own and replay it; between graphs they come to the host.
+During a scan the arrays stay on the device, bound at fixed addresses, so that ONNX Runtime can capture a row as a CUDA graph
+and replay it. Between graphs they come to the host.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
-import importlib.util
 import io
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,52 +19,40 @@ from typing import Any
 import numpy as np
 
 from vta_rt.backends.base import Array, Lane, OnRow, Scan
-from vta_rt.backends.onnxruntime import OnnxRuntimeSession, one_line, ort
-from vta_rt.errors import DeviceError, EngineError, FallbackWarning
+from vta_rt.backends.onnxruntime import OnnxRuntimeSession, ort
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning, one_line
 from vta_rt.manifest import GraphRecord
 
 CUDA = "CUDAExecutionProvider"
-RTX = "NvTensorRTRTXExecutionProvider"
-RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
-# fp32 numbers keep 23 bits of their mantissas, as on every other backend. Of half precision it must not be said: where TF32
-# is off, convolutions are kept off the tensor cores at any precision, and took an H100 ten times as long as matrix products.
+# With TF32, fp32 products would keep 10 bits of their inputs' mantissas. At half precision it must not be turned off: that
+# keeps convolutions off the tensor cores at any precision, and made them ten times slower than matrix products on an H100.
 TF32 = "use_tf32"
+CAPTURE = "enable_cuda_graph"
 GRAPH_ID = "gpu_graph_id"  # run option: which captured graph a run records or replays
 NO_GRAPH = "-1"
-MOST_GRAPHS = 16  # of one session; those captured are never given back
+MAX_GRAPHS = 16  # of one session; captured graphs are only given back with the session
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One of ONNX Runtime's execution providers.
-
-    device: of arrays that stay there, none where they come to the host between rows. options: its own, as text.
-    devices: of a provider that came as a library, what it runs on.
-    """
+    """One of ONNX Runtime's execution providers for GPUs."""
 
     name: str
-    device: str | None = None
+    device: str  # where its arrays lie, in ONNX Runtime's words
     options: dict[str, str] = field(default_factory=dict)
-    devices: tuple[Any, ...] = ()
 
 
 def gpu_provider() -> Provider:
-    """CUDA's own where this onnxruntime has it, else TensorRT-RTX where its package is installed.
+    """ONNX Runtime's CUDA provider.
 
     Raises:
-        EngineError: neither is there; says what to install.
+        EngineError: the installed onnxruntime has none; the message says what to install.
     """
     if CUDA in ort.get_available_providers():
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which may not be needed
             ort.preload_dlls()
-        return Provider(CUDA, "cuda", {"device_id": "0", TF32: "0", "enable_cuda_graph": "1"})
-    if importlib.util.find_spec(RTX_PACKAGE):
-        if devices := _rtx_devices():
-            # No graphs: one that is replayed reads the first row's arrays for ever where they lie on the host
-            # (onnxruntime#29782).
-            return Provider(RTX, devices=devices)
-        raise EngineError("TensorRT-RTX's provider for ONNX Runtime runs on none of the GPUs here")
-    both = all(_is_installed(name) for name in ("onnxruntime", "onnxruntime-gpu"))
+        return Provider(CUDA, "cuda", {"device_id": "0", TF32: "0", CAPTURE: "1"})
+    both = all(map(_is_installed, ("onnxruntime", "onnxruntime-gpu")))
     why = (
         "onnxruntime hides onnxruntime-gpu, whose folder it shares" if both else "the onnxruntime here is for CPUs only"
     )
@@ -77,14 +63,17 @@ def gpu_provider() -> Provider:
 
 
 class OnnxRuntimeGpuSession(OnnxRuntimeSession):
-    """A graph on one of ONNX Runtime's GPU providers.
+    """A graph on ONNX Runtime's CUDA provider.
 
     Args:
-        provider: from ``gpu_provider``. capture: let ONNX Runtime capture the rows of a scan as CUDA graphs.
+        provider: from ``gpu_provider``.
+        capture: whether the rows of a scan are captured as CUDA graphs.
 
     Raises:
         EngineError: the provider does not start here. BundleError: as for the CPU.
     """
+
+    failure = DeviceError
 
     def __init__(
         self,
@@ -97,42 +86,33 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         capture: bool = False,
     ) -> None:
         self._provider = provider
-        self._capture = capture and "enable_cuda_graph" in provider.options
+        self._capture = capture and CAPTURE in provider.options
         self._is_half = record.precision in ("fp16", "bf16")
         super().__init__(name, record, path, threads)
-        self._graphs = 0
-        self._idle: dict[Any, list[_Loop]] = {}
+        self._graphs = 0  # numbers given to captured graphs so far
+        self._free: dict[Any, list[_BoundRows]] = {}  # by the shapes of a scan's arrays
         self._taking = threading.Lock()
         self._running = threading.Lock() if self._capture else contextlib.nullcontext()
 
     def _open(self, path: Path, options: Any) -> Any:
         try:
-            session = self._start(path, options)
-        except Exception as error:
+            return self._start(path, options)
+        except Exception:
             if not self._capture:
                 raise
-            # It refuses to capture a graph of which a part runs on the CPU; without, it runs all the same.
-            self._capture = False
-            try:
-                session = self._start(path, options)
-            except Exception:
-                raise error from None
-        if self._provider.name not in session.get_providers():
-            raise EngineError(
-                f"ONNX Runtime's {self._provider.name} does not start here; are CUDA's libraries installed?"
-            )
-        return session
+        # It refuses to capture a graph of which a part runs on the CPU, but runs it all the same.
+        self._capture = False
+        return self._start(path, options)
 
     def _start(self, path: Path, options: Any) -> Any:
-        provider = self._provider
-        left_out = {
-            name for name, wanted in (("enable_cuda_graph", self._capture), (TF32, not self._is_half)) if not wanted
-        }
-        own = {name: value for name, value in provider.options.items() if name not in left_out}
-        if provider.devices:
-            options.add_provider_for_devices(list(provider.devices), own)
-            return ort.InferenceSession(path, options)
-        return ort.InferenceSession(path, options, providers=[(provider.name, own), "CPUExecutionProvider"])
+        provider, unwanted = self._provider, set() if self._capture else {CAPTURE}
+        if self._is_half:
+            unwanted.add(TF32)
+        own = {name: value for name, value in provider.options.items() if name not in unwanted}
+        session = ort.InferenceSession(path, options, providers=[(provider.name, own), "CPUExecutionProvider"])
+        if provider.name not in session.get_providers():
+            raise EngineError(f"ONNX Runtime's {provider.name} does not start here; are CUDA's libraries installed?")
+        return session
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         with self._running:
@@ -142,57 +122,52 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         return None
 
     def _run_options(self) -> Any:
-        return _run_options(NO_GRAPH) if self._capture else None  # arrays of a single run lie anywhere
+        return _run_options(NO_GRAPH) if self._capture else None  # the arrays of a single run may lie anywhere
 
     def _scan(self, scan: Scan, on_row: OnRow, lane: Lane | None) -> dict[str, Array]:
-        if self._provider.device is None:
-            return super()._scan(scan, on_row, lane)
         key = tuple((name, array.shape) for name, array in sorted({**scan.start, **scan.fixed}.items()))
-        with self._one_error():
-            loop = self._take(key, scan)
-            loop.start(scan)
+        with self._raises_failure():
+            bound = self._take(key, scan)
+            bound.start(scan)
         for index, arrays in enumerate(scan.by_row()):
-            with self._one_error(), self._running:  # a session that captures runs one call at a time
-                loop.row(index, arrays)
+            with self._raises_failure(), self._running:  # a session that captures runs one call at a time
+                bound.run_row(index, arrays)
             on_row(index + 1)
-        with self._one_error():
-            result = loop.result(scan)
+        with self._raises_failure():
+            result = bound.result(scan)
         with self._taking:
-            self._idle[key].append(loop)  # one that failed is not used again
+            self._free[key].append(bound)  # after a failure it is not used again
         return result
 
-    @contextlib.contextmanager
-    def _one_error(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # onnxruntime raises a dozen kinds, none with a common base
-            raise DeviceError(f"{self.name}: ONNX Runtime could not run it ({one_line(error)})") from error
-
-    def _take(self, key: Any, scan: Scan) -> _Loop:
-        """Bound arrays for a scan of these shapes that no other call is using: one set a call at a time."""
+    def _take(self, key: Any, scan: Scan) -> _BoundRows:
+        """Bound arrays for a scan of these shapes that no other call is using."""
         with self._taking:
-            idle = self._idle.setdefault(key, [])
-            if idle:
-                return idle.pop()
-            numbers = [NO_GRAPH] * 2
-            if self._capture and self._graphs + 2 <= MOST_GRAPHS:
-                numbers = [str(self._graphs + 1), str(self._graphs + 2)]
+            free = self._free.setdefault(key, [])
+            if free:
+                return free.pop()
+            graphs = [NO_GRAPH] * 2
+            if self._capture and self._graphs + 2 <= MAX_GRAPHS:
+                graphs = [str(self._graphs + 1), str(self._graphs + 2)]
                 self._graphs += 2
-        return _Loop(self._session, self._provider.device or "cpu", scan, numbers if self._capture else None)
+        return _BoundRows(self._session, self._provider.device, scan, graphs if self._capture else None)
 
 
-class _Loop:
-    """A scan's arrays on the device, and two bindings to them: each row reads one state and writes the other."""
+class _BoundRows:
+    """The arrays of a scan on the device, and two bindings to them: each row reads one state and writes the other.
+
+    Args:
+        graphs: numbers of the CUDA graphs of the two bindings, ``NO_GRAPH`` for none; None where nothing can be captured.
+    """
 
     def __init__(self, session: Any, device: str, scan: Scan, graphs: list[str] | None) -> None:
-        def there(array: np.ndarray) -> Any:
+        def on_device(array: np.ndarray) -> Any:
             return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), device, 0)
 
         self._session = session
         self._dtypes = {name: scan.start[name].dtype for name in scan.rows}
-        self._state = [{name: there(scan.start[name]) for name in scan.carried} for _ in range(2)]
-        self._given = {name: there(array) for name, array in scan.fixed.items()}
-        self._given |= {name: there(scan.start[name]) for name in scan.rows}
+        self._state = [{name: on_device(scan.start[name]) for name in scan.carried} for _ in range(2)]
+        self._inputs = {name: on_device(array) for name, array in scan.fixed.items()}
+        self._inputs |= {name: on_device(scan.start[name]) for name in scan.rows}
         self._bindings = [self._bind(scan, read, write) for read, write in (self._state, self._state[::-1])]
         self._options = [_run_options(graph) for graph in graphs or ()] or [None, None]
         self._captured = graphs is not None and NO_GRAPH not in graphs
@@ -200,17 +175,19 @@ class _Loop:
     def start(self, scan: Scan) -> None:
         for name in scan.carried:
             self._state[0][name].update_inplace(np.ascontiguousarray(scan.start[name]))
-        self._give({name: np.ascontiguousarray(array) for name, array in scan.fixed.items()})
+        for name, array in scan.fixed.items():
+            self._inputs[name].update_inplace(np.ascontiguousarray(array))
 
-    def row(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-        self._give({name: np.array(array, self._dtypes[name], order="C") for name, array in arrays.items()})
+    def run_row(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+        for name, array in arrays.items():
+            self._inputs[name].update_inplace(np.array(array, self._dtypes[name], order="C"))
         binding, options = self._bindings[index % 2], self._options[index % 2]
         try:
             self._session.run_with_iobinding(binding, options)
         except Exception as error:
             if not self._captured:
                 raise
-            # What cannot be captured may well run without; a row reads one state and writes the other, so it can run again.
+            # What cannot be captured may well run without. A row reads one state and writes the other: it can run again.
             self._captured = False
             self._options = [_run_options(NO_GRAPH)] * 2
             self._session.run_with_iobinding(binding, self._options[index % 2])
@@ -220,13 +197,9 @@ class _Loop:
         last = self._state[scan.count % 2]
         return {output: last[name].numpy().copy() for name, output in scan.carried.items()}
 
-    def _give(self, arrays: Mapping[str, np.ndarray]) -> None:
-        for name, array in arrays.items():
-            self._given[name].update_inplace(array)
-
     def _bind(self, scan: Scan, read: dict[str, Any], write: dict[str, Any]) -> Any:
         binding = self._session.io_binding()
-        for name, value in {**read, **self._given}.items():
+        for name, value in {**read, **self._inputs}.items():
             binding.bind_ortvalue_input(name, value)
         for name, output in scan.carried.items():
             binding.bind_ortvalue_output(output, write[name])
@@ -237,21 +210,6 @@ def _run_options(graph: str) -> Any:
     options = ort.RunOptions()
     options.add_run_config_entry(GRAPH_ID, graph)
     return options
-
-
-def _rtx_devices() -> tuple[Any, ...]:
-    """What TensorRT-RTX's provider runs on; its library is registered first, once a process."""
-    package = importlib.import_module(RTX_PACKAGE)
-
-    def found() -> tuple[Any, ...]:
-        return tuple(device for device in ort.get_ep_devices() if device.ep_name == RTX)
-
-    if not found():
-        try:
-            ort.register_execution_provider_library(RTX, package.get_library_path())
-        except Exception as error:
-            raise EngineError(f"TensorRT-RTX's provider does not start here ({one_line(error)})") from error
-    return found()
 
 
 def _is_installed(package: str) -> bool:

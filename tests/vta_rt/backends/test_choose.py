@@ -82,7 +82,7 @@ def test_a_gpu_without_engines_or_onnxruntime_gpu(bundle: Bundle, monkeypatch: p
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("capture", "all", "'all' is unknown; choose one of loop, step, none"),
+        ("capture", "step", "capture 'step' is unknown; choose one of loop, none"),
         ("threads", 0, "threads is 0, a whole number of 1 or more is needed"),
         ("threads", "2", "threads is '2', a whole number of 1 or more is needed"),
         ("at_once", 0, "at_once is 0, a whole number of 1 or more is needed"),

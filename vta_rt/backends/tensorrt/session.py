@@ -1,7 +1,7 @@
-"""TensorRT engines behind the ``Session`` contract, of both flavours. Knows TensorRT and lanes; knows nothing of diffusion.
+"""TensorRT engines as sessions, of either variant.
 
-Every call of one shape runs at the same addresses: its inputs are copied there, its outputs from there, so that all its
-rows can be captured once, as one CUDA graph, and launched again with other numbers.
+Every call of one shape runs at the same addresses: its inputs are copied there, its outputs from there, so that all its rows
+can be captured once, as one CUDA graph, and launched again with other numbers.
 """
 
 from __future__ import annotations
@@ -11,57 +11,55 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 
-from vta_rt.backends.base import Array, Lane, OnRow, Scan, Session, Signature
+from vta_rt.backends.base import Array, Lane, OnRow, Scan, Session, TensorSpecs
 from vta_rt.backends.tensorrt.cuda import CaptureError, CudaLane, DeviceArray, Graph, Lanes, aligned, reserve, use
-from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError, one_line
 from vta_rt.manifest import TensorSpec
 
-Capture = str
-"""What becomes a CUDA graph: all rows of a scan together (``loop``), one row (``step``), or nothing (``none``)."""
-
-LONGEST_GRAPH = 500  # rows; a graph grows with them, so a longer scan is captured row by row
+MAX_GRAPH_ROWS = 500  # a graph grows with them, so a longer scan is not captured
 
 
 class EngineSource(Protocol):
-    """Where engines of one bucket come from; ``vta_rt.backends.tensorrt.engines.Engines`` is one."""
+    """Where the engines of one profile come from; ``vta_rt.backends.tensorrt.engines.Engines`` is one."""
 
     @property
-    def records(self) -> Mapping[str, Signature]: ...
+    def records(self) -> Mapping[str, TensorSpecs]: ...
     def load(self, graph: str) -> bytes: ...
 
 
 class TensorRTSession(Session):
-    """One graph's engines, one for each batch size there is.
+    """The engines of one graph, one for each batch size there is.
 
     Args:
-        trt: the flavour's Python module.
-        buckets: the engines of each bucket; loaded on first use, so that only those used take memory.
-        lanes: of the device to run on. capture: see ``Capture``.
+        trt: the variant's Python module.
+        sources: the engines of each profile. Where there are several, each is loaded on first use, so that only those used
+            take memory.
+        lanes: of the device to run on.
+        capture: whether the rows of a scan are captured as one CUDA graph.
 
     Raises:
         EngineError: the engine cannot be read or loaded, or is not the one its record describes; also from ``run`` and
-            ``scan`` when they load another batch size's.
+            ``scan`` when they load the engine of another batch size.
     """
 
     def __init__(
-        self, name: str, trt: ModuleType, buckets: Sequence[EngineSource], lanes: Lanes, capture: Capture = "loop"
+        self, name: str, trt: ModuleType, sources: Sequence[EngineSource], lanes: Lanes, capture: bool = True
     ) -> None:
-        records = {bucket.records[name].inputs: bucket for bucket in buckets}
-        super().__init__(name, _merged([bucket.records[name] for bucket in records.values()]))
+        self._sources = list({source.records[name].inputs: source for source in sources}.values())
+        super().__init__(name, _merge([source.records[name] for source in self._sources]))
         self.capture = capture
         self._trt = trt
         self._lanes = lanes
-        self._sources = list(records.values())
         self._engines: dict[int, _Engine] = {}
-        self._building = threading.Lock()  # one engine loads, one context compiles at a time
+        self._preparing = threading.Lock()  # one engine is loaded, one context created at a time
         if len(self._sources) == 1:
-            self._engine(0)  # what cannot be loaded is better known now
+            self._engine(0)  # an engine that cannot be loaded is better known now
 
     def batch_sizes(self, tensor: str) -> tuple[int, ...]:
         position = list(self.inputs).index(tensor)
@@ -69,88 +67,83 @@ class TensorRTSession(Session):
         return tuple(sorted(size for size in sizes if isinstance(size, int)))
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
-        plan = _Plan(self._bucket(feeds))
-        return self._in(lane, lambda lane: self._loop(lane, plan).run(feeds, {}, lambda _: None))
+        plan = _Plan(self._source_index(feeds))
+        return self._in_lane(lane, lambda lane: self._scan_on(lane, plan).run(feeds, {}, lambda _: None))
 
     def _scan(self, scan: Scan, on_row: OnRow, lane: Lane | None) -> dict[str, Array]:
         arrays: dict[str, list[np.ndarray]] = {name: [scan.start[name]] for name in scan.rows}
-        places: dict[str, list[int]] = {name: [] for name in scan.rows}
+        slots: dict[str, list[int]] = {name: [] for name in scan.rows}
         for row in scan.by_row():
-            for name, numbers in places.items():
+            for name, numbers in slots.items():
                 if name in row:
-                    arrays[name].append(self._as_taken(name, row[name]))
+                    # Rows may come in any type, as they do for the host's loop, which converts them as well.
+                    arrays[name].append(np.asarray(row[name], np.dtype(self.inputs[name].dtype)))
                 numbers.append(len(arrays[name]) - 1 if name in row else 0)
         feeds = {name: array for name, array in scan.start.items() if name in scan.carried} | dict(scan.fixed)
-        slots = tuple((name, tuple(numbers)) for name, numbers in places.items())
-        plan = _Plan(self._bucket({**feeds, **scan.start}), scan.count, tuple(scan.carried.items()), slots)
-        return self._in(lane, lambda lane: self._loop(lane, plan).run(feeds, arrays, on_row))
+        plan = _Plan(
+            self._source_index({**feeds, **scan.start}),
+            scan.count,
+            tuple(scan.carried.items()),
+            tuple((name, tuple(numbers)) for name, numbers in slots.items()),
+        )
+        return self._in_lane(lane, lambda lane: self._scan_on(lane, plan).run(feeds, arrays, on_row))
 
-    def _as_taken(self, name: str, array: np.ndarray) -> np.ndarray:
-        """An array of a row in the type the engine reads: rows may come in any, the host's loop converts them as well."""
-        return np.asarray(array, np.dtype(self.inputs[name].dtype))
-
-    def _in(self, lane: Lane | None, call: Callable[[CudaLane], dict[str, DeviceArray]]) -> dict[str, Array]:
-        """Call in the lane given, or in one of its own with the results brought to the host."""
+    def _in_lane(self, lane: Lane | None, call: Callable[[CudaLane], dict[str, DeviceArray]]) -> dict[str, Array]:
+        """Call in the lane given, or in one taken for the call, whose results are brought to the host."""
         if isinstance(lane, CudaLane):
             return dict(call(lane))
         with self._lanes.lane() as own:
             return {name: own.get(array) for name, array in call(own).items()}
 
-    def _bucket(self, feeds: Mapping[str, Array]) -> int:
+    def _source_index(self, feeds: Mapping[str, Array]) -> int:
+        """Which source has the engine for inputs of these shapes."""
         for index, source in enumerate(self._sources):
             if all(tuple(feeds[spec.name].shape) == spec.shape for spec in source.records[self.name].inputs):
                 return index
         first = next(iter(self.inputs))
-        raise OptionError(
-            f"{self.name}: {first} is {list(feeds[first].shape)}; there are engines for "
-            f"{', '.join(map(str, self.batch_sizes(first)))}"
-        )
+        sizes = ", ".join(map(str, self.batch_sizes(first)))
+        raise OptionError(f"{self.name}: {first} is {list(feeds[first].shape)}; there are engines for {sizes}")
 
-    def _loop(self, lane: CudaLane, plan: _Plan) -> _Loop:
-        return lane.keep((self, plan), lambda: self._new_loop(lane, plan))
+    def _scan_on(self, lane: CudaLane, plan: _Plan) -> _PlannedScan:
+        def prepare() -> _PlannedScan:
+            engine = self._engine(plan.source)
+            with self._preparing:
+                lane.activations(self._lanes.activations)  # the largest known so far: to grow later costs the captures
+                try:
+                    return _PlannedScan(lane, engine, plan, capture=self.capture and plan.count <= MAX_GRAPH_ROWS)
+                except CaptureError as error:
+                    warnings.warn(f"{self.name}: runs without a CUDA graph ({error})", FallbackWarning, stacklevel=2)
+                    self.capture = False
+                    return _PlannedScan(lane, engine, plan, capture=False)
 
-    def _new_loop(self, lane: CudaLane, plan: _Plan) -> _Loop:
-        engine = self._engine(plan.bucket)
-        capture: Capture = "step" if self.capture == "loop" and plan.count > LONGEST_GRAPH else self.capture
-        with self._building:
-            try:
-                lane.activations(self._lanes.activations)  # what is the largest for now; growing later costs captures
-                return _Loop(lane, engine, plan, capture)
-            except CaptureError as error:
-                warnings.warn(f"{self.name}: runs without a CUDA graph ({error})", FallbackWarning, stacklevel=2)
-                self.capture = "none"
-                return _Loop(lane, engine, plan, "none")
+        return lane.keep((self, plan), prepare)
 
-    def _engine(self, bucket: int) -> _Engine:
-        with self._building:
-            if bucket not in self._engines:
-                source = self._sources[bucket]
+    def _engine(self, index: int) -> _Engine:
+        with self._preparing:
+            if index not in self._engines:
+                source = self._sources[index]
                 use(self._lanes.device)  # an engine is loaded onto the thread's device
-                content = source.load(self.name)
-                engine = _Engine(self._trt, self.name, content, source.records[self.name])
+                engine = _Engine(self._trt, self.name, source.load(self.name), source.records[self.name])
                 self._lanes.activations = max(self._lanes.activations, engine.activations)
-                self._engines[bucket] = engine
-            return self._engines[bucket]
+                self._engines[index] = engine
+            return self._engines[index]
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """All of a call that a captured graph depends on: two calls of one plan differ in numbers only.
+    """Everything in a call that a captured graph depends on: calls of the same plan differ in their numbers only."""
 
-    carried: input and the output it is replaced by. slots: for each input that rows bring, which of its arrays row i
-    reads; number 0 is the one it starts with.
-    """
-
-    bucket: int
-    count: int = 1
-    carried: tuple[tuple[str, str], ...] = ()
+    source: int  # index of the source whose engine runs
+    count: int = 1  # of rows
+    carried: tuple[tuple[str, str], ...] = ()  # an input and the output that replaces it for the next row
+    # Of each input that rows bring: which of its arrays row i reads; 0 is the one it starts with.
     slots: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 class _Engine:
     """A loaded engine: what its tensors are, and execution contexts on it."""
 
-    def __init__(self, trt: ModuleType, name: str, content: bytes, record: Signature) -> None:
+    def __init__(self, trt: ModuleType, name: str, content: bytes, record: TensorSpecs) -> None:
         self.name = name
         self.specs = {spec.name: spec for spec in (*record.inputs, *record.outputs)}
         self.outputs = [spec.name for spec in record.outputs]
@@ -189,12 +182,8 @@ class _Engine:
         if not context.execute_async_v3(stream):
             raise DeviceError(f"{self.name}: TensorRT could not run it ({self._log.last})")
 
-    def enqueue_all(self, context: Any, rows: Sequence[Mapping[str, int]], stream: int) -> None:
-        for addresses in rows:
-            self.enqueue(context, addresses, stream)
-
     def check_capture(self, context: Any, stream: int) -> None:
-        """Ask the flavour that knows whether a context's work can be captured."""
+        """Ask the variant that knows whether a context's work can be captured."""
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(stream):
             raise CaptureError(f"{self.name}: TensorRT says that this engine cannot be captured")
 
@@ -204,14 +193,12 @@ class _Engine:
         return aligned(int(np.prod(_sizes(spec))) * np.dtype(spec.dtype).itemsize)
 
 
-class _Loop:
-    """The calls of one plan on one lane: memory at fixed addresses, contexts, and the graphs captured on them."""
+class _PlannedScan:
+    """The calls of one plan on one lane: memory at fixed addresses, a context, and the graph captured on it."""
 
-    def __init__(self, lane: CudaLane, engine: _Engine, plan: _Plan, capture: Capture) -> None:
+    def __init__(self, lane: CudaLane, engine: _Engine, plan: _Plan, *, capture: bool) -> None:
         self._lane, self._engine, self._plan = lane, engine, plan
-        self._carried, self._slots = dict(plan.carried), dict(plan.slots)
-        self._graphs: list[Graph] = []
-        self._contexts: list[Any] = []
+        self._graph: Graph | None = None
         with ExitStack() as resources:
             try:
                 self._set_up(resources, capture)
@@ -223,79 +210,65 @@ class _Loop:
     def run(
         self, feeds: Mapping[str, Array], rows: Mapping[str, Sequence[np.ndarray]], on_row: OnRow
     ) -> dict[str, DeviceArray]:
-        """Inputs in, all rows, outputs out: into memory of the call's own, since the next call writes over these."""
-        lane, plan = self._lane, self._plan
+        """Copy the inputs in, run all rows, and copy the outputs into memory of the call's own: the next call reuses this."""
+        lane, count = self._lane, self._plan.count
         for name, array in feeds.items():
-            lane.write(self._state[0][name] if name in self._carried else self._single[name], array)
+            lane.write(self._addresses(0)[name], array)
         for name, arrays in rows.items():
             lane.write_rows(self._rows[name], arrays, self._engine.size(name))
-        if len(self._graphs) == 1:
-            self._graphs[0].launch(lane.stream)
-            on_row(plan.count)
+        if self._graph is not None:
+            self._graph.launch(lane.stream)
+            on_row(count)
         else:
-            for index in range(plan.count):
-                self._row(index)
+            for index in range(count):
+                self._enqueue(index)
                 on_row(index + 1)
-        last = self._addresses(plan.count - 1)
-        return {name: self._taken(name, last[name]) for name in self._engine.outputs}
+        last = self._addresses(count - 1)
+        return {name: self._copy_out(name, last[name]) for name in self._engine.outputs}
 
     def close(self) -> None:
         self._resources.close()
 
-    def _set_up(self, resources: ExitStack, capture: Capture) -> None:
-        """Take the memory, then make contexts and graphs: one context each, since a graph holds what is in its context."""
+    def _set_up(self, resources: ExitStack, capture: bool) -> None:
         engine, lane, plan = self._engine, self._lane, self._plan
-        # Two sets of state: each row reads the one and writes the other.
-        self._state = [{name: self._reserve(resources, name, 1) for name in self._carried} for _ in range(2)]
-        # For each input that rows bring: its arrays one after another, then the place of a single captured row's.
-        self._rows = {name: self._reserve(resources, name, max(slots) + 2) for name, slots in plan.slots}
-        single = engine.specs.keys() - {*self._carried, *self._carried.values(), *self._rows}
+        carried = dict(plan.carried)
+        # Two sets of state: each row reads one and writes the other.
+        self._state = [{name: self._reserve(resources, name, 1) for name in carried} for _ in range(2)]
+        # Of each input that rows bring: its arrays one after another.
+        self._rows = {name: self._reserve(resources, name, max(slots) + 1) for name, slots in plan.slots}
+        single = engine.specs.keys() - {*carried, *carried.values(), *self._rows}
         self._single = {name: self._reserve(resources, name, 1) for name in single}
-        stream = int(lane.stream)
-        resources.callback(self._contexts.clear)
-        whole = capture == "loop" or plan.count == 1
-        # The rows each graph holds: all of them, or one that reads the first state and one that reads the second.
-        parts = [range(plan.count)] if whole or capture == "none" else [range(1), range(1, 2)]
-        for part in parts:
-            context = engine.context(lane)
-            self._contexts.append(context)
-            addresses = [self._addresses(index, current=not whole and capture == "step") for index in part]
-            engine.enqueue(context, addresses[0], stream)  # what is prepared on first use cannot be captured
-            lane.wait()
-            if capture != "none":
-                engine.check_capture(context, stream)
-                graph = Graph(lane.stream, partial(engine.enqueue_all, context, addresses, stream))
-                resources.callback(graph.close)
-                self._graphs.append(graph)
+        self._context = engine.context(lane)
+        resources.callback(vars(self).pop, "_context")  # which must go before its memory
+        self._enqueue(0)  # what is prepared on first use cannot be captured
+        lane.wait()
+        if capture:
+            engine.check_capture(self._context, int(lane.stream))
+            self._graph = Graph(lane.stream, self._enqueue_all)
+            resources.callback(self._graph.close)
 
-    def _row(self, index: int) -> None:
-        """One row without the others: by the graph of its parity, or captured in none."""
-        if not self._graphs:
-            self._engine.enqueue(self._contexts[0], self._addresses(index), int(self._lane.stream))
-            return
-        here, there = self._addresses(index), self._addresses(index, current=True)
-        for name in self._rows:
-            self._lane.move(there[name], here[name], self._engine.size(name))
-        self._graphs[index % 2].launch(self._lane.stream)
+    def _enqueue(self, index: int) -> None:
+        self._engine.enqueue(self._context, self._addresses(index), int(self._lane.stream))
 
-    def _addresses(self, index: int, *, current: bool = False) -> dict[str, int]:
-        """Where row ``index`` reads and writes; ``current``: what rows bring is read from the one place for all."""
+    def _enqueue_all(self) -> None:
+        for index in range(self._plan.count):
+            self._enqueue(index)
+
+    def _addresses(self, index: int) -> dict[str, int]:
+        """Where row ``index`` reads and writes, by tensor."""
         read, write = self._state[index % 2], self._state[(index + 1) % 2]
-        addresses = dict(self._single)
-        for name, output in self._carried.items():
-            addresses[name], addresses[output] = read[name], write[name]
-        for name, slots in self._slots.items():
-            slot = max(slots) + 1 if current else slots[index]
-            addresses[name] = self._rows[name] + slot * self._engine.size(name)
+        addresses = self._single | read | {output: write[name] for name, output in self._plan.carried}
+        for name, slots in self._plan.slots:
+            addresses[name] = self._rows[name] + slots[index] * self._engine.size(name)
         return addresses
 
     def _reserve(self, resources: ExitStack, name: str, count: int) -> int:
         size = self._engine.size(name) * count
         address = reserve(resources, size)
-        self._lane.clear(address, size)  # the first run, before any input is written, must not read numbers at random
+        self._lane.clear(address, size)  # the first run, before any input is written, must not read whatever was there
         return address
 
-    def _taken(self, name: str, address: int) -> DeviceArray:
+    def _copy_out(self, name: str, address: int) -> DeviceArray:
         spec = self._engine.specs[name]
         array = self._lane.empty(_sizes(spec), spec.dtype)
         self._lane.move(array.address, address, array.nbytes)
@@ -304,7 +277,7 @@ class _Loop:
 
 @cache
 def _logger(trt: ModuleType) -> Any:
-    """A logger that keeps the last error for our own message. One a flavour: TensorRT holds on to the first it is given."""
+    """A logger that keeps the last error for our own message; one a variant, since TensorRT holds on to the first it gets."""
 
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
@@ -313,28 +286,23 @@ def _logger(trt: ModuleType) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.last = " ".join(message.split())[:300]
+                self.last = one_line(message)
 
     return Log()
 
 
-def _merged(records: Sequence[Signature]) -> Any:
-    """One signature for several: where sizes differ, the batch."""
+def _merge(records: Sequence[Any]) -> Any:
+    """One record for several: sizes that differ become the batch axis."""
 
     def merge(specs: Sequence[TensorSpec]) -> TensorSpec:
-        shapes = zip(*(spec.shape for spec in specs), strict=True)
-        return replace(specs[0], shape=tuple(sizes[0] if len(set(sizes)) == 1 else "batch" for sizes in shapes))
+        axes = zip(*(spec.shape for spec in specs), strict=True)
+        return replace(specs[0], shape=tuple(sizes[0] if len(set(sizes)) == 1 else "batch" for sizes in axes))
 
-    return _Merged(
-        tuple(map(merge, zip(*(record.inputs for record in records), strict=True))),
-        tuple(map(merge, zip(*(record.outputs for record in records), strict=True))),
+    inputs, outputs = (
+        tuple(map(merge, zip(*(getattr(record, kind) for record in records), strict=True)))
+        for kind in ("inputs", "outputs")
     )
-
-
-@dataclass(frozen=True)
-class _Merged:
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    return replace(records[0], inputs=inputs, outputs=outputs)
 
 
 def _sizes(spec: TensorSpec) -> tuple[int, ...]:
