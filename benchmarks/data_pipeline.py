@@ -25,12 +25,11 @@ import machine
 import torch
 
 from train.data.lists import read_list
-from train.data.loader import Loader
+from train.data.loader import Loader, LoadReport
 from train.data.prepare import Networks, prepare
 from train.data.prepared import PreparedSource
 from train.data.raw import RawSource
-from train.data.report import LoadReport
-from train.data.sample import Source, Window
+from train.data.sample import ClipSource, Window
 from train.demo.synthetic.dataset import Recipe, write_dataset
 from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig
 from train.models.encoder import build_encoder
@@ -85,7 +84,7 @@ def forms_window(options: argparse.Namespace) -> Window:
     return Window.of(SYSTEM, options.seconds)
 
 
-def _forms(folder: Path, options: argparse.Namespace) -> dict[str, tuple[Source, int]]:
+def _forms(folder: Path, options: argparse.Namespace) -> dict[str, tuple[ClipSource, int]]:
     """Each form of the same clips, and how many bytes it takes."""
     world = folder / "world"
     list(write_dataset(world, Recipe(seed=0, seconds=options.seconds), options.clips, max(1, options.workers)))
@@ -95,7 +94,7 @@ def _forms(folder: Path, options: argparse.Namespace) -> dict[str, tuple[Source,
     torch.manual_seed(0)
     encoder = build_encoder(SYSTEM.encoder).eval().requires_grad_(False)
     vae = build_vae(SYSTEM.vae).eval().requires_grad_(False)
-    forms: dict[str, tuple[Source, int]] = {
+    forms: dict[str, tuple[ClipSource, int]] = {
         "video and sound files": (RawSource(listing, forms_window(options)), _size(world / "video", world / "audio"))
     }
     for form, networks in {
@@ -121,7 +120,7 @@ def _size(*folders: Path) -> int:
     return sum(path.stat().st_size for folder in folders for path in folder.iterdir())
 
 
-def _measure(source: Source, options: argparse.Namespace, step: float) -> LoadReport:
+def _measure(source: ClipSource, options: argparse.Namespace, step: float) -> LoadReport:
     loader = Loader(source, batch=min(options.batch, len(source)), workers=options.workers)
     with closing(loader.steps()) as steps:
         for _ in steps:

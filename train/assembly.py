@@ -23,7 +23,7 @@ from train.data.lists import read_list
 from train.data.networks import MODEL_PREFIX, fingerprint, open_encoder
 from train.data.prepared import PreparedSource, is_prepared
 from train.data.raw import RawSource
-from train.data.sample import Source, Window
+from train.data.sample import ClipSource, Window
 from train.distillation import Distillation, student_sampling
 from train.first_stage.publish import SECTIONS, open_vae
 from train.model import TEXT, LatentDiffusion
@@ -45,8 +45,8 @@ class Parts:
 
     config: SystemConfig
     model: LatentDiffusion
-    train: Source
-    valid: Source | None = None
+    train: ClipSource
+    valid: ClipSource | None = None
     vae: AutoencoderKL | None = None
     first_stage: Path | None = None
     notes: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ def assemble(settings: TrainSettings) -> Parts:
     return Parts(config, model, train, valid, vae, first_stage, notes, idle)
 
 
-def _is_idle(settings: TrainSettings, *sources: Source | None) -> bool:
+def _is_idle(settings: TrainSettings, *sources: ClipSource | None) -> bool:
     """Whether the tower has nothing to do: its embeddings are made, and its weights are those of a file."""
     made = [
         isinstance(source, PreparedSource) and "embeddings" in source.recipe.tensors for source in sources if source
@@ -115,7 +115,7 @@ def _teach(model: LatentDiffusion, weights: dict[str, torch.Tensor] | None, sett
     model.learn_from(teacher, distillation, how.guidance)
 
 
-def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> Source:
+def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> ClipSource:
     wanted = window or Window.of(config, settings.data.seconds)
     limit = settings.data.limit or None
     if not is_prepared(path):
@@ -161,7 +161,9 @@ def _open_vae(first_stage: Path, config: SystemConfig) -> AutoencoderKL:
     return vae
 
 
-def _check(source: Source | None, model: LatentDiffusion, vae: AutoencoderKL | None, settings: TrainSettings) -> None:
+def _check(
+    source: ClipSource | None, model: LatentDiffusion, vae: AutoencoderKL | None, settings: TrainSettings
+) -> None:
     """Clips prepared with other networks, or in a way that leaves nothing to train, are refused."""
     if source is None:
         return

@@ -32,9 +32,8 @@ from tqdm import tqdm
 from train.assembly import Parts, assemble
 from train.checkpoints import Progress, RunFolder, averaged, find_checkpoint, load_checkpoint, save_checkpoint
 from train.conditioning import TRAINING, VALIDATION, Conditioner, Draws
-from train.data.loader import Draw, Loader
-from train.data.report import LoadReport
-from train.data.sample import Sample, Source
+from train.data.loader import Draw, Loader, LoadReport
+from train.data.sample import ClipSource, Sample
 from train.metrics import MetricsFile
 from train.model import Batch, encode_audio, latents_of
 from train.models.config import SystemConfig
@@ -324,7 +323,7 @@ class Trainer:
         """In half precision gradients overflow now and then; the gradient scaler then skips the step and goes on."""
         return self.accelerator.scaler is not None or self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
-    def _loader(self, source: Source, *, concat: float, shuffle: bool) -> Loader:
+    def _loader(self, source: ClipSource, *, concat: float, shuffle: bool) -> Loader:
         settings, accelerator = self.settings, self.accelerator
         return Loader(
             source,

@@ -34,7 +34,7 @@ def _prepare(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     from train.data.lists import read_list
     from train.data.prepare import prepare
-    from train.data.prepared import SKIPPED
+    from train.data.prepared import SKIPPED_FILE
 
     start = time.perf_counter()
     listings = [read_list(path) for path in options.lists]
@@ -55,14 +55,14 @@ def _prepare(arguments: Sequence[str] | None) -> int:
         kinds["skipped" if outcome.reason else "prepared" if outcome.is_new else "there already"] += 1
     kinds["skipped"] += wrong
     said = ", ".join(f"{kinds[kind]} {kind}" for kind in ("prepared", "there already", "skipped"))
-    where = f" (why: {out / SKIPPED})" if kinds["skipped"] else ""
+    where = f" (why: {out / SKIPPED_FILE})" if kinds["skipped"] else ""
     print(f"{out}: {said}{where}, {time.perf_counter() - start:.1f} s")
     return 0
 
 
 def _networks(options: argparse.Namespace) -> Networks:
     """What the options name, opened."""
-    from train.data.events import read_truth
+    from train.data.events import read_known_events
     from train.data.networks import open_encoder
     from train.data.prepare import Networks
     from train.device import open_device
@@ -84,7 +84,7 @@ def _networks(options: argparse.Namespace) -> Networks:
     vae = None if keeps_sound or first_stage is None else open_vae(first_stage)
     if encoder is None and vae is None and not options.frames_only:
         raise OptionError("give --encoder, --first-stage or both, or --frames-only to use no network")
-    truth = None if options.events is None else read_truth(Path(options.events), config, options.seconds)
+    truth = None if options.events is None else read_known_events(Path(options.events), config, options.seconds)
     return Networks(config, encoder and encoder.to(device), vae and vae.to(device), device, truth)
 
 

@@ -32,7 +32,7 @@ def prepared_clips(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     import numpy as np
 
     from train.data.networks import fingerprint, open_encoder
-    from train.data.prepared import Recipe, Row, claim, write_clip, write_index
+    from train.data.prepared import IndexRow, PreparedRecipe, claim_folder, write_clip, write_index
     from train.data.sample import Window
     from train.first_stage.publish import open_vae
     from train.settings import read_model
@@ -41,7 +41,7 @@ def prepared_clips(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     encoder = read_model(micro_checkpoint / "config.json").encoder
     tower = fingerprint(open_encoder(micro_checkpoint / "model_2.safetensors", encoder).tower)
     vae = fingerprint(open_vae(micro_checkpoint))
-    claim(folder, Recipe(Window(0.64, 12.5, 224, 16000), tower=tower, vae=vae, mel={}))
+    claim_folder(folder, PreparedRecipe(Window(0.64, 12.5, 224, 16000), tower=tower, vae=vae, mel={}))
     generator = np.random.default_rng(0)
     for split, count in (("train", 20), ("valid", 6)):
         rows = []
@@ -50,7 +50,7 @@ def prepared_clips(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
             moments = generator.standard_normal((16, 16, 16), dtype=np.float32)
             embeddings = generator.standard_normal((frames, 16), dtype=np.float32)
             write_clip(folder, file, {"embeddings": embeddings, "moments": moments})
-            rows.append(Row(f"{split} {index}", file, "a bell" if index % 2 else "", frames))
+            rows.append(IndexRow(f"{split} {index}", file, "a bell" if index % 2 else "", frames))
         write_index(folder / f"{split}.jsonl", rows)
     return folder
 

@@ -1,7 +1,4 @@
-"""The networks that clips are put through ahead of training: their weights, and a hash that tells them apart.
-
-Knows no clips.
-"""
+"""Opens the frozen frame encoder of published or own weights, and hashes networks to tell them apart."""
 
 from __future__ import annotations
 
@@ -20,14 +17,8 @@ from train.models.weights import read_json, read_tensors
 from vta_rt.errors import LicenceWarning, OptionError
 
 MODEL_PREFIX = "vid_fea_extractor."  # of the encoder's tensors in a whole model's file
-FILES = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "imagebind_huge.pth",
-    "cavp_epoch66.ckpt",
-)  # in a folder, as published
-# What a folder's config.json says of a tower -> the configuration's field of that meaning
-STATED = {
+TOWER_FILES = ("model.safetensors", "pytorch_model.bin", "imagebind_huge.pth", "cavp_epoch66.ckpt")  # as published
+STATED_FIELDS = {  # field of a folder's config.json -> field of the configuration with that meaning
     "hidden_size": "width",
     "num_hidden_layers": "layers",
     "num_attention_heads": "heads",
@@ -41,30 +32,30 @@ STATED = {
 
 
 def open_encoder(path: Path, config: FrameEncoderConfig) -> FrameEncoder:
-    """A frame encoder with the tower of a public or an own file, frozen; its linear layer, trained later, stays random.
+    """Open a frame encoder with the tower of a published file or one of our own, frozen; its linear layer stays random.
 
     Args:
-        path: a file of tensors (safetensors, or torch's), or a folder with one as it is published; where the folder has
-            a config.json, that must agree. Tensors are named as ``FrameEncoder`` does, as a whole model does, as the
-            tower alone does, or as in the public file, whose other parts are skipped.
+        path: a file of tensors (safetensors, or torch's), or a folder with one as it is published; if the folder has a
+            config.json, that must agree. Tensors are named as in ``FrameEncoder``, as in a complete model, as in the
+            tower alone, or as in the published file, whose other parts are skipped.
 
     Raises:
         VTAError: the file cannot be read, or its tower is not the one that is configured.
     """
     path = Path(path)
     encoder = build_encoder(config)
-    file = _file_of(path)
+    file = _find_file(path)
     if path.is_dir() and (path / "config.json").is_file():
         _check_stated(path / "config.json", read_json(path / "config.json"), config)
     # Assigned, not copied: float32 weights stay in the mapped file.
-    encoder.tower.load_state_dict(_tower_state(file, read_tensors(file), config.kind, encoder.tower), assign=True)
+    encoder.tower.load_state_dict(_select_tower(file, read_tensors(file), config.kind, encoder.tower), assign=True)
     if licence := TOWERS[config.kind].licence:
         warnings.warn(f"{file}: {licence}", LicenceWarning, stacklevel=2)
     return encoder.eval().requires_grad_(False)
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Hex sha256 of a module's weights, whatever file they came from."""
+    """Hex sha256 of a module's weights, the same whatever file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -72,27 +63,27 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _file_of(path: Path) -> Path:
+def _find_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = next((path / name for name in FILES if (path / name).is_file()), None)
+    found = next((path / name for name in TOWER_FILES if (path / name).is_file()), None)
     if found is None:
-        raise OptionError(f"{path}: holds no weights of a frame encoder, none of {', '.join(FILES)}")
+        raise OptionError(f"{path}: holds no weights of a frame encoder, none of {', '.join(TOWER_FILES)}")
     return found
 
 
 def _check_stated(file: Path, stated: Mapping[str, Any], config: FrameEncoderConfig) -> None:
-    """A folder's config.json tells what shapes do not, such as heads and the activation: it must be as configured."""
+    """Check a folder's config.json, which states what shapes do not tell, such as heads and the activation."""
     sections = {**stated, **(stated.get("vision_config") or {})}
     if sections.get("lora_r", 0) > 0:
         raise OptionError(f"{file}: lora_r is {sections['lora_r']}{_MERGED}")
-    for name, field in STATED.items():
+    for name, field in STATED_FIELDS.items():
         ours, theirs = getattr(config, field, None), sections.get(name)
         if ours is not None and theirs is not None and ours != theirs:
             raise OptionError(f"{file}: says {name} {theirs!r}, but encoder.{field} is {ours!r}")
 
 
-def _tower_state(path: Path, tensors: Mapping[str, Tensor], kind: str, tower: nn.Module) -> dict[str, Tensor]:
+def _select_tower(path: Path, tensors: Mapping[str, Tensor], kind: str, tower: nn.Module) -> dict[str, Tensor]:
     known = TOWERS[kind]
     tensors = {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
     if any(".lora_A." in key or ".base_model.model." in key for key in tensors):

@@ -1,7 +1,6 @@
-"""Prepares clips ahead of training: read in several processes, put through the networks, written one file each.
+"""Prepares clips ahead of training: read in several processes, put through the networks, written to one file each.
 
-Files that are there and whole are kept, so a run that was stopped goes on where it was. Knows lists, networks and the
-folder of ``train.data.prepared``; does not know where weights come from.
+Complete files that are already there are kept, so a run that was stopped continues where it was.
 """
 
 from __future__ import annotations
@@ -9,29 +8,28 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from torch.utils.data import Dataset
 
-from train.data.ahead import read_ahead
 from train.data.audio import to_int16
-from train.data.events import Truth
+from train.data.events import KnownEvents
 from train.data.lists import Entry, Listing
+from train.data.loader import read_ahead
 from train.data.networks import fingerprint
 from train.data.prepared import (
-    CLIPS,
-    SKIPPED,
-    Recipe,
-    Row,
-    claim,
-    frames_in,
+    CLIPS_FOLDER,
+    SKIPPED_FILE,
+    IndexRow,
+    PreparedRecipe,
+    claim_folder,
+    count_frames,
     read_clip,
     read_recipe,
     write_clip,
@@ -43,30 +41,26 @@ from train.data.sample import Sample, SampleError, Window
 from train.model import encode_audio
 from train.models.config import SystemConfig
 from train.models.encoder import FrameEncoder
+from vta_rt.documents import read_document
 from vta_rt.errors import OptionError, check_integer
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Networks:
-    """What clips are put through. Without an encoder pictures are kept, without an autoencoder sound.
-
-    Modules are frozen and on ``device``. truth: what happens, instead of what the encoder takes for it; ``prepare`` looks it
-    up, clip by clip.
+    """The frozen networks that clips are put through.
 
     Raises:
-        OptionError: the autoencoder is not of the form that ``config`` describes; truth without an encoder.
+        OptionError: the autoencoder is not of the form that ``config`` describes; events without an encoder.
     """
 
     config: SystemConfig
-    encoder: FrameEncoder | None = None
-    vae: AutoencoderKL | None = None
+    encoder: FrameEncoder | None = None  # on ``device``; without one, the frames themselves are kept
+    vae: AutoencoderKL | None = None  # on ``device``; without one, the samples themselves are kept
     device: torch.device | str = "cpu"
-    truth: Truth | None = None
+    events: KnownEvents | None = None  # replace the encoder's verdict, clip by clip
 
     def __post_init__(self) -> None:
-        if self.truth is not None and self.encoder is None:
+        if self.events is not None and self.encoder is None:
             raise OptionError("events correct what a frame encoder says; none is given")
         if self.vae is not None:
             found = (len(self.vae.config.block_out_channels), self.vae.config.latent_channels)
@@ -78,31 +72,32 @@ class Networks:
                     )
                 )
 
-    def recipe(self, seconds: float) -> Recipe:
-        """What a folder notes about clips made with these."""
-        return Recipe(
+    def recipe(self, seconds: float) -> PreparedRecipe:
+        """The recipe of clips made with these networks."""
+        return PreparedRecipe(
             Window.of(self.config, seconds),
             "" if self.encoder is None else fingerprint(self.encoder.tower),
             "" if self.vae is None else fingerprint(self.vae),
             None if self.vae is None else asdict(self.config.mel),
-            events="" if self.truth is None else self.truth.digest,
+            events="" if self.events is None else self.events.digest,
         )
 
     @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
-        """The tensors of each clip's file, from frames and waves."""
+    def __call__(self, samples: Sequence[Sample], videos: Sequence[Path | None]) -> list[dict[str, np.ndarray]]:
+        """The tensors of each clip's file, from its frames and samples; ``videos`` are needed for known events."""
         if not samples:
             return []
-        pictures = [self._pictures(sample) for sample in samples]
-        return [visual | sound for visual, sound in zip(pictures, self._sounds(samples), strict=True)]
+        visual = [self._encode_frames(sample, video) for sample, video in zip(samples, videos, strict=True)]
+        return [frames | audio for frames, audio in zip(visual, self._encode_waves(samples), strict=True)]
 
-    def _pictures(self, sample: Sample) -> dict[str, np.ndarray]:
+    def _encode_frames(self, sample: Sample, video: Path | None) -> dict[str, np.ndarray]:
         assert sample.frames is not None
         if self.encoder is None:
             return {"frames": sample.frames.numpy()}
-        return {"embeddings": self.encoder.embed(sample.frames.to(self.device)).float().cpu().numpy()}
+        embeddings = self.encoder.embed(sample.frames.to(self.device)).float().cpu().numpy()
+        return {"embeddings": embeddings if self.events is None else self.events.correct(embeddings, video)}
 
-    def _sounds(self, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
+    def _encode_waves(self, samples: Sequence[Sample]) -> list[dict[str, np.ndarray]]:
         waves = torch.stack([sample.wave for sample in samples if sample.wave is not None])  # [B, samples]
         if self.vae is None:
             return [{"wave": wave} for wave in to_int16(waves.numpy())]
@@ -112,11 +107,11 @@ class Networks:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one clip. reason: why it was skipped, "" where it was not. is_new: made now, not found there."""
+    """What became of one clip."""
 
     name: str
-    reason: str = ""
-    is_new: bool = False
+    reason: str = ""  # why it was skipped, "" if it was not
+    is_new: bool = False  # prepared now, not found in the folder
 
 
 def prepare(
@@ -129,109 +124,89 @@ def prepare(
     workers: int = 0,
     reuse: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Prepare all clips of some lists into the folder ``out``; gives what became of each, and writes the indexes last.
+    """Prepare all clips of some lists into the folder ``out``; yields what became of each, and writes the indexes last.
 
     Args:
         seconds: length of the window that clips are cut to.
-        batch: sounds that go through the autoencoder at once.
+        batch: clips that go through the autoencoder at once.
         workers: processes that read clips; 0 reads in this one.
-        reuse: folder of pictures and sound (samples of 16 bits) prepared before; what it has is read from there.
+        reuse: folder of frames and samples prepared before; clips that it has are read from there.
 
     Raises:
-        OptionError: ``out`` holds clips that were made otherwise, ``reuse`` something else or clips of another window; two
-            lists of one name; options outside what is allowed; clips whose events are not known.
+        OptionError: ``out`` holds clips of another recipe, ``reuse`` no frames and samples of this window; two lists of one
+            name; options outside their range; clips whose events are not known.
         OutputError: something cannot be written.
     """
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
         check_integer(name, value, least)
     _check_names(listings)
     recipe = networks.recipe(seconds)
-    kept = reuse and Kept(reuse, recipe)
-    if networks.truth is not None:
-        networks.truth.check(listings)
-    claim(out, recipe)
-    clips = _by_file(listings)
-    frames: dict[str, int] = {}  # pictures or embeddings in each file that is done
+    if reuse is not None and read_recipe(reuse) != PreparedRecipe(recipe.window):
+        raise OptionError(f"{reuse}: its clips cannot be reused; frames and samples of the same window are needed")
+    if networks.events is not None:
+        networks.events.check(listings)
+    claim_folder(out, recipe)
+    clips = _group_by_file(listings)
+    counts: dict[str, int] = {}  # number of frames or embeddings in each file that is complete
     reasons: dict[str, str] = {}  # why there is no file
     for file, entries in clips.items():
-        if (count := frames_in(out, file, recipe)) is not None:
-            frames[file] = count
+        if (count := count_frames(out / file, recipe)) is not None:
+            counts[file] = count
             yield from (Outcome(entry.name) for entry in entries)
-    todo = [file for file in clips if file not in frames]
-    source = _Clips(RawSource([clips[file][0] for file in todo], recipe.window), todo, kept or None)
-    for group in _batches(zip(todo, read_ahead(source, range(len(source)), workers=workers), strict=True), batch):
+    todo = {file: entries[0] for file, entries in clips.items() if file not in counts}
+    dataset = _Clips(todo, recipe.window, reuse)
+    pending = zip(todo, read_ahead(dataset, range(len(todo)), workers=workers), strict=True)
+    while group := list(itertools.islice(pending, batch)):
         samples = {file: sample for file, sample in group if isinstance(sample, Sample)}
-        for file, tensors in zip(samples, networks(list(samples.values())), strict=True):
-            if networks.truth is not None:
-                tensors["embeddings"] = networks.truth.correct(tensors["embeddings"], clips[file][0].video)
-            write_clip(out, file, tensors)
-            frames[file] = len(tensors.get("frames", tensors.get("embeddings", ())))
+        tensors = networks(list(samples.values()), [todo[file].video for file in samples])
+        for file, arrays in zip(samples, tensors, strict=True):
+            write_clip(out, file, arrays)
+            counts[file] = len(arrays.get("frames", arrays.get("embeddings", ())))
         reasons |= {file: str(error) for file, error in group if isinstance(error, SampleError)}
         for file, _ in group:
-            yield from (Outcome(entry.name, reasons.get(file, ""), file in frames) for entry in clips[file])
+            yield from (Outcome(entry.name, reasons.get(file, ""), file in counts) for entry in clips[file])
     for listing in listings:
-        rows = [_row(entry, file, frames[file]) for entry in listing.entries if (file := _file(entry)) in frames]
+        rows = [
+            _index_row(entry, file, counts[file]) for entry in listing.entries if (file := _file_of(entry)) in counts
+        ]
         write_index(out / f"{listing.path.stem}.jsonl", rows)
-    _note_skipped(out, listings, reasons)
-
-
-class Kept:
-    """Clips whose pictures and sound lie prepared in a folder. A file's name tells what it was made of, so none is stale.
-
-    Raises:
-        OptionError: the folder holds something else, or clips that were cut otherwise than ``recipe`` says.
-    """
-
-    def __init__(self, folder: Path, recipe: Recipe) -> None:
-        self.folder, self.recipe = folder, read_recipe(folder)
-        if self.recipe != Recipe(recipe.window):
-            raise OptionError(f"{folder}: its clips cannot be reused; pictures and sound of the same window are needed")
-
-    def load(self, file: str, entry: Entry) -> Sample | None:
-        """None where there is no such file, or a damaged one."""
-        with suppress(SampleError):
-            return read_clip(self.folder / file, self.recipe, entry.name, entry.text)
-        return None
+    _write_skipped(out / SKIPPED_FILE, listings, reasons)
 
 
 class _Clips(Dataset[Sample | SampleError]):
-    """A source whose errors are values, so that they pass from one process to another. files: of each clip."""
+    """The clips to prepare. Errors are returned, not raised, so that they pass from one process to another.
 
-    def __init__(self, source: RawSource, files: Sequence[str], kept: Kept | None) -> None:
-        self.source, self.files, self.kept = source, files, kept
+    A file's name follows from what the clip is made of, so a file of the folder ``reuse`` is never outdated.
+    """
 
-    def __len__(self) -> int:
-        return len(self.source)
+    def __init__(self, todo: Mapping[str, Entry], window: Window, reuse: Path | None) -> None:
+        self.source, self.files, self.reuse = RawSource(list(todo.values()), window), list(todo), reuse
 
     def __getitem__(self, index: int) -> Sample | SampleError:
-        if self.kept and (sample := self.kept.load(self.files[index], self.source.entries[index])):
-            return sample
+        entry = self.source.entries[index]
+        if self.reuse is not None:
+            with suppress(SampleError):  # it has no such file, or a damaged one
+                recipe = PreparedRecipe(self.source.window)
+                return read_clip(self.reuse / self.files[index], recipe, entry.name, entry.text)
         try:
             return self.source.load(index)
         except SampleError as error:
             return error
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while group := list(itertools.islice(rest, size)):
-        yield group
-
-
-def _by_file(listings: Sequence[Listing]) -> dict[str, list[Entry]]:
-    """Entries by the file they are kept in; what is listed twice is kept once."""
+def _group_by_file(listings: Sequence[Listing]) -> dict[str, list[Entry]]:
+    """Entries by the file they are kept in; a clip that is listed twice is kept once."""
     clips: dict[str, list[Entry]] = {}
     for listing in listings:
         for entry in listing.entries:
-            clips.setdefault(_file(entry), []).append(entry)
+            clips.setdefault(_file_of(entry), []).append(entry)
     return clips
 
 
-def _file(entry: Entry) -> str:
-    """A name that follows from what a clip is made of: where its files lie, how long they are and when they were written."""
-    pictures, sound = entry.features or entry.video, entry.audio or entry.video
-    made_of = [_state(path) for path in (pictures, sound)]
-    return f"{CLIPS}/{hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:24]}.safetensors"
+def _file_of(entry: Entry) -> str:
+    """A file name that follows from the clip's source files: their paths, lengths and modification times."""
+    sources = [_state(path) for path in (entry.features or entry.video, entry.audio or entry.video)]
+    return f"{CLIPS_FOLDER}/{hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:24]}.safetensors"
 
 
 def _state(path: Path | None) -> list[str | int]:
@@ -244,28 +219,27 @@ def _state(path: Path | None) -> list[str | int]:
         return [str(path)]
 
 
-def _row(entry: Entry, file: str, frames: int) -> Row:
+def _index_row(entry: Entry, file: str, frames: int) -> IndexRow:
     video, features, audio = (
         str(path.resolve()) if path else None for path in (entry.video, entry.features, entry.audio)
     )
-    return Row(entry.name, file, entry.text, frames, video, features, audio)
+    return IndexRow(entry.name, file, entry.text, frames, video, features, audio)
 
 
 def _check_names(listings: Sequence[Listing]) -> None:
-    """Each list has an index of its own name."""
+    """Check that each list gets an index of its own name."""
     stems = [listing.path.stem for listing in listings]
     if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
         raise OptionError(f"two lists are called {twice}; rename one, or prepare them into different folders")
 
 
-def _note_skipped(out: Path, listings: Sequence[Listing], reasons: Mapping[str, str]) -> None:
-    """Renew what the folder's note says of these lists."""
-    path = out / SKIPPED
+def _write_skipped(path: Path, listings: Sequence[Listing], reasons: Mapping[str, str]) -> None:
+    """Update what the folder's note of skipped clips says about these lists."""
     noted: dict[str, dict[str, str]] = {}
-    with suppress(OSError, ValueError):
-        noted = json.loads(path.read_text(encoding="utf-8"))
+    with suppress(OptionError):
+        noted = read_document(path, error=OptionError)
     for listing in listings:
-        files = ((entry.name, _file(entry)) for entry in listing.entries)
+        files = ((entry.name, _file_of(entry)) for entry in listing.entries)
         unreadable = {name: reasons[file] for name, file in files if file in reasons}
         noted[listing.path.stem] = dict(listing.problems) | unreadable
     write_json(path, noted)

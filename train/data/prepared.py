@@ -1,27 +1,26 @@
-"""Clips prepared ahead of training: a folder of one safetensors file each, and where they lie in it.
+"""Reads and writes folders of prepared clips: one safetensors file a clip, and indexes of them.
 
-    DIR/prepared.json        what all of them were made with (``Recipe``), so that a folder never mixes two
+    DIR/prepared.json        what all clips were made with (``PreparedRecipe``), so that a folder never mixes two
     DIR/train.jsonl ...      {"name", "file", "description", "frames", ...} a line: one index per list, named after it
     DIR/clips/KEY.safetensors
-        frames       [T, S, S, 3] uint8    pictures, or
+        frames       [T, S, S, 3] uint8    frames, or
         embeddings   [N, E] float32        what the frozen tower makes of them
-        wave         [samples] int16       sound, or
-        moments      [2C, T', F] float32   mean and log-variance of the autoencoder's posterior for its log-mel
+        wave         [samples] int16       samples, or
+        moments      [2C, T', F] float32   mean and log-variance of the autoencoder's posterior for their log-mel
     DIR/skipped.json         by list: the name of each clip that could not be read, and why
 
-Embeddings and moments stay float32, so that training on a prepared clip computes what it would on the clip itself (but where
-embeddings tell known events instead); beside frames they are small. Knows these files; making them is ``train.data.prepare``'s.
+Embeddings and moments stay float32, so that training on a prepared clip computes what it would on the clip itself (except
+where embeddings hold known events instead); beside frames they are small. ``train.data.prepare`` makes these folders.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import safetensors.numpy
 import torch
@@ -29,28 +28,24 @@ from safetensors import SafetensorError, safe_open
 
 from train.data.audio import to_float
 from train.data.sample import Sample, SampleError, Window
+from vta_rt.documents import read_document, read_lines
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write, raise_output_errors
 
-NOTE, SKIPPED, CLIPS = "prepared.json", "skipped.json", "clips"
-VERSION = 1
+RECIPE_FILE, SKIPPED_FILE, CLIPS_FOLDER = "prepared.json", "skipped.json", "clips"
+PREPARED_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What all clips of a folder were made with.
+class PreparedRecipe:
+    """What all clips of a folder were made with."""
 
-    window: how they were cut. tower: hash of the network that embedded the pictures, "" where they are kept as they
-    are. vae: likewise for the sound; mel: the analysis before it, empty without. events: hash of the file whose events the
-    embeddings tell instead of what the network takes for them, "" without.
-    """
-
-    window: Window
-    tower: str = ""
-    vae: str = ""
-    mel: dict[str, float] | None = None
-    version: int = VERSION
-    events: str = ""
+    window: Window  # how they were cut
+    tower: str = ""  # hash of the network that embedded the frames, "" where the frames themselves are kept
+    vae: str = ""  # hash of the autoencoder, "" where the samples themselves are kept
+    mel: dict[str, float] | None = None  # the analysis before the autoencoder, None without one
+    version: int = PREPARED_VERSION
+    events: str = ""  # hash of the file of known events that embeddings hold instead of the tower's verdict
 
     @property
     def tensors(self) -> set[str]:
@@ -59,41 +54,39 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A line of an index. file: from the folder. frames: pictures, or embeddings, in it.
-
-    video_path, feature_file, audio_file: what the clip was made of.
-    """
+class IndexRow:
+    """One clip in an index."""
 
     name: str
-    file: str
+    file: str  # relative to the folder
     description: str
-    frames: int
-    video_path: str | None = None
+    frames: int  # number of frames or embeddings in the file
+    video_path: str | None = None  # the clip was made from this, and from the next two
     feature_file: str | None = None
     audio_file: str | None = None
 
 
 class PreparedSource:
-    """Clips of one index.
+    """The clips of one index.
 
     Args:
-        path: the index, or the folder where it has a single one.
+        path: the index, or its folder if that has just one.
 
     Attributes:
         recipe: what the clips were made with.
+        rows: the lines of the index.
 
     Raises:
-        OptionError: no such folder or index, a damaged one, or several where one must be named.
+        OptionError: no such folder or index, a damaged one, or a folder with several indexes.
     """
 
-    problems: Mapping[str, str] = {}  # what could not be read was left out when the folder was made
+    problems: Mapping[str, str] = {}  # unreadable clips were left out when the folder was made
 
     def __init__(self, path: str | Path) -> None:
-        index = _index(Path(path))
+        index = _find_index(Path(path))
         self.folder = index.parent
         self.recipe = read_recipe(self.folder)
-        self.rows = read_index(index)
+        self.rows = list(read_lines(index, IndexRow, error=OptionError, hint="prepare the clips again"))
 
     @property
     def window(self) -> Window:
@@ -101,7 +94,7 @@ class PreparedSource:
 
     @property
     def frame_count(self) -> int:
-        """Pictures of a clip that fills the window."""
+        """Frames of a clip that fills the window."""
         return self.window.frames
 
     def __len__(self) -> int:
@@ -120,16 +113,16 @@ class PreparedSource:
         return read_clip(self.folder / row.file, self.recipe, row.name, row.description)
 
     def frames(self, index: int, start: int = 0, count: int | None = None) -> np.ndarray:
-        """``[count, S, S, 3]`` uint8 from frame ``start`` on, reading no others; raises as ``load``."""
+        """``[count, S, S, 3]`` uint8 from frame ``start`` on, without reading the others; raises as ``load``."""
         stop = None if count is None else start + count
-        return self._part(self.rows[index], "frames", slice(start, stop))
+        return self._read_slice(self.rows[index], "frames", slice(start, stop))
 
     def wave(self, index: int) -> np.ndarray:
         """``[samples]`` float32 in [-1, 1]; raises as ``load``."""
-        return to_float(self._part(self.rows[index], "wave", slice(None)))
+        return to_float(self._read_slice(self.rows[index], "wave", slice(None)))
 
     def check_networks(self, *, tower: str | None = None, vae: str | None = None) -> None:
-        """See that clips were made with the networks of these ``fingerprint``s; None is not compared.
+        """Check that the clips were made with the networks of these ``fingerprint``s; None is not compared.
 
         Raises:
             OptionError: one differs.
@@ -141,72 +134,53 @@ class PreparedSource:
                     "prepare the clips again with the present one, into another folder"
                 )
 
-    def _part(self, row: Row, name: str, part: slice) -> np.ndarray:
+    def _read_slice(self, row: IndexRow, name: str, part: slice) -> np.ndarray:
         path = self.folder / row.file
         try:
             with safe_open(path, "numpy") as file:
-                if name not in file.keys():  # noqa: SIM118 - no mapping
+                if name not in file.keys():  # noqa: SIM118 - not a mapping
                     raise SampleError(f"{path}: holds no {name}, only {', '.join(sorted(file.keys()))}")
                 return file.get_slice(name)[part]
         except (OSError, SafetensorError) as error:
-            raise SampleError(_unreadable(path, error)) from error
+            raise _unreadable(path, error) from error
 
 
 def is_prepared(path: str | Path) -> bool:
     """Whether a path is a folder of prepared clips, or an index in one."""
     path = Path(path)
-    return ((path if path.is_dir() else path.parent) / NOTE).is_file()
+    return ((path if path.is_dir() else path.parent) / RECIPE_FILE).is_file()
 
 
-def read_recipe(folder: Path) -> Recipe:
+def read_recipe(folder: Path) -> PreparedRecipe:
     """What a folder's clips were made with.
 
     Raises:
-        OptionError: it holds none, or of another version.
+        OptionError: the folder has no recipe, a damaged one or one of another version.
     """
-    note = folder / NOTE
-    try:
-        values = json.loads(note.read_text())
-        if values.get("version") != VERSION:
-            raise OptionError(
-                f"{note}: is of version {values.get('version')}, {VERSION} is read; prepare the clips again"
-            )
-        if "fit" in values:  # as notes once had it
-            values["window"].setdefault("fit", values["fit"])
-        return msgspec.convert(values, Recipe)
-    except (OSError, ValueError, AttributeError) as error:
-        if isinstance(error, OptionError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"{note}: cannot be read ({reason}); a folder written by train.prepare is needed") from error
+    path, hint = folder / RECIPE_FILE, "a folder written by train.prepare is needed"
+    values = read_document(path, error=OptionError, hint=hint)
+    if values.get("version") != PREPARED_VERSION:
+        version = values.get("version")
+        raise OptionError(f"{path}: is of version {version}, {PREPARED_VERSION} is read; prepare the clips again")
+    recipe = read_document(path, PreparedRecipe, error=OptionError, hint=hint)
+    if "fit" in values and "fit" not in values["window"]:  # where it once was
+        recipe = replace(recipe, window=replace(recipe.window, fit=values["fit"]))
+    return recipe
 
 
-def read_index(path: Path) -> list[Row]:
-    """The lines of an index.
-
-    Raises:
-        OptionError: it cannot be read.
-    """
-    try:
-        return [msgspec.json.decode(line, type=Row) for line in path.read_bytes().splitlines()]
-    except (OSError, msgspec.MsgspecError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OptionError(f"{path}: cannot be read ({reason}); prepare the clips again") from error
-
-
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Make a folder one of this recipe; sweep what a killed run left half-written.
+def claim_folder(folder: Path, recipe: PreparedRecipe) -> None:
+    """Create a folder for clips of this recipe, or take up one; delete what a killed run left half-written.
 
     Raises:
         OptionError: it holds clips of another recipe.
         OutputError: it cannot be written.
     """
     with raise_output_errors(folder):
-        (folder / CLIPS).mkdir(parents=True, exist_ok=True)
-        for part in (folder / CLIPS).glob(".*.part.*"):
+        (folder / CLIPS_FOLDER).mkdir(parents=True, exist_ok=True)
+        for part in (folder / CLIPS_FOLDER).glob(".*.part.*"):
             part.unlink(missing_ok=True)
-    if not (folder / NOTE).exists():
-        write_json(folder / NOTE, asdict(recipe))
+    if not (folder / RECIPE_FILE).exists():
+        write_json(folder / RECIPE_FILE, asdict(recipe))
     elif (found := read_recipe(folder)) != recipe:
         old, new = asdict(found), asdict(recipe)
         differs = ", ".join(f"{key} {_short(old[key])} not {_short(new[key])}" for key in new if old[key] != new[key])
@@ -214,23 +188,23 @@ def claim(folder: Path, recipe: Recipe) -> None:
 
 
 def write_clip(folder: Path, file: str, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write one clip's file, whole or not at all.
+    """Write one clip's file, atomically.
 
     Raises:
         OutputError: it cannot be written.
     """
-    # Strides are not asked when bytes are taken: what a network gives may lie in memory otherwise than it is indexed.
+    # safetensors writes the bytes as they lie in memory, and the strides of a network's output may be any.
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     with atomic_write(folder / file) as part:
         part.write_bytes(safetensors.numpy.save(contiguous))
 
 
-def read_clip(path: Path, recipe: Recipe, name: str, text: str) -> Sample:
+def read_clip(path: Path, recipe: PreparedRecipe, name: str, text: str) -> Sample:
     """Read one clip's file; raises as ``PreparedSource.load``."""
     try:
         arrays = safetensors.numpy.load_file(path)
     except (OSError, SafetensorError) as error:
-        raise SampleError(_unreadable(path, error)) from error
+        raise _unreadable(path, error) from error
     if set(arrays) != recipe.tensors:
         raise SampleError(f"{path}: holds {', '.join(sorted(arrays))}, not {', '.join(sorted(recipe.tensors))}")
     if "wave" in arrays:
@@ -238,10 +212,10 @@ def read_clip(path: Path, recipe: Recipe, name: str, text: str) -> Sample:
     return Sample(name=name, text=text, **{key: torch.from_numpy(array) for key, array in arrays.items()})
 
 
-def frames_in(folder: Path, file: str, recipe: Recipe) -> int | None:
-    """Number of pictures or embeddings in a clip's file; None where it is missing, cut short, or holds something else."""
+def count_frames(path: Path, recipe: PreparedRecipe) -> int | None:
+    """Number of frames or embeddings in a clip's file; None if it is missing, truncated, or holds something else."""
     try:
-        with safe_open(folder / file, "numpy") as content:
+        with safe_open(path, "numpy") as content:
             if set(content.keys()) != recipe.tensors:
                 return None
             return content.get_slice("embeddings" if recipe.tower else "frames").get_shape()[0]
@@ -249,19 +223,19 @@ def frames_in(folder: Path, file: str, recipe: Recipe) -> int | None:
         return None
 
 
-def write_index(path: Path, rows: list[Row]) -> None:
-    """Write an index, whole or not at all."""
+def write_index(path: Path, rows: list[IndexRow]) -> None:
+    """Write an index, atomically."""
     with atomic_write(path) as part:
         part.write_text("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, atomically."""
     with atomic_write(path) as part:
         part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _index(path: Path) -> Path:
+def _find_index(path: Path) -> Path:
     if not path.is_dir():
         return path
     found = sorted(path.glob("*.jsonl"))
@@ -271,10 +245,9 @@ def _index(path: Path) -> Path:
     return found[0]
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return f"{path}: no such file"
-    return f"{path}: is damaged or truncated ({error})"
+def _unreadable(path: Path, error: Exception) -> SampleError:
+    reason = "no such file" if isinstance(error, FileNotFoundError) else f"is damaged or truncated ({error})"
+    return SampleError(f"{path}: {reason}")
 
 
 def _short(value: Any) -> str:

@@ -1,10 +1,10 @@
-"""One clip as training takes it, the window it is cut to, and joining two of them. Knows no files and no networks."""
+"""One clip as training takes it, the window it is cut to, and how two of them are joined."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,25 +22,20 @@ class SampleError(VTAError):
 
 @dataclass(frozen=True)
 class Window:
-    """What is taken of every clip: a stretch of time, its pictures and its sound.
+    """The stretch of time that is taken of every clip, and the form of its frames and samples."""
 
-    seconds: length; short clips have fewer pictures, and silence at the end. frame_rate: pictures a second. size: side of
-    the square pictures in pixels. sample_rate: samples of sound a second. fit, resize, kernel: how pictures are made
-    square (``vta_rt.config.FrameConfig``). clip_stride: pictures from one token to the next.
-    """
-
-    seconds: float
-    frame_rate: float
-    size: int
-    sample_rate: int
-    fit: Fit = "crop"
+    seconds: float  # shorter clips have fewer frames, and silence at the end
+    frame_rate: float  # frames a second
+    size: int  # side of the square frames in pixels
+    sample_rate: int  # audio samples a second
+    fit: Fit = "crop"  # how frames are made square, with resize and kernel: see vta_rt.config.FrameConfig
     resize: int = 0
     kernel: Kernel = "bicubic"
-    clip_stride: int = 1
+    clip_stride: int = 1  # frames from one token to the next
 
     @classmethod
     def of(cls, config: SystemConfig, seconds: float) -> Window:
-        """A model's window of about so many seconds: a whole number of latent steps, as ``ModelConfig`` counts them.
+        """A model's window of about ``seconds``, rounded to an integer number of latent steps as ``ModelConfig`` does.
 
         Raises:
             OptionError: ``seconds`` is less than a latent step, or not finite.
@@ -63,7 +58,7 @@ class Window:
 
     @property
     def frames(self) -> int:
-        """Pictures of a clip that fills the window: those at 0, 1/frame_rate, ... before its end."""
+        """Frames of a clip that fills the window: those at 0, 1/frame_rate, ... before its end."""
         return math.ceil(round(self.seconds * self.frame_rate, 6))
 
     @property
@@ -72,49 +67,41 @@ class Window:
         return -(-self.frames // self.clip_stride)
 
     @property
-    def pictures(self) -> FrameConfig:
-        """How pictures are taken, as ``vta_rt.video`` is told."""
+    def frame_config(self) -> FrameConfig:
+        """How frames are taken from a video, for ``vta_rt.video``."""
         return FrameConfig(self.frame_rate, self.size, self.fit, resize=self.resize, kernel=self.kernel)
 
     @property
     def samples(self) -> int:
-        """Samples of sound; always all of them."""
+        """Audio samples; the same for every clip."""
         return round(self.seconds * self.sample_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One clip, ready for training: pictures, their embeddings or neither, and sound or what the autoencoder made of it.
+    """One clip, ready for training: frames, their embeddings or neither; and samples or what the autoencoder made of them."""
 
-    name: shown in reports. text: what is to be heard, "" where nobody said. frames: [T, S, S, 3] uint8. embeddings:
-    [N, E] float32, the frozen tower's output. wave: [samples] float32 in [-1, 1] at the model's sample rate. moments:
-    [2C, T', F] float32, mean and log-variance of the autoencoder's posterior, before the scale factor.
-    """
-
-    name: str
-    text: str = ""
-    frames: Tensor | None = None
-    embeddings: Tensor | None = None
-    wave: Tensor | None = None
-    moments: Tensor | None = None
+    name: str  # shown in reports
+    text: str = ""  # description, "" where there is none
+    frames: Tensor | None = None  # [T, S, S, 3] uint8
+    embeddings: Tensor | None = None  # [N, E] float32, the frozen tower's output
+    wave: Tensor | None = None  # [samples] float32 in [-1, 1] at the model's sample rate
+    moments: Tensor | None = None  # [2C, T', F] float32, the posterior's mean and log-variance before the scale factor
 
     def __post_init__(self) -> None:
         if (self.frames is not None and self.embeddings is not None) or (self.wave is None) == (self.moments is None):
             raise ValueError(f"{self.name}: frames or embeddings, and wave or moments; not both")
 
     def pin_memory(self) -> Sample:
-        """The same in page-locked memory, from where it reaches a GPU faster; torch's DataLoader calls this."""
-        tensors = {name: getattr(self, name) for name in TENSORS}
-        return replace(self, **{name: tensor.pin_memory() for name, tensor in tensors.items() if tensor is not None})
+        """A copy in page-locked memory, from where it reaches a GPU faster; torch's DataLoader calls this."""
+        pinned = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Sample(**vars(self) | pinned)
 
 
-TENSORS = ("frames", "embeddings", "wave", "moments")
+class ClipSource(Protocol):
+    """Clips by number. Must be picklable: worker processes get a copy."""
 
-
-class Source(Protocol):
-    """Clips by number. Must be picklable: processes that read get a copy."""
-
-    problems: Mapping[str, str]  # lines of the list that are no clip, by their name: why not
+    problems: Mapping[str, str]  # for each line of the list that is not a clip, by its name: why not
 
     @property
     def window(self) -> Window:
@@ -124,11 +111,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What the clip is called in reports."""
+        """The clip's name in reports."""
         ...
 
     def load(self, index: int, rng: np.random.Generator | None = None) -> Sample:
-        """Read a clip; ``rng`` decides what is random about it, None takes it from its beginning.
+        """Read a clip. ``rng`` draws whatever is random about it; None takes the clip from its beginning.
 
         Raises:
             SampleError: it cannot be read.
@@ -136,17 +123,17 @@ class Source(Protocol):
         ...
 
 
-def join(first: Sample, second: Sample, share: float, window: Window) -> Sample:
+def join(first: Sample, second: Sample, fraction: float, window: Window) -> Sample:
     """The beginning of one clip and the rest of another, cut at the same moment: the published concat augmentation.
 
-    The cut falls on a token, the one nearest to ``share`` of the window, and no later than the first clip's end; pictures
-    and sound are cut at that token's time. The texts become "first, then second". The published training cuts at 5 to 15
-    of 20 pictures; as a share of the window that is 0.25 to 0.75 for any encoder.
+    The cut is at the token nearest to ``fraction`` of the window, and no later than the first clip's end; frames and samples
+    are cut at that token's time. The texts become "first, then second". The published training cuts at 5 to 15 of 20
+    frames; as a fraction of the window that is 0.25 to 0.75 for any encoder.
 
-    Moments and embeddings are cut likewise, at the latent step nearest to that time. That is an approximation: a tower
-    that sees neighbouring pictures, and the autoencoder always, have looked across the cut.
+    Embeddings are cut likewise, and moments at the latent step nearest to that time. That is an approximation: the
+    autoencoder, and a tower that sees neighbouring frames, have looked across the cut.
     """
-    cut, stride = round(share * window.tokens), window.clip_stride
+    cut, stride = round(fraction * window.tokens), window.clip_stride
     if first.frames is not None:
         cut = min(cut, len(first.frames) // stride)
     if first.embeddings is not None:
@@ -154,29 +141,23 @@ def join(first: Sample, second: Sample, share: float, window: Window) -> Sample:
     at = cut * stride / window.frame_rate / window.seconds
     return Sample(
         name=f"{first.name} + {second.name}",
-        text=_joined_text(first.text, second.text),
-        frames=_joined(first.frames, second.frames, cut * stride, axis=0),
-        embeddings=_joined(first.embeddings, second.embeddings, cut, axis=0),
-        wave=None if first.wave is None else _joined(first.wave, second.wave, round(at * len(first.wave)), axis=0),
-        moments=None
-        if first.moments is None
-        else _joined(first.moments, second.moments, round(at * first.moments.shape[1]), axis=1),
+        text=_join_texts(first.text, second.text),
+        frames=_splice(first.frames, second.frames, lambda _: cut * stride),
+        embeddings=_splice(first.embeddings, second.embeddings, lambda _: cut),
+        wave=_splice(first.wave, second.wave, lambda length: round(at * length)),
+        moments=_splice(first.moments, second.moments, lambda length: round(at * length), axis=1),
     )
 
 
-def _joined(first: Tensor | None, second: Tensor | None, cut: int, axis: int) -> Tensor | None:
+def _splice(first: Tensor | None, second: Tensor | None, cut_of: Callable[[int], int], axis: int = 0) -> Tensor | None:
+    """``first`` up to the cut and ``second`` from there on; ``cut_of`` is given the length of ``first``."""
     if first is None or second is None:
         return None
-    return torch.cat(
-        [
-            first.narrow(axis, 0, cut),
-            second.narrow(axis, min(cut, second.shape[axis]), max(0, second.shape[axis] - cut)),
-        ],
-        axis,
-    )
+    cut, end = cut_of(first.shape[axis]), second.shape[axis]
+    return torch.cat([first.narrow(axis, 0, cut), second.narrow(axis, min(cut, end), max(0, end - cut))], axis)
 
 
-def _joined_text(first: str, second: str) -> str:
+def _join_texts(first: str, second: str) -> str:
     if not (first and second):
         return first or second
     return f"{first.rstrip(' .,;!')}, then {second}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from torch.utils.data import Dataset
 
-from train.data.ahead import quiet_when_left, read_ahead
+from train.data.loader import quiet_worker, read_ahead
 from vta_rt.video import sample_frames
 
 
@@ -61,7 +61,7 @@ def test_a_reader_leaves_interrupts_to_others_and_says_nothing_when_it_is_left(m
     monkeypatch.setattr(sys, "excepthook", lambda kind, *_: said.append(kind))
     usual = signal.getsignal(signal.SIGINT)
     try:
-        quiet_when_left(0)
+        quiet_worker(0)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, usual)

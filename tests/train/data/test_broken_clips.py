@@ -50,11 +50,11 @@ def ways_to_be_broken(folder: Path, video: bytes, sound: bytes) -> dict[str, tup
         return json.dumps({"video_path": "0.mp4", "audio_file": "0.wav"} | values)
 
     return {
-        "not JSON": (line()[:-5], "is not JSON"),
-        "no object": ('["0.mp4", "0.wav"]', "is a JSON array"),
+        "not JSON": (line()[:-5], "is not valid JSON"),
+        "no object": ('["0.mp4", "0.wav"]', "Expected `object`, got `array`"),
         "no video": (json.dumps({"audio_file": "0.wav"}), "has neither video_path nor feature_file"),
         "no sound": (json.dumps({"video_path": "0.mp4"}), "has no sound"),
-        "number for a path": (line(audio_file=7), "audio_file is 7"),
+        "number for a path": (line(audio_file=7), "Expected `str | null`, got `int` - at `$.audio_file`"),
         "video missing": (line(video_path="none.mp4"), "none.mp4: no such file"),
         "video empty": (line(video_path="empty.mp4"), "empty.mp4: is empty"),
         "text as video": (line(video_path="text.mp4"), "text.mp4: is not a video"),

@@ -37,17 +37,17 @@ def test_paths_are_from_the_lists_folder_or_absolute(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"{", "is not JSON (Expecting property name enclosed in double quotes at character 2)"),
-        (b'{"video_path": "\xff.mp4"}', "is not UTF-8 text (byte 17)"),
-        (b'["v.mp4"]', "is a JSON array, an object with video_path and audio_file is needed"),
-        (b"17", "is a JSON number, an object with video_path and audio_file is needed"),
-        (b"null", "is a JSON null, an object with video_path and audio_file is needed"),
+        (b"{", "is not valid JSON (Input data was truncated)"),
+        (b'{"video_path": "\xff.mp4"}', "is not valid JSON (Invalid UTF-8 encoded string)"),
+        (b'["v.mp4"]', "Expected `object`, got `array`"),
+        (b"17", "Expected `object`, got `int`"),
+        (b"null", "Expected `object`, got `null`"),
         (b'{"audio_file": "a.wav"}', "has neither video_path nor feature_file, one of them is needed"),
         (b'{"feature_file": "f.npy"}', "has no audio_file, nor a video_path whose own sound could serve"),
-        (b'{"video_path": 3, "audio_file": "a.wav"}', "video_path is 3, a text is needed"),
-        (b'{"video_path": "v.mp4", "audio_file": ["a.wav"]}', 'audio_file is ["a.wav"], a text is needed'),
-        (b'{"video_path": "v.mp4", "description": {}}', "description is {}, a text is needed"),
-        (b"[" * 100_000, "is not JSON that can be read (nested too deeply)"),
+        (b'{"video_path": 3, "audio_file": "a.wav"}', "Expected `str | null`, got `int` - at `$.video_path`"),
+        (b'{"video_path": "v.mp4", "audio_file": ["a.wav"]}', "Expected `str | null`, got `array` - at `$.audio_file`"),
+        (b'{"video_path": "v.mp4", "description": {}}', "Expected `str | null`, got `object` - at `$.description`"),
+        (b"[" * 100_000, "is not valid JSON (maximum recursion depth exceeded while deserializing an object)"),
     ],
 )
 def test_a_wrong_line_is_named_and_the_others_stay(line: bytes, reason: str, tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from train.data import loader as loader_module
-from train.data.loader import Draw, Loader
-from train.data.report import LoadReport
+from train.data.loader import Draw, Loader, LoadReport
 from train.data.sample import SampleError
 from vta_rt.errors import OptionError
 
@@ -202,7 +201,7 @@ def test_processes_that_read_end_with_the_steps(numbers: Any) -> None:
         ({"batch": 2, "world": 2, "rank": 2}, "rank is 2, with world 2 it is 0 to 1"),
         ({"batch": 2, "seed": -1}, "seed is -1, a whole number of 0 or more is needed"),
         ({"batch": 2, "workers": -1}, "workers is -1"),
-        ({"batch": 2, "concat": 1.5}, "concat is 1.5, a share from 0 to 1 is needed"),
+        ({"batch": 2, "concat": 1.5}, "concat is 1.5, a fraction from 0 to 1 is needed"),
     ],
 )
 def test_numbers_that_do_not_go_together_are_refused(options: dict[str, Any], message: str, numbers: Any) -> None:

@@ -273,9 +273,10 @@ def test_folders_that_hold_no_prepared_clips_are_named(listing: Listing, kept: N
     run(listing, tmp_path, kept)
     index, note = tmp_path / "train.jsonl", tmp_path / "prepared.json"
     index.write_text('{"name": 3}\n')
-    with pytest.raises(OptionError, match=r"train\.jsonl: cannot be read"):
+    with pytest.raises(OptionError, match=r"train\.jsonl, line 1: Expected `str`.*prepare the clips again"):
         PreparedSource(tmp_path)
-    for text, message in (('{"version": 9}', "is of version 9, 1 is read"), ("[", "cannot be read"), ("[]", "cannot")):
+    broken = {'{"version": 9}': "is of version 9, 1 is read", "[": "is not valid JSON", "[]": "Expected `object`"}
+    for text, message in (broken | {'{"version": 1}': "missing required field `window`"}).items():
         note.write_text(text)
         with pytest.raises(OptionError, match=message):
             PreparedSource(tmp_path)

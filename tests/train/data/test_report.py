@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from train.data.report import LoadReport
+from train.data.loader import LoadReport
 
 
 def test_summary_is_one_line() -> None:

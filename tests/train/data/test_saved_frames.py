@@ -14,8 +14,8 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
+from train.data.raw import read_saved_frames
 from train.data.sample import SampleError
-from train.data.saved_frames import read_frames
 from vta_rt.config import FrameConfig
 from vta_rt.video import sample_frames
 
@@ -23,7 +23,7 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
 
 
 def read(path: Path, size: int = 16, count: int = 6) -> np.ndarray:
-    return read_frames(path, FrameConfig(size=size), lambda total: 0, count)[1]
+    return read_saved_frames(path, FrameConfig(size=size), lambda total: 0, count)[1]
 
 
 FORMATS: dict[str, Callable[[Path, np.ndarray], Any]] = {
@@ -60,7 +60,7 @@ def test_bfloat16_is_read(tmp_path: Path) -> None:
 def test_a_part_is_taken_from_where_it_is_told(tmp_path: Path) -> None:
     np.save(tmp_path / "f.npy", FRAMES)
     seen = []
-    begin, found = read_frames(tmp_path / "f.npy", FrameConfig(size=16), lambda total: seen.append(total) or 3, 2)
+    begin, found = read_saved_frames(tmp_path / "f.npy", FrameConfig(size=16), lambda total: seen.append(total) or 3, 2)
     assert (begin, seen) == (3, [6])
     np.testing.assert_array_equal(found, FRAMES[3:5])
 

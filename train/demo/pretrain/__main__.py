@@ -141,7 +141,7 @@ def _reel(path: str, films: PreparedSource, system: SystemConfig, known: dict[st
     if known is not None:
         if unknown := [row.name for row in films.rows if row.video_path not in known]:
             raise OptionError(f"{path}: {len(unknown)} clips are not in the list of events, such as {unknown[0]}")
-        labels = [known[str(row.video_path)].part(0, films.frame_count) for row in films.rows]
+        labels = [known[str(row.video_path)].crop(0, films.frame_count) for row in films.rows]
     return Reel(films, system.mel, mel_frames(system), labels)
 
 

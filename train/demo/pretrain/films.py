@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from train.data.events import Labels, stack
+from train.data.events import Labels, stack_labels
 from train.models.config import MelConfig
 from train.models.mel import log_mel
 
@@ -53,7 +53,7 @@ class Reel:
         count = self.films.frame_count
         pictures = pictures_of(self.films, index, 0, count)[None]
         mel = log_mel(torch.from_numpy(self.films.wave(index))[None], self.mel)[:, : count * self.per_frame]
-        return pictures, mel, None if self.labels is None else stack([self.labels[index]])
+        return pictures, mel, None if self.labels is None else stack_labels([self.labels[index]])
 
     def batch(
         self, size: int, window: int, rng: np.random.Generator, *, zoomed: bool = False
@@ -71,9 +71,9 @@ class Reel:
             places.append((index, start))
             pictures.append(alteration.pictures(pictures_of(self.films, index, start, window)))
             if self.labels is not None:
-                labels.append(alteration.labels(self.labels[index].part(start, window)))
+                labels.append(alteration.labels(self.labels[index].crop(start, window)))
         mel = None if zoomed else self._mel(places, window)
-        return torch.stack(pictures), mel, stack(labels) if labels else None
+        return torch.stack(pictures), mel, stack_labels(labels) if labels else None
 
     def _mel(self, places: Sequence[tuple[int, int]], window: int) -> Tensor:
         """Log-mel of windows, each given by its film and its first frame."""
@@ -134,4 +134,4 @@ class Alteration:
 
     def labels(self, labels: Labels) -> Labels:
         """What is true of the pictures still is."""
-        return labels.seen(self.mirrored, self.zoom, self.right, self.down)
+        return labels.transform(self.mirrored, self.zoom, self.right, self.down)

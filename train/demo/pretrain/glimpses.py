@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from train.data.events import MOST, SMALL, Labels, classes_of, rings, stack
+from train.data.events import BASE_SIZE, MAX_THINGS, Labels, class_names, ring_notes, stack_labels
 from train.demo.pretrain.films import Alteration
 from vta_rt.errors import OptionError
 
@@ -32,7 +32,7 @@ class GlimpseSource:
             picture = torch.from_numpy(self.pictures[index]).permute(0, 3, 1, 2).float() / 255
             pictures.append(alteration.pictures(picture))
             labels.append(alteration.labels(self.labels[index]))
-        return torch.stack(pictures), stack(labels)
+        return torch.stack(pictures), stack_labels(labels)
 
 
 def read_glimpses(path: Path, side: int, frame_rate: float, materials: Mapping[str, float]) -> GlimpseSource:
@@ -51,17 +51,17 @@ def read_glimpses(path: Path, side: int, frame_rate: float, materials: Mapping[s
             )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OptionError(f"{path}: is no file of glimpses as train.demo.synthetic writes it ({error})") from error
-    if pictures.shape[2:] != (side, side, 3) or places.shape[2:] != (MOST, 2) or rate != frame_rate:
+    if pictures.shape[2:] != (side, side, 3) or places.shape[2:] != (MAX_THINGS, 2) or rate != frame_rate:
         found = "x".join(str(length) for length in pictures.shape[2:4])
         raise OptionError(
             f"{path}: holds glimpses of {found} pixels, {rate:g} a second; the model takes {side}x{side}, {frame_rate:g}"
         )
-    classes = classes_of(materials)
+    classes = class_names(materials)
     known = np.array([classes.index(name) if name in classes else -1 for name in (*names, "")])  # the last one for -1
     things = known[things]
     with np.errstate(divide="ignore"):
-        octaves = np.where(things >= 0, np.log2(sizes / SMALL), 0).astype(np.float32)
-    notes = rings(materials, things, octaves)
+        octaves = np.where(things >= 0, np.log2(sizes / BASE_SIZE), 0).astype(np.float32)
+    notes = ring_notes(materials, things, octaves)
     count = pictures.shape[1]
 
     def label(index: int) -> Labels:

@@ -18,7 +18,7 @@ from train.data.events import Labels, label_tensors
 from train.models.motion import NOTES, Verdict, spread
 
 RARE = 3.0  # weight of a frame in which something happens
-SMALLEST, SIZES = -4, 44  # semitones over SMALL of the first class of size, and how many are told apart
+SMALLEST, SIZES = -4, 44  # semitones over BASE_SIZE of the first class of size, and how many are told apart
 
 
 def most_hit(onset: np.ndarray, count: int) -> list[int]:
@@ -139,7 +139,7 @@ class HitHead(nn.Module):
 
 
 def _seen(true: Mapping[str, Tensor], maps: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-    """Of all things that show: (film, frame), row and column in the maps; and which those are, [B, T, MOST]."""
+    """Of all things that show: (film, frame), row and column in the maps; and which those are, [B, T, MAX_THINGS]."""
     rows, columns = _cells(true["place"], maps.shape[-2:])
     seen = (true["thing"] >= 0) & (rows >= 0)
     film, frame, _ = seen.nonzero(as_tuple=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from train.data.events import Labels, told
+from train.data.events import Labels, encode_labels
 from train.demo.pretrain.losses import HitHead, LookHead, event_loss, most_hit, struck_loss, struck_right
 from train.models.config import MotionConfig
 from train.models.encoder import FrameEncoder
@@ -73,12 +73,12 @@ class Regressor(nn.Module):
         assert self.when_hit is not None
         assert self.what_hit is not None
         if mel is not None:  # what is said of events is taken for true, so that the rest tells what they do not
-            embeddings = verdict.beside(told(labels, verdict.materials, when.device), when)
+            embeddings = verdict.beside(encode_labels(labels, verdict.materials, when.device), when)
             loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
         loss = loss + event_loss(verdict, when, labels)
         loss = loss + self.when_hit.loss(maps, gazes, labels) + self.when_hit.speeds(maps, labels)
         starts = most_hit(labels.onset, STRETCH)
-        labels = labels.parts(starts, STRETCH)
+        labels = labels.crop_each(starts, STRETCH)
         brief = torch.stack([film[start:][:STRETCH] for film, start in zip(seen, starts, strict=True)])
         maps, gazes = tower.what.look(brief)
         what = tower.what.tell(maps, gazes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.data.events import SPAN
+from train.data.events import LEVEL_UNIT
 from train.demo.pretrain.films import Alteration, Reel, pictures_of
 from train.models.config import SystemConfig
 from train.models.mel import log_mel
@@ -50,7 +50,7 @@ def test_films_are_altered_as_a_whole_and_labels_with_them(reels: list[Reel], zo
     pictures = torch.zeros(3, 3, 80, 80)
     pictures[:, :, 32:48, 24:56] = 1.0
     assert reels[0].labels is not None
-    labels = reels[0].labels[0].part(0, 3)
+    labels = reels[0].labels[0].crop(0, 3)
     labels = replace(labels, place=np.full_like(labels.place, 0.5))
     places, widths = set(), set()
     for seed in range(40):
@@ -81,14 +81,14 @@ def test_windows_from_another_distance_have_no_sound(reels: list[Reel]) -> None:
 def test_what_is_seen_larger_is_larger_lower_and_louder(reels: list[Reel]) -> None:
     assert reels[0].labels is not None
     labels = reels[0].labels[0]
-    larger = labels.seen(False, 2.0, 0.0, 0.0)
+    larger = labels.transform(False, 2.0, 0.0, 0.0)
     hit, thing = labels.onset > 0, labels.thing >= 0
     assert hit.any()
     np.testing.assert_allclose(larger.size, labels.size + thing)
     np.testing.assert_allclose(larger.note[hit], labels.note[hit] - 12)
-    np.testing.assert_allclose(larger.level[hit], labels.level[hit] + 20 * np.log10(2) / SPAN, rtol=1e-6)
+    np.testing.assert_allclose(larger.level[hit], labels.level[hit] + 20 * np.log10(2) / LEVEL_UNIT, rtol=1e-6)
     np.testing.assert_array_equal(larger.note[~hit], -1)
     np.testing.assert_array_equal(larger.level[~hit], 0)
     for name in ("onset", "material", "thing", "hit", "speed", "turns"):
         np.testing.assert_array_equal(getattr(larger, name), getattr(labels, name))
-    assert (labels.seen(False, 1.0, 0.0, 0.0).place == labels.place)[thing].all()
+    assert (labels.transform(False, 1.0, 0.0, 0.0).place == labels.place)[thing].all()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.data.events import LOWEST, read_labels, stack
+from train.data.events import MIN_NOTE, read_labels, stack_labels
 from train.demo.pretrain.losses import most_hit
 from vta_rt.errors import OptionError
 
@@ -32,28 +32,28 @@ def test_events_fall_on_their_frames(tmp_path: Path) -> None:
     labels, materials = read_labels(tmp_path / "events.jsonl", 25.0, 8)
     assert materials == pytest.approx(
         {"bell": 48 + 12 * np.log2(1.01), "wood": 48}
-    )  # MIDI 81, of A5, at the size SMALL
+    )  # MIDI 81, of A5, at the size BASE_SIZE
     assert list(materials) == ["bell", "wood"]
     film = labels[str((tmp_path / "video/0.mp4").resolve())]
     assert np.flatnonzero(film.onset).tolist() == [2, 5]
     assert film.material[[2, 5, 6]].tolist() == [1, 0, -1]
-    assert (film.note[[2, 5]] + LOWEST).tolist() == pytest.approx(
+    assert (film.note[[2, 5]] + MIN_NOTE).tolist() == pytest.approx(
         [69, 69 + 12 * np.log2(RECORD["events"][1]["pitch"] / 440)]
     )
     np.testing.assert_allclose(film.level[[2, 5, 0]], [1.0, -1.0, 0.0])
     np.testing.assert_allclose(film.speed[:4], [1.5, 2.0, 2.5, 2.5])
-    assert film.part(2, 3).onset.tolist() == [1, 0, 0]
+    assert film.crop(2, 3).onset.tolist() == [1, 0, 0]
     assert film.thing[0, :4].tolist() == [1, -1, 2, -1]
     np.testing.assert_allclose(film.size[0, :4], [1.0, 0.0, 0.0, 0.0], atol=1e-7)
     np.testing.assert_allclose(film.ring[0, :4], [36.0, -1, -1, -1], rtol=1e-5)
-    np.testing.assert_allclose(film.seen(False, 2.0, 0, 0).ring[0, :4], [24.0, -1, -1, -1], rtol=1e-5)
+    np.testing.assert_allclose(film.transform(False, 2.0, 0, 0).ring[0, :4], [24.0, -1, -1, -1], rtol=1e-5)
     assert np.argwhere(film.hit).tolist() == [[2, 0]]
     np.testing.assert_allclose(film.turns[:4, 2], [1.0, 1.5, 2.0, 2.0])
     assert np.isnan(film.place[0, [0, 1, 3]]).all()
     np.testing.assert_allclose(film.place[1:3, 0], [[0.5, 0.25]] * 2)
     np.testing.assert_allclose(film.place[[0, 1, 7], 2, 0], [0.9, 0.91, 0.91])  # the last one known holds
-    np.testing.assert_allclose(film.seen(True, 1.0, 0.1, -0.1).place[0, 2], [0.2, 0.0], atol=1e-6)
-    assert stack([film, film]).note.shape == (2, 8)
+    np.testing.assert_allclose(film.transform(True, 1.0, 0.1, -0.1).place[0, 2], [0.2, 0.0], atol=1e-6)
+    assert stack_labels([film, film]).note.shape == (2, 8)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_events_fall_on_their_frames(tmp_path: Path) -> None:
 )
 def test_what_is_no_list_of_events_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "events.jsonl").write_text(text)
-    with pytest.raises(OptionError, match=r"events\.jsonl: is no list of events"):
+    with pytest.raises(OptionError, match=r"events\.jsonl(: is not a list of events|, line 1: )"):
         read_labels(tmp_path / "events.jsonl", 25.0, 8)
     with pytest.raises(OptionError, match=r"none\.jsonl: cannot be read"):
         read_labels(tmp_path / "none.jsonl", 25.0, 8)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from train.data.events import SMALL, classes_of, read_labels
+from train.data.events import BASE_SIZE, class_names, read_labels
 from train.demo.pretrain.glimpses import read_glimpses
 from train.demo.synthetic import glimpses
 from train.demo.synthetic.__main__ import main
@@ -74,10 +74,10 @@ def test_shows_and_tells_what_its_clip_does(tmp_path: Path, index: int) -> None:
     assert errors[start] < 6
     films, materials = read_labels(tmp_path / "events.jsonl", glimpses.RATE, len(frames))
     (whole,) = films.values()
-    labels = whole.part(start, count)
+    labels = whole.crop(start, count)
     names = np.array([*glimpses.NAMES, ""])[one.thing]
-    known = np.isin(names, classes_of(materials))
-    assert [classes_of(materials)[thing] for thing in labels.thing[0][known]] == names[known].tolist()
+    known = np.isin(names, class_names(materials))
+    assert [class_names(materials)[thing] for thing in labels.thing[0][known]] == names[known].tolist()
     np.testing.assert_array_equal(labels.hit[:, known], one.hit[:, known])
     np.testing.assert_allclose(labels.turns[:, known], one.turns[:, known], atol=1e-3)
     np.testing.assert_allclose(labels.place[:, known], one.place[:, known], atol=2e-3)
@@ -103,7 +103,7 @@ def test_is_read_with_classes_of_its_own(file: Path) -> None:
         expected = [{"bell": 0, "drum": 1, "wheel": 2}.get(name, -1) for name in names]
         assert few.thing.tolist() == [expected] * glimpses.FRAMES
         seen = one.thing >= 0
-        np.testing.assert_allclose(labels.size[3][seen], np.log2(one.size[seen] / SMALL), rtol=1e-6)
+        np.testing.assert_allclose(labels.size[3][seen], np.log2(one.size[seen] / BASE_SIZE), rtol=1e-6)
         notes = np.where(few.thing >= 0, np.array([50.0, 40.0, np.nan])[few.thing] - 12 * few.size, np.nan)
         np.testing.assert_allclose(few.ring, np.where(np.isnan(notes), -1, notes), rtol=1e-5)
         np.testing.assert_array_equal(labels.onset, one.hit.any(1))
