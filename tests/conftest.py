@@ -1,18 +1,39 @@
-"""Shared by all tests: where the published facts lie, and a checkpoint made from them."""
+"""Shared by all tests: the published facts, checkpoints and bundles built once per run, and the option ``--slow``."""
 
 from __future__ import annotations
 
-import json
 import os
+
+# Tests run in one process per core, so each computes on one thread. numpy and torch look when they are imported.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import json
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 UPSTREAM = Path(__file__).parent / "upstream"
 SAMPLE_VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+
+
+Share = Callable[[str, Callable[[Path], object]], Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the slowest proofs, those marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:
@@ -39,14 +60,30 @@ def golden_frames(goldens: dict[str, np.ndarray]) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as ``synth_checkpoint.py tiny`` writes it: the model's folder and audioldm-s-full.ckpt."""
-    import subprocess
-    import sys
+def share(tmp_path_factory: pytest.TempPathFactory) -> Share:
+    """``share(name, build)`` calls ``build(folder)`` once per run, whichever process asks first, and returns the folder."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all the run's processes
 
-    out = tmp_path_factory.mktemp("ckpt")
-    subprocess.run([sys.executable, UPSTREAM / "synth_checkpoint.py", "tiny", out], check=True, capture_output=True)
-    return out
+    def share(name: str, build: Callable[[Path], object]) -> Path:
+        folder, is_built = root / "shared" / name, root / "shared" / f"{name}.built"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(root / "shared" / f"{name}.lock"):
+            if not is_built.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a build that failed
+                build(folder)
+                is_built.touch()
+        return folder
+
+    return share
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(share: Share) -> Path:
+    """A folder as ``synth_checkpoint.py tiny`` writes it: the model's folder and audioldm-s-full.ckpt."""
+    script = [sys.executable, UPSTREAM / "synth_checkpoint.py", "tiny"]
+    return share("tiny-checkpoint", lambda out: subprocess.run([*script, out], check=True, capture_output=True))
 
 
 @pytest.fixture(scope="session")
@@ -70,22 +107,39 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """ONNX Runtime takes no environment variable: unless a test says otherwise, its sessions compute on one thread."""
+    import onnxruntime
+
+    class SessionOptions(onnxruntime.SessionOptions):
+        def __init__(self) -> None:
+            super().__init__()
+            self.intra_op_num_threads = 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", SessionOptions)
+        yield
+
+
 @pytest.fixture(scope="session")
-def bundle_10s(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_10s(tiny_checkpoint: Path, share: Share) -> Path:
     """The tiny checkpoint at fp32 with windows of 10.24 s, as published."""
     from export.bundling import build
 
-    return build(tiny_checkpoint, out=tmp_path_factory.mktemp("engines") / "tiny")
+    return share("bundle-10s", lambda out: build(tiny_checkpoint, out=out))
 
 
 @pytest.fixture(scope="session")
-def bundle_short(tiny_checkpoint: Path, bundle_10s: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_short(tiny_checkpoint: Path, bundle_10s: Path, share: Share) -> Path:
     """The same with windows of 0.64 s: quick to run. Starts from the other, so only the denoiser is built again."""
     from export.bundling import Options, build
 
-    out = tmp_path_factory.mktemp("engines") / "short"
-    link_tree(bundle_10s, out)
-    return build(tiny_checkpoint, out=out, options=Options(seconds=0.64))
+    def shorten(out: Path) -> None:
+        link_tree(bundle_10s, out)
+        build(tiny_checkpoint, out=out, options=Options(seconds=0.64))
+
+    return share("bundle-short", shorten)
 
 
 @pytest.fixture
@@ -101,8 +155,20 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def micro_checkpoint(share: Share) -> Path:
     """A checkpoint far smaller than any published, to build in seconds: config.json, safetensors, diffusers folder."""
+    return share("micro-checkpoint", save_micro_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def micro_bundle(micro_checkpoint: Path, share: Share) -> Path:
+    """The micro checkpoint at fp32 with windows of 0.32 s."""
+    from export.bundling import Options, build
+
+    return share("micro-bundle", lambda out: build(micro_checkpoint, out=out, options=Options(seconds=0.32)))
+
+
+def save_micro_checkpoint(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
@@ -119,7 +185,6 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vocoder=VocoderConfig(initial_channels=32),
     )
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("ckpt") / "micro"
     build_vae(config.vae).save_pretrained(folder / "vae")
     vocoder = build_vocoder(config.vocoder)
     for parameter in vocoder.parameters():
@@ -130,4 +195,3 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tensors = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()}
     save_file(tensors, folder / "model_2.safetensors")
     (folder / "config.json").write_text(json.dumps(to_dict(config)))
-    return folder

@@ -1,4 +1,4 @@
-"""Shared by the tests of the benchmarks: a tiny bundle, a copy of the scripts, and ways to import and run one."""
+"""Shared by the tests of the benchmarks: a copy of the scripts, and ways to import and run one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ from types import ModuleType
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="session")
-def micro_bundle(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The micro checkpoint at fp32 with windows of 0.64 s."""
-    from export.bundling import Options, build
-
-    return build(micro_checkpoint, out=tmp_path_factory.mktemp("engines") / "micro", options=Options(seconds=0.64))
 
 
 @pytest.fixture

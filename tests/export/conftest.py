@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import SpeechT5HifiGan
 
-from export.bundling import Options, build
 from tests.export.layouts import MODEL, SMALL_VAE, SMALL_VOCODER, StateDict, save_audioldm
 from train.models.vae import build_vae, compvis_name
 from train.models.vocoder import build_vocoder, published_name
@@ -19,13 +18,6 @@ from train.models.vocoder import build_vocoder, published_name
 @pytest.fixture(scope="session")
 def model_tensors(tiny_checkpoint: Path) -> StateDict:
     return torch.load(tiny_checkpoint / MODEL / "pytorch_model_2.bin", weights_only=True)
-
-
-@pytest.fixture(scope="session")
-def micro_bundle(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The micro checkpoint at fp32 with windows of 0.32 s."""
-    out = tmp_path_factory.mktemp("engines") / "micro"
-    return build(micro_checkpoint, out=out, options=Options(seconds=0.32))
 
 
 @pytest.fixture(scope="session")
