@@ -1,22 +1,22 @@
-"""What a run leaves behind: a folder for each checkpoint, whole or not at all, and the names ``last`` and ``best``.
+"""What a run leaves behind: its checkpoints, each complete or not there at all, the names ``last`` and ``best``, its figures.
 
-    RUN/checkpoints/00001000/model_2.safetensors, config.json    what ``export.build --ckpt`` opens
-                             training.json                       step, best validation loss, settings
-                             state/                              what going on exactly needs beyond that
-    RUN/last, RUN/best -> checkpoints/…
-    RUN/vae, RUN/vocoder, RUN/tokenizer.json                     first stage and tokenizer, laid beside
-
-Knows no training loop.
+RUN/checkpoints/00001000/training.json                       step, best validation, settings
+                         state/                              modules, optimizers, EMA weights, random states
+                         model_2.safetensors, config.json    of train.run: what ``export.build --ckpt`` opens
+RUN/last, RUN/best -> checkpoints/…
+RUN/vae, RUN/vocoder, RUN/tokenizer.json                     of train.run: first stage and tokenizer, laid beside
+RUN/metrics.jsonl
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from train.models.config import SystemConfig, to_dict
 from train.models.weights import CheckpointError
-from train.settings import TrainSettings
-from train.settings import to_dict as settings_dict
+from vta_rt.documents import read_document
 from vta_rt.errors import OutputError
 from vta_rt.files import atomic_write, raise_output_errors
 from vta_rt.text import TOKENIZER
 
-WEIGHTS, CONFIG, TRAINING, STATE = "model_2.safetensors", "config.json", "training.json", "state"
-FOLDER = "checkpoints"
+MODEL_FILE, CONFIG_FILE, TRAINING_FILE, METRICS_FILE = (
+    "model_2.safetensors",
+    "config.json",
+    "training.json",
+    "metrics.jsonl",
+)
+STATE_FOLDER, CHECKPOINTS_FOLDER = "state", "checkpoints"
 FIRST_STAGE = ("vae", "vocoder")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. best: lowest validation loss so far, None before the first."""
+    """How far a run is."""
 
-    step: int = 0
-    best: float | None = None
+    step: int = 0  # steps done
+    best: float | None = None  # lowest validation figure so far, None before the first
     best_step: int | None = None
+    steps: int | None = None  # length of the run, once it is known
 
 
 class RunFolder:
@@ -69,19 +73,22 @@ class RunFolder:
                 f"{self.path}: holds the checkpoints of a run; go on with --resume {self.path}, or name another folder"
             )
 
-    def claim(self, first_stage: Path | None, tokenizer: Path | None = None, *, resume: bool) -> None:
-        """Make the folder, free it from what a killed run left half-written, and lay first stage and tokenizer beside.
+    def claim(self, first_stage: Path | None = None, tokenizer: Path | None = None, *, resume: bool) -> None:
+        """Make the folder, remove what a killed run left half-written, and lay first stage and tokenizer beside.
+
+        A run that does not resume begins without checkpoints and figures.
 
         Raises:
             OutputError: it cannot be written.
         """
-        folder = self.path / FOLDER
+        folder = self.path / CHECKPOINTS_FOLDER
         with raise_output_errors(self.path):
             folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(".*.part"):
-                shutil.rmtree(leftover)
             if not resume:
-                (self.path / "metrics.jsonl").unlink(missing_ok=True)
+                (self.path / METRICS_FILE).unlink(missing_ok=True)
+            others = [] if resume else [self.checkpoint(step) for step in self.steps()]
+            for leftover in (*others, *folder.glob(".*.part")):
+                shutil.rmtree(leftover)
             if first_stage is not None:
                 self._lay_beside(first_stage)
             if tokenizer is not None:
@@ -91,13 +98,18 @@ class RunFolder:
 
     def steps(self) -> list[int]:
         """Of the checkpoints there are, in order."""
-        folder = self.path / FOLDER
-        names = (path.parent.name for path in folder.glob(f"*/{TRAINING}"))
+        folder = self.path / CHECKPOINTS_FOLDER
+        names = (path.parent.name for path in folder.glob(f"*/{TRAINING_FILE}"))
         return sorted(int(name) for name in names if name.isdecimal())
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint after that many steps lies."""
-        return self.path / FOLDER / f"{step:08d}"
+        return self.path / CHECKPOINTS_FOLDER / f"{step:08d}"
+
+    def last(self) -> Path | None:
+        """The newest checkpoint, None where there is none."""
+        steps = self.steps()
+        return self.checkpoint(steps[-1]) if steps else None
 
     def name(self, name: str, step: int) -> None:
         """Let RUN/``name`` stand for a checkpoint."""
@@ -105,7 +117,7 @@ class RunFolder:
         temporary = link.with_name(f".{name}.part")
         with raise_output_errors(link):
             temporary.unlink(missing_ok=True)
-            temporary.symlink_to(Path(FOLDER) / self.checkpoint(step).name)
+            temporary.symlink_to(Path(CHECKPOINTS_FOLDER) / self.checkpoint(step).name)
             os.replace(temporary, link)
 
     def prune(self, keep: int, best: int | None) -> None:
@@ -118,7 +130,7 @@ class RunFolder:
 
     def _lay_beside(self, first_stage: Path) -> None:
         if not all((first_stage / name).is_dir() for name in FIRST_STAGE):
-            return  # one half alone would be taken for a whole
+            return  # one half alone would be taken for a complete first stage
         for name in FIRST_STAGE:
             target = self.path / name
             if not target.exists():
@@ -127,29 +139,28 @@ class RunFolder:
 
     def _link_for_steps(self, name: str) -> None:
         """Let a checkpoint that is named by its step find what lies beside ``last`` and ``best``."""
-        if not (beside := self.path / FOLDER / name).exists():
+        if not (beside := self.path / CHECKPOINTS_FOLDER / name).exists():
             beside.symlink_to(Path("..") / name)
 
 
 def save_checkpoint(
-    run: RunFolder,
+    target: Path,
     accelerator: Accelerator,
     model: nn.Module,
-    average: EMAModel | None,
-    progress: Progress,
-    config: SystemConfig,
-    settings: TrainSettings,
-    idle: Mapping[str, Tensor] | None = None,
+    ema: EMAModel | None,
+    training: Mapping[str, Any],
+    write: Callable[[Path, nn.Module], None],
 ) -> None:
-    """Write the checkpoint of ``progress.step``; every process calls this.
+    """Write a checkpoint; every process calls this.
 
     Args:
-        idle: tensors that belong to the whole but are not in the model, since training does without them.
+        model: the one that ``ema`` belongs to; all that the accelerator prepared is written.
+        training: what training.json holds: ``Progress`` and the settings.
+        write: called with the folder and the model, with EMA weights in place, to write what others open.
 
     Raises:
         OutputError: it could not be written; nothing half-written stays.
     """
-    target = run.checkpoint(progress.step)
     temporary = target.with_name(f".{target.name}.part")
     with raise_output_errors(target):
         if accelerator.is_main_process:
@@ -157,17 +168,13 @@ def save_checkpoint(
             temporary.mkdir(parents=True)
         accelerator.wait_for_everyone()
         try:
-            accelerator.save_state(str(temporary / STATE))
-            if average is not None and (file := _average_file(temporary, accelerator)) is not None:
-                _save_average(average, file)
-            with averaged(model, average):
-                tensors = accelerator.get_state_dict(model)  # the parameters themselves, so written while averaged
-                if accelerator.is_main_process:
-                    _save_weights({**tensors, **(idle or {})}, temporary / WEIGHTS)
+            accelerator.save_state(str(temporary / STATE_FOLDER))
+            if ema is not None and (file := _ema_file(temporary, accelerator)) is not None:
+                _save_ema(ema, file)
+            with ema_weights(model, ema):
+                write(temporary, model)
             if accelerator.is_main_process:
-                (temporary / CONFIG).write_text(json.dumps(to_dict(config), indent=1) + "\n")
-                training = asdict(progress) | {"settings": settings_dict(settings)}
-                (temporary / TRAINING).write_text(json.dumps(training, indent=1) + "\n")
+                (temporary / TRAINING_FILE).write_text(json.dumps(training, indent=1) + "\n")
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 shutil.rmtree(target, ignore_errors=True)
@@ -178,18 +185,22 @@ def save_checkpoint(
         accelerator.wait_for_everyone()
 
 
-def load_checkpoint(folder: Path, accelerator: Accelerator, average: EMAModel | None) -> Progress:
-    """Bring prepared model, optimizer and schedule back to where ``save_checkpoint`` was called."""
+def load_checkpoint(folder: Path, accelerator: Accelerator, ema: EMAModel | None) -> Progress:
+    """Bring all that the accelerator prepared back to where ``save_checkpoint`` was called.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or of other modules.
+    """
     training = read_training(folder)
     try:
-        accelerator.load_state(str(folder / STATE))
-        if average is not None and (file := _average_file(folder, accelerator, reading=True)) is not None:
-            _load_average(average, file, accelerator.device)
+        accelerator.load_state(str(folder / STATE_FOLDER))
+        if ema is not None and (file := _ema_file(folder, accelerator, reading=True)) is not None:
+            _load_ema(ema, file, accelerator.device)
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder}: cannot be resumed with these settings ({reason})") from error
     accelerator.step = 0  # of the accumulation; a checkpoint always ends one
-    return Progress(training["step"], training["best"], training["best_step"])
+    return Progress(training["step"], training["best"], training["best_step"], training.get("steps"))
 
 
 def read_training(folder: Path) -> dict[str, Any]:
@@ -198,13 +209,9 @@ def read_training(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    path = folder / TRAINING
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"{folder}: is no checkpoint of a run (no {TRAINING})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is damaged ({error})") from error
+    if not (folder / TRAINING_FILE).is_file():
+        raise CheckpointError(f"{folder}: is no checkpoint of a run (no {TRAINING_FILE})")
+    return read_document(folder / TRAINING_FILE, error=CheckpointError)
 
 
 def find_checkpoint(run: Path) -> Path:
@@ -213,10 +220,9 @@ def find_checkpoint(run: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    folder = RunFolder(run)
-    if not (steps := folder.steps()):
+    if (checkpoint := RunFolder(run).last()) is None:
         raise CheckpointError(f"{run}: has no checkpoint to go on from; the folder of a run is needed")
-    return folder.checkpoint(steps[-1])
+    return checkpoint
 
 
 def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -225,55 +231,87 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: one of the two files is missing or damaged.
     """
-    for name in (WEIGHTS, CONFIG):
+    for name in (MODEL_FILE, CONFIG_FILE):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: has no {name}; a folder with {WEIGHTS} and {CONFIG} is needed")
+            raise CheckpointError(f"{folder}: has no {name}; a folder with {MODEL_FILE} and {CONFIG_FILE} is needed")
     try:
-        return load_file(folder / WEIGHTS), json.loads((folder / CONFIG).read_text())
-    except (OSError, ValueError, SafetensorError) as error:
+        tensors = load_file(folder / MODEL_FILE)
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error})") from error
+    return tensors, read_document(folder / CONFIG_FILE, error=CheckpointError)
 
 
 @contextmanager
-def averaged(model: nn.Module, average: EMAModel | None) -> Iterator[None]:
-    """The model with its averaged weights in place."""
-    if average is None:
+def ema_weights(model: nn.Module, ema: EMAModel | None) -> Iterator[None]:
+    """The model with its EMA weights in place."""
+    if ema is None:
         yield
         return
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    average.store(parameters)
-    average.copy_to(parameters)
+    ema.store(parameters)
+    ema.copy_to(parameters)
     try:
         yield
     finally:
-        average.restore(parameters)
+        ema.restore(parameters)
 
 
-def _save_weights(tensors: Mapping[str, Tensor], file: Path) -> None:
-    whole = {name: tensor.detach().float().contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(whole, file, metadata={"format": "pt"})
-    file.chmod(file.parent.stat().st_mode & 0o666)  # safetensors lets nobody else read it
+class MetricsFile:
+    """Appends figures to a .jsonl file, one JSON object a line, and passes them on to accelerate's trackers.
+
+    A run that goes on after ``start`` steps first drops what was recorded beyond.
+    """
+
+    def __init__(self, path: Path, task: str, start: int, accelerator: Accelerator) -> None:
+        self._path, self._task, self._accelerator = path, task, accelerator
+        if start and accelerator.is_main_process:
+            lines = path.read_text().splitlines() if path.is_file() else []
+            while lines and not self._belongs(lines[-1], start):
+                lines.pop()
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in lines))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Record what was measured at a step; numbers that are not finite become null.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._accelerator.log(dict(values), step=step)
+        if self._accelerator.is_main_process:
+            line: dict[str, Any] = {"task": self._task, "step": step}
+            line |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+            with raise_output_errors(self._path), self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _belongs(self, line: str, until: int) -> bool:
+        """Whether a line is complete, and of another task or of a step up to ``until``."""
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return False
+        return values.get("task", self._task) != self._task or values["step"] <= until
 
 
-def _average_file(folder: Path, accelerator: Accelerator, *, reading: bool = False) -> Path | None:
-    """Where this process keeps averages: one file for all, or its own where parameters are sharded."""
-    state = folder / STATE
+def _ema_file(folder: Path, accelerator: Accelerator, *, reading: bool = False) -> Path | None:
+    """Where this process keeps EMA weights: one file for all, or its own where parameters are sharded."""
+    state = folder / STATE_FOLDER
     if accelerator.distributed_type == DistributedType.FSDP:
         return state / f"average_{accelerator.process_index}.safetensors"
     return state / "average.safetensors" if reading or accelerator.is_main_process else None
 
 
-def _save_average(average: EMAModel, file: Path) -> None:
-    state = average.state_dict()
+def _save_ema(ema: EMAModel, file: Path) -> None:
+    state = ema.state_dict()
     tensors = {str(index): tensor.contiguous() for index, tensor in enumerate(state["shadow_params"])}
     save_file(tensors, file, metadata={"steps": str(state["optimization_step"])})
 
 
-def _load_average(average: EMAModel, file: Path, device: torch.device) -> None:
+def _load_ema(ema: EMAModel, file: Path, device: torch.device) -> None:
     with safe_open(file, "pt", device=str(device)) as opened:
         steps = int(opened.metadata()["steps"])
-        tensors = [opened.get_tensor(str(index)) for index in range(len(average.shadow_params))]
-    average.load_state_dict({"optimization_step": steps, "shadow_params": tensors})
+        tensors = [opened.get_tensor(str(index)) for index in range(len(ema.shadow_params))]
+    ema.load_state_dict({"optimization_step": steps, "shadow_params": tensors})
 
 
 def _link_or_copy(source: str, target: str) -> None:

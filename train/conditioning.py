@@ -7,6 +7,7 @@ on any number of devices and after any number of restarts. Knows no model, no fi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,13 @@ from train.models.encoder import open_tokenizer
 from train.settings import ConditioningSettings
 from vta_rt.errors import OptionError
 
-# What a generator is for: the same number of a sample gives other values for another purpose.
-TRAINING, VALIDATION, STEP = 0, 1, 2
+
+class Purpose(IntEnum):
+    """What a generator is for: the same number of a sample gives other values for another purpose."""
+
+    TRAINING = 0
+    VALIDATION = 1
+    STEP = 2
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,14 @@ class Condition:
 class Draws:
     """Draws a sample's ``Chance`` from its number.
 
-    purpose: ``TRAINING`` or ``VALIDATION``. batch: samples a step; given where ``text`` is to be the same for all of them.
+    Args:
+        timesteps: of the noise schedule.
+        batch: samples a step; given where ``text`` is to be the same for all of them.
     """
 
-    def __init__(self, seed: int, timesteps: int, purpose: int = TRAINING, batch: int | None = None) -> None:
+    def __init__(
+        self, seed: int, timesteps: int, purpose: Purpose = Purpose.TRAINING, batch: int | None = None
+    ) -> None:
         self._seed, self._timesteps, self._purpose, self._batch = seed, timesteps, purpose, batch
 
     def __call__(self, number: int, shape: tuple[int, ...]) -> Chance:
@@ -63,12 +73,12 @@ class Draws:
         timestep = int(generator.integers(self._timesteps))
         drop, text = generator.random(2)
         if self._batch is not None:
-            text = self._generator(STEP, number // self._batch).random()
+            text = self._generator(Purpose.STEP, number // self._batch).random()
         noise, posterior = torch.from_numpy(generator.standard_normal((2, *shape), dtype=np.float32))
         return Chance(timestep, noise, posterior, float(drop), float(text))
 
-    def _generator(self, purpose: int, number: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(purpose, number)))
+    def _generator(self, purpose: Purpose, number: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(int(purpose), number)))
 
 
 class Conditioner:

@@ -1,20 +1,19 @@
 """The command ``python -m train.distill``: a checkpoint in, one out that needs few steps and no guidance.
 
-Everything of ``train.run`` holds: settings, several devices, checkpoints, validation. Knows arguments; ``loop`` does the work.
+Everything of ``train.run`` holds: settings, several devices, checkpoints, validation.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vta_rt.cli import BAD_INPUT, run_command
-from vta_rt.errors import OptionError, VTAError
+from train.commands import build_parser, print_report, run_training_command
+from vta_rt.errors import OptionError
 
-EXAMPLES = """examples:
+EPILOG = """examples:
   python -m train.distill --teacher runs/demo/best --steps 4 out=runs/demo-4
   python -m train.distill --teacher runs/demo/best --steps 1 --substeps 16 out=runs/demo-1 length.steps=2000
   python -m train.run --resume runs/demo-4                    goes on with a student that was stopped
@@ -25,58 +24,42 @@ KEY=VALUE. The bundle of a student samples with its own steps unless told otherw
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Distill as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_run, arguments, extra="train")
+    return run_training_command(_run, arguments)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
-    from train.loop import train
-    from train.run import is_main, tell
-    from train.settings import override_settings, read_values
-
-    try:
-        teacher = Path(options.teacher)
-        values = read_values(options.config) if options.config else _teachers(teacher)
-        start = {**values.get("start", {}), "checkpoint": str(teacher), "tower": "", "text_tower": ""}
-        conditioning = {**values.get("conditioning", {}), "dropout": 0.0}  # a student has no unconditional branch
-        distillation = {"steps": options.steps, "substeps": options.substeps, "guidance": options.guidance}
-        values |= {"out": "", "start": start, "conditioning": conditioning, "distillation": distillation}
-        values.pop("model", None)  # the teacher's own configuration says it
-        settings = override_settings(values, options.settings, str(options.config or teacher))
-        report = train(settings)
-    except VTAError:
-        if is_main():
-            raise
-        return BAD_INPUT
-    if is_main():
-        tell(Path(settings.out), report)
-    return 0
-
-
-def _teachers(teacher: Path) -> dict[str, Any]:
-    from train.checkpoints import TRAINING, read_training
-
-    if not (teacher / TRAINING).is_file():
-        raise OptionError(f"{teacher}: tells no settings to go by (no {TRAINING}); name a recipe with --config")
-    return read_training(teacher)["settings"]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.distill",
-        description="Train a student that makes in a few steps, without guidance, what its teacher makes in many with it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings over the teacher's")
+    description = "Train a student that makes in a few steps, without guidance, what its teacher makes in many with it."
+    parser = build_parser("train.distill", description, EPILOG)
     parser.add_argument("--teacher", required=True, metavar="CKPT", help="a checkpoint of train.run, such as RUN/best")
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="of the student (default: 4)")
     parser.add_argument(
         "--substeps", type=int, default=4, metavar="N", help="of the teacher for each of the student's (default: 4)"
     )
     parser.add_argument("--guidance", type=float, default=2.0, metavar="G", help="of the teacher (default: 2)")
-    parser.add_argument("--config", metavar="FILE", help="settings to go by, where the teacher tells none")
-    return parser
+    parser.add_argument("--config", metavar="FILE", help="a recipe, where the teacher's own settings are not known")
+    options = parser.parse_args(arguments)
+    from train.diffusion import train
+    from train.settings import TrainSettings, override_settings, read_values
+
+    teacher = Path(options.teacher)
+    values = read_values(options.config) if options.config else _read_teacher(teacher)
+    start = {**values.get("start", {}), "checkpoint": str(teacher), "tower": "", "text_tower": ""}
+    conditioning = {**values.get("conditioning", {}), "dropout": 0.0}  # a student has no unconditional branch
+    distillation = {"steps": options.steps, "substeps": options.substeps, "guidance": options.guidance}
+    values |= {"out": "", "start": start, "conditioning": conditioning, "distillation": distillation}
+    values.pop("model", None)  # the teacher's own configuration says it
+    settings: TrainSettings = override_settings(values, options.settings, str(options.config or teacher))
+    print_report(settings.out, train(settings))
+    return 0
+
+
+def _read_teacher(teacher: Path) -> dict[str, Any]:
+    """The settings that the teacher was trained with."""
+    from train.checkpoints import TRAINING_FILE, read_training
+
+    if not (teacher / TRAINING_FILE).is_file():
+        raise OptionError(f"{teacher}: tells no settings to go by (no {TRAINING_FILE}); name a recipe with --config")
+    return read_training(teacher)["settings"]
 
 
 if __name__ == "__main__":

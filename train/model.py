@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils.rnn import pad_sequence
@@ -19,11 +18,10 @@ from torch.nn.utils.rnn import pad_sequence
 from train.conditioning import Condition
 from train.distillation import Distillation, guided_network
 from train.loss import build_scheduler, diffusion_loss
-from train.models.config import MelConfig, SystemConfig, UNetConfig
+from train.models.config import SystemConfig, UNetConfig
 from train.models.encoder import build_encoder, build_text_encoder, pad_tokens
-from train.models.mel import log_mel
 from train.models.unet import build_unet
-from train.settings import LossSettings, OptimizerSettings
+from train.settings import DenoiserOptimizerSettings, LossSettings
 from vta_rt.errors import OptionError
 
 TEXT = "clip_text"
@@ -50,7 +48,7 @@ class Batch:
 class LatentDiffusion(nn.Module):
     """Batch -> mean loss, a scalar. What is not trained needs no gradient, and stays in evaluation mode."""
 
-    def __init__(self, config: SystemConfig, optimizer: OptimizerSettings, loss: LossSettings) -> None:
+    def __init__(self, config: SystemConfig, optimizer: DenoiserOptimizerSettings, loss: LossSettings) -> None:
         super().__init__()
         self.config = config
         self.unet = build_unet(config.unet)
@@ -176,13 +174,6 @@ def prior_loss(aligned: Tensor, latents: Tensor) -> Tensor:
     denoiser would find it below the noise. Samples whose tokens are dropped add a constant.
     """
     return mse_loss(aligned[:, : latents.shape[1]].float(), latents.float())
-
-
-def encode_audio(vae: AutoencoderKL, waves: Tensor, mel: MelConfig) -> Tensor:
-    """Waves [B, samples] -> the posterior's mean and log-variance [B, 2C, T, F], before the scale factor."""
-    with torch.no_grad():
-        moments: Tensor = vae.encode(log_mel(waves, mel)[:, None]).latent_dist.parameters
-    return moments
 
 
 def latents_of(moments: Tensor, posterior: Tensor, scale_factor: float) -> Tensor:

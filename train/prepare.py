@@ -63,9 +63,8 @@ def _prepare(arguments: Sequence[str] | None) -> int:
 def _networks(options: argparse.Namespace) -> Networks:
     """What the options name, opened."""
     from train.data.events import read_known_events
-    from train.data.networks import open_encoder
+    from train.data.networks import open_device, open_encoder
     from train.data.prepare import Networks
-    from train.device import open_device
     from train.first_stage.publish import open_vae
     from train.settings import read_model
 

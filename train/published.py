@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from train.checkpoints import CONFIG, read_training, read_weights
+from train.checkpoints import CONFIG_FILE, read_training, read_weights
 from train.models.config import CLIPConfig, SystemConfig, from_dict, to_dict
 from train.models.weights import CheckpointError
 from train.settings import TrainSettings, convert_settings
@@ -32,8 +32,8 @@ def write_published(checkpoint: Path, out: Path) -> list[str]:
     """
     tensors, values = read_weights(checkpoint)
     try:
-        config = from_dict(values, str(checkpoint / CONFIG))
-        settings = convert_settings(read_training(checkpoint)["settings"], str(checkpoint))
+        config = from_dict(values, str(checkpoint / CONFIG_FILE))
+        settings: TrainSettings = convert_settings(read_training(checkpoint)["settings"], str(checkpoint))
     except (KeyError, OptionError) as error:
         raise CheckpointError(f"{checkpoint}: cannot be published ({error})") from error
     _check(checkpoint, config)
@@ -41,11 +41,11 @@ def write_published(checkpoint: Path, out: Path) -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / PUBLISHED_WEIGHTS) as temporary:
         torch.save(tensors, temporary)
-    with atomic_write(out / CONFIG) as temporary:
+    with atomic_write(out / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(to_dict(config), indent=1) + "\n")
     with atomic_write(out / SUMMARY) as temporary:
         temporary.write_text(json.dumps(training_arguments(settings, config)) + "\n\n")
-    return [PUBLISHED_WEIGHTS, SUMMARY, CONFIG]
+    return [PUBLISHED_WEIGHTS, SUMMARY, CONFIG_FILE]
 
 
 def training_arguments(settings: TrainSettings, config: SystemConfig) -> dict[str, Any]:

@@ -1,24 +1,25 @@
 """How a training run goes, as frozen dataclasses: a TOML file, then ``key=value`` from the command line over it.
 
-The defaults are the published training with its known defects mended; where the published behaviour may be wanted, a
-field says which value brings it back. Knows no torch and opens nothing but the settings file.
+Every task has settings of its own, ``RunSettings`` with more. The defaults of ``TrainSettings`` are the published training
+with its known defects mended; where the published behaviour may be wanted, a field says which value brings it back.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from train.models.config import SystemConfig, from_dict
+from vta_rt.documents import read_document
 from vta_rt.errors import OptionError
 
+OTHER_TASKS = ("vae", "vocoder", "pretrain")  # besides train.run: sections that a recipe may have for them
 RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("**/recipes/*.toml"))}
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -27,6 +28,64 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW and its learning rate over time."""
+
+    learning_rate: Positive = 1e-5
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    weight_decay: NotNegative = 1e-2
+    epsilon: Positive = 1e-8
+    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up: down to 0, or held
+    warmup: CountOrNone = 300  # steps
+    clip: NotNegative = 0.0  # largest norm of the gradient; 0: any
+    ema: Decay = 0.0  # decay of the EMA weights that are validated and exported; 0: none, as published
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthSettings:
+    """How much is trained."""
+
+    steps: CountOrNone = 0
+    minutes: NotNegative = 0.0  # if given, as many steps as fit into them
+    batch: Count = 256  # samples a step, over all devices
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """When weights are validated and kept. Where no interval is given, the task says it: an epoch, a tenth of the run."""
+
+    every: CountOrNone = 0  # steps from one checkpoint to the next; 0: the task's interval
+    keep: Count = 2  # how many of them, newest first, besides the best
+    validate_every: CountOrNone = 0  # steps; 0: the task's interval
+    validation_steps: CountOrNone = 0  # batches of validation samples; 0: all of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineSettings:
+    """What does not change the result, up to rounding."""
+
+    device: str = "auto"  # a GPU if there is one; or "cpu", or another name of torch's
+    mixed_precision: Literal["", "no", "fp16", "bf16"] = ""  # empty: as accelerate is configured
+    threads: CountOrNone = 0  # of the CPU, for each process; 0: torch's own choice
+    gradient_checkpointing: bool = False  # less memory, a third more time
+    trackers: tuple[str, ...] = ()  # names of accelerate's, such as "tensorboard", besides metrics.jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What the settings of all tasks have in common. ``model`` holds sections of ``SystemConfig``."""
+
+    out: str = ""  # the run's folder
+    seed: CountOrNone = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    length: LengthSettings = field(default_factory=LengthSettings)
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
+    machine: MachineSettings = field(default_factory=MachineSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,51 +133,20 @@ class LossSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """AdamW and its learning rate over time."""
+class DenoiserOptimizerSettings(OptimizerSettings):
+    """AdamW, and what of the model it trains."""
 
-    learning_rate: Positive = 1e-5
-    beta1: Decay = 0.9
-    beta2: Decay = 0.999
-    weight_decay: NotNegative = 1e-2
-    epsilon: Positive = 1e-8
-    schedule: Literal["linear", "cosine", "constant"] = "linear"  # after the warm-up: down to 0, or held
-    warmup: CountOrNone = 300  # steps
-    clip: NotNegative = 0.0  # largest norm of the gradient; 0: any
-    ema: Decay = 0.0  # decay of the averaged weights that are validated and exported; 0: none, as published
     train_unet: bool = True  # false: of it the time-aligned path alone, by loss.prior; a step costs a tenth
     train_projection: bool = True  # the frame encoder's linear layer; published: false, an oversight
     train_tower: bool = False  # the frame encoder's tower, from raw frames only; batch statistics stay as they are
 
 
 @dataclass(frozen=True, kw_only=True)
-class LengthSettings:
-    """How much is trained. The global batch is the same on any number of devices: what they do not hold accumulates."""
+class DenoiserLengthSettings(LengthSettings):
+    """The global batch is the same on any number of devices: what they do not hold at a time accumulates."""
 
-    epochs: Positive = 120.0
-    steps: CountOrNone = 0  # if given, epochs are not looked at
-    batch: Count = 256  # samples a step, over all devices; published: 8 a device, 8 devices, 4 times accumulated
-    micro_batch: Count = 8  # samples a device holds at a time
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointSettings:
-    """When weights are validated and kept."""
-
-    every: CountOrNone = 0  # steps from one checkpoint to the next; 0: one epoch
-    keep: Count = 2  # how many of them, newest first, besides the best
-    validate_every: CountOrNone = 0  # steps; 0: one epoch
-    validation_steps: CountOrNone = 0  # batches of validation samples; 0: all of them
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineSettings:
-    """What does not change the result, up to rounding."""
-
-    device: Literal["auto", "cpu"] = "auto"
-    mixed_precision: Literal["", "no", "fp16", "bf16"] = ""  # empty: as accelerate is configured
-    gradient_checkpointing: bool = False  # less memory, a third more time
-    trackers: tuple[str, ...] = ()  # names of accelerate's, such as "tensorboard", besides metrics.jsonl
+    epochs: Positive = 120.0  # looked at where neither steps nor minutes are given
+    micro_batch: Count = 8  # samples a device holds at a time; published: 8 a device, 8 devices, 4 times accumulated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,21 +159,19 @@ class DistillationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Everything that ``train.loop.train`` is told. ``model`` holds sections of ``SystemConfig``."""
+class TrainSettings(RunSettings):
+    """The settings of ``train.run`` and ``train.distill``."""
 
-    out: str = ""  # the run's folder
-    seed: CountOrNone = 0
-    model: dict[str, Any] = field(default_factory=dict)
     data: DataSettings = field(default_factory=DataSettings)
     start: StartSettings = field(default_factory=StartSettings)
     conditioning: ConditioningSettings = field(default_factory=ConditioningSettings)
     loss: LossSettings = field(default_factory=LossSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    length: LengthSettings = field(default_factory=LengthSettings)
-    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
-    machine: MachineSettings = field(default_factory=MachineSettings)
+    optimizer: DenoiserOptimizerSettings = field(default_factory=DenoiserOptimizerSettings)
+    length: DenoiserLengthSettings = field(default_factory=DenoiserLengthSettings)
     distillation: DistillationSettings = field(default_factory=DistillationSettings)
+
+
+AnySettings = TypeVar("AnySettings", bound=RunSettings)
 
 
 def read_settings(recipe: str | None, overrides: Sequence[str] = ()) -> TrainSettings:
@@ -157,84 +183,79 @@ def read_settings(recipe: str | None, overrides: Sequence[str] = ()) -> TrainSet
     Raises:
         OptionError: a file that cannot be read, an unknown key, or a value that is not allowed; names which.
     """
-    path = _find(recipe)
-    return override_settings(read_values(recipe), overrides, str(path) if path else "settings")
+    return override_settings(read_values(recipe), overrides, str(_find(recipe)) if recipe else "settings")
 
 
-def read_values(recipe: str | None) -> dict[str, Any]:
-    """What a recipe says, as nested dicts, not looked at yet; raises as ``read_settings``."""
-    path = _find(recipe)
-    return _read(path) if path else {}
+def read_values(recipe: str | None, task: str = "") -> dict[str, Any]:
+    """What a recipe holds, as nested dicts that are not converted yet; raises as ``read_settings``.
+
+    Args:
+        recipe: as for ``read_settings``, or a .json file with what the section ``[model]`` holds.
+        task: one of ``OTHER_TASKS``, whose settings are the sections ``[model]`` and ``[TASK]``; all other sections are those
+            of ``train.run``.
+    """
+    if recipe is None:
+        return {}
+    path, names = _find(recipe), ", ".join(RECIPES)
+    values = read_document(path, error=OptionError, hint=f"give a TOML file or one of {names}")
+    if path.suffix == ".json":
+        return {"model": values}
+    own = {name: values.pop(name, {}) for name in OTHER_TASKS}
+    return {"model": values.get("model", {})} | own[task] if task else values
 
 
-def override_settings(values: dict[str, Any], overrides: Sequence[str], source: str) -> TrainSettings:
+def override_settings(
+    values: dict[str, Any],
+    overrides: Sequence[str],
+    source: str,
+    type_: type[AnySettings] = TrainSettings,  # type: ignore[assignment]
+) -> AnySettings:
     """Settings out of nested dicts with ``section.key=value`` over them; raises as ``read_settings``."""
     for override in overrides:
         _override(values, override)
-    return convert_settings(values, source)
+    return convert_settings(values, source, type_)
 
 
-def convert_settings(values: Mapping[str, Any], source: str) -> TrainSettings:
+def convert_settings(
+    values: Mapping[str, Any],
+    source: str,
+    type_: type[AnySettings] = TrainSettings,  # type: ignore[assignment]
+) -> AnySettings:
     """Settings out of nested dicts, as they lie in a TOML or JSON file; raises as ``read_settings``."""
-    _check_keys(values, TrainSettings, source)
+    _check_keys(values, type_, source)
     try:
-        settings = msgspec.convert(values, TrainSettings)
+        settings = msgspec.convert(values, type_)
     except msgspec.ValidationError as error:
-        raise OptionError(f"{source}: {_explain(str(error))}") from error
+        raise OptionError(f"{source}: {_explain(str(error), type_)}") from error
     model_config(settings, source)
     return settings
 
 
-def to_dict(settings: TrainSettings) -> dict[str, Any]:
+def to_dict(settings: RunSettings) -> dict[str, Any]:
     """The settings as nested dicts and lists, the inverse of ``convert_settings``."""
     return msgspec.to_builtins(asdict(settings))  # msgspec alone leaves defaults out
 
 
 def model_config(
-    settings: TrainSettings, source: str = "settings", base: Mapping[str, Any] | None = None
+    settings: RunSettings, source: str = "settings", base: Mapping[str, Any] | None = None
 ) -> SystemConfig:
     """The model's configuration: ``[model]`` over ``base``, over the defaults of ``SystemConfig``."""
     return from_dict(_merge(base or {}, settings.model), f"{source}: [model]")
 
 
-def read_model(recipe: str | Path, overrides: Sequence[str] = ()) -> SystemConfig:
-    """The model that a recipe describes, or a ``config.json`` (a whole model's or a first stage's).
-
-    Args:
-        recipe: a TOML file with a section ``[model]``, the name of one of this package's recipes, or a JSON file.
-        overrides: ``model.section.key=value``.
+def read_model(recipe: str | Path) -> SystemConfig:
+    """The model that a recipe's section ``[model]`` describes, or the ``config.json`` of a checkpoint or of a first stage.
 
     Raises:
         OptionError: it cannot be read, or holds no such thing.
     """
-    if Path(recipe).suffix != ".json":
-        return model_config(read_settings(str(recipe), overrides), str(recipe))
-    try:
-        values = json.loads(Path(recipe).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"{recipe}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise OptionError(f"{recipe}: is not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise OptionError(f"{recipe}: holds a JSON {type(values).__name__}, a model's configuration is needed")
-    return model_config(override_settings({"model": values}, overrides, str(recipe)), str(recipe))
+    values = {"model": read_values(str(recipe)).get("model", {})}
+    return model_config(convert_settings(values, str(recipe), RunSettings), str(recipe))
 
 
-def _find(recipe: str | None) -> Path | None:
-    if recipe is None:
-        return None
+def _find(recipe: str) -> Path:
     path = Path(recipe)
     return path if path.is_file() else RECIPES.get(recipe.removesuffix(".toml"), path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        names = ", ".join(RECIPES)
-        raise OptionError(f"{path}: cannot be read ({error.strerror}); give a TOML file or one of {names}") from error
-    except ValueError as error:
-        raise OptionError(f"{path}: is not TOML: {error}") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -265,11 +286,11 @@ def _check_keys(values: Mapping[str, Any], section: type, source: str, prefix: s
             _check_keys(value, known[key], source, f"{prefix}{key}.")
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, type_: type) -> str:
     """msgspec's message with the key first, and with the names that are allowed."""
     reason, _, place = message.partition(" - at `$.")
     key = place.rstrip("`")
-    hint: Any = TrainSettings
+    hint: Any = type_
     for name in key.split("."):
         hint = get_type_hints(hint, include_extras=True).get(name) if is_dataclass(hint) else None
     if get_origin(hint) is Literal:

@@ -25,7 +25,7 @@ from tests.vta_rt.conftest import make_clip
 from tests.vta_rt.test_bundle import edit_manifest, flip_a_byte
 from train.conditioning import Condition
 from train.model import TEXT, LatentDiffusion
-from train.settings import LossSettings, OptimizerSettings
+from train.settings import DenoiserOptimizerSettings, LossSettings
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.tensorrt.flavours import load
 from vta_rt.backends.tensorrt.index import BuilderOptions, static_inputs
@@ -64,7 +64,7 @@ def opened(checkpoint: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def model(opened: Checkpoint) -> LatentDiffusion:
     """The same weights as training has them."""
-    model = LatentDiffusion(opened.config, OptimizerSettings(), LossSettings()).eval()
+    model = LatentDiffusion(opened.config, DenoiserOptimizerSettings(), LossSettings()).eval()
     model.unet.load_state_dict(opened.unet().state_dict())
     text = opened.text_encoder()
     assert text is not None

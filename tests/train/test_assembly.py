@@ -20,8 +20,8 @@ from train.data.loader import Draw
 from train.data.networks import open_encoder
 from train.data.prepare import Networks, prepare
 from train.data.raw import RawSource
+from train.diffusion import Collator
 from train.first_stage.publish import open_vae
-from train.loop import Collator
 from train.models.config import MelConfig
 from train.settings import ConditioningSettings, convert_settings
 from vta_rt.errors import VTAError

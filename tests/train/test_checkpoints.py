@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from train.checkpoints import RunFolder, find_checkpoint, read_training, read_weights
+from train.checkpoints import MetricsFile, RunFolder, find_checkpoint, read_training, read_weights
 from train.models.weights import CheckpointError
 from vta_rt.errors import OutputError
 
@@ -93,7 +96,7 @@ def test_what_is_no_checkpoint(tmp_path: Path, micro_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is no checkpoint of a run \(no training.json\)"):
         read_training(tmp_path)
     (tmp_path / "training.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"training.json: is damaged"):
+    with pytest.raises(CheckpointError, match=r"training.json: is not valid JSON"):
         read_training(tmp_path)
     with pytest.raises(CheckpointError, match=r"has no model_2.safetensors; a folder with"):
         read_weights(tmp_path)
@@ -101,3 +104,19 @@ def test_what_is_no_checkpoint(tmp_path: Path, micro_checkpoint: Path) -> None:
     (tmp_path / "model_2.safetensors").write_bytes((micro_checkpoint / "model_2.safetensors").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"cannot be read"):
         read_weights(tmp_path)
+
+
+def test_figures_beyond_the_start_are_dropped(tmp_path: Path) -> None:
+    """Those of other tasks in the same file stay, and of several processes one writes."""
+    path, accelerator = tmp_path / "metrics.jsonl", Mock(is_main_process=True)
+    MetricsFile(path, "vae", 0, accelerator).write(7, {"loss": 1.0})
+    first = MetricsFile(path, "vocoder", 0, accelerator)
+    for step in (1, 2, 3):
+        first.write(step, {"loss": step / 2})
+    with path.open("a") as file:
+        file.write('{"step": 1, "lo')
+    MetricsFile(path, "vocoder", 2, accelerator).write(3, {"loss": math.nan})
+    MetricsFile(path, "vocoder", 2, Mock(is_main_process=False)).write(4, {"loss": 1.0})
+    lines = [tuple(json.loads(line).values()) for line in path.read_text().splitlines()]
+    assert lines == [("vae", 7, 1.0), ("vocoder", 1, 0.5), ("vocoder", 2, 1.0), ("vocoder", 3, None)]
+    assert accelerator.log.call_count == 5

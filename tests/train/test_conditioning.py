@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.prompts import BEGIN, END, save_tokenizer
-from train.conditioning import VALIDATION, Chance, Conditioner, Draws
+from train.conditioning import Chance, Conditioner, Draws, Purpose
 from train.data.sample import Sample
 from train.models.config import CLIPConfig, SystemConfig, TextEncoderConfig, UNetConfig
 from train.models.encoder_config import ImageBindConfig
@@ -44,7 +44,7 @@ def test_a_draw_follows_from_seed_purpose_and_number() -> None:
     assert draw.noise.shape == draw.posterior.shape == shape
     assert draw.noise.equal(again.noise)
     assert (draw.timestep, draw.drop, draw.text) == (again.timestep, again.drop, again.text)
-    for other in (Draws(2, 1000)(7, shape), Draws(1, 1000)(8, shape), Draws(1, 1000, VALIDATION)(7, shape)):
+    for other in (Draws(2, 1000)(7, shape), Draws(1, 1000)(8, shape), Draws(1, 1000, Purpose.VALIDATION)(7, shape)):
         assert not draw.noise.equal(other.noise)
     assert not draw.noise.equal(draw.posterior)
 

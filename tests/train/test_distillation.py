@@ -116,7 +116,7 @@ class Halves(nn.Module):
 
 @pytest.fixture(scope="module")
 def teacher(micro_settings: dict[str, Any], micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from train.loop import train
+    from train.diffusion import train
     from train.settings import convert_settings
 
     out = tmp_path_factory.mktemp("runs") / "teacher"

@@ -9,24 +9,25 @@ from torch import Tensor
 
 from train.conditioning import Condition
 from train.first_stage.publish import open_vae
-from train.model import TEXT, Batch, LatentDiffusion, encode_audio, latents_of
+from train.model import TEXT, Batch, LatentDiffusion, latents_of
 from train.models.config import CLIPConfig, MelConfig, SystemConfig, TextEncoderConfig, UNetConfig
 from train.models.encoder import build_text_encoder
 from train.models.mel import log_mel
-from train.settings import LossSettings, OptimizerSettings
+from train.models.vae import encode_audio
+from train.settings import DenoiserOptimizerSettings, LossSettings
 from vta_rt.errors import OptionError
 
 END = 49407  # where CLIP reads a prompt's vector
 
 
-def build(optimizer: OptimizerSettings | None = None) -> LatentDiffusion:
+def build(optimizer: DenoiserOptimizerSettings | None = None) -> LatentDiffusion:
     torch.manual_seed(0)
     config = SystemConfig(
         encoder=CLIPConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
         text=TextEncoderConfig(width=16, layers=1, heads=2, intermediate=32, projection=16),
         unet=UNetConfig((16, 32), (2, 2), 24, layers_per_block=1, norm_groups=8),
     )
-    return LatentDiffusion(config, optimizer or OptimizerSettings(), LossSettings()).train()
+    return LatentDiffusion(config, optimizer or DenoiserOptimizerSettings(), LossSettings()).train()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_every_trained_parameter_takes_part(model: LatentDiffusion, embeddings: 
     assert bool(gradient.any()) is not is_dropped
 
 
-def aligned_model(prior: float, optimizer: OptimizerSettings | None = None) -> LatentDiffusion:
+def aligned_model(prior: float, optimizer: DenoiserOptimizerSettings | None = None) -> LatentDiffusion:
     torch.manual_seed(0)
     config = SystemConfig(
         encoder=CLIPConfig(32, 1, 2, 64, 112, projection=16, tokens_dim=24),
@@ -108,7 +109,7 @@ def aligned_model(prior: float, optimizer: OptimizerSettings | None = None) -> L
             aligned_dilations=(1,),
         ),
     )
-    return LatentDiffusion(config, optimizer or OptimizerSettings(), LossSettings(prior=prior)).train()
+    return LatentDiffusion(config, optimizer or DenoiserOptimizerSettings(), LossSettings(prior=prior)).train()
 
 
 def test_the_prior_is_the_error_of_the_latents_that_are_expected(embeddings: Tensor) -> None:
@@ -124,7 +125,7 @@ def test_the_prior_is_the_error_of_the_latents_that_are_expected(embeddings: Ten
 def test_the_prior_may_be_learned_alone(embeddings: Tensor) -> None:
     latents, noise = torch.randn(2, 1, 8, 32, 4, generator=torch.Generator().manual_seed(1)).unbind()
     batch = Batch(latents, noise, torch.tensor([700]), [condition(embeddings)])
-    model = aligned_model(3.0, OptimizerSettings(train_unet=False))
+    model = aligned_model(3.0, DenoiserOptimizerSettings(train_unet=False))
     with torch.enable_grad():
         loss = model(batch)
         loss.backward()
@@ -137,14 +138,14 @@ def test_the_prior_may_be_learned_alone(embeddings: Tensor) -> None:
         "vid_fea_extractor.linear_layer",
     }
     with pytest.raises(OptionError, match=r"so that loss\.prior alone is left to learn from; it is 0"):
-        aligned_model(0.0, OptimizerSettings(train_unet=False))
+        aligned_model(0.0, DenoiserOptimizerSettings(train_unet=False))
 
 
 def test_a_prior_needs_room_for_latents() -> None:
     with pytest.raises(
         OptionError, match=r"loss\.prior is 1, but the model's time-aligned path has no room for latents"
     ):
-        LatentDiffusion(build().config, OptimizerSettings(), LossSettings(prior=1.0))
+        LatentDiffusion(build().config, DenoiserOptimizerSettings(), LossSettings(prior=1.0))
 
 
 def test_what_needs_gradients(model: LatentDiffusion) -> None:
@@ -154,8 +155,8 @@ def test_what_needs_gradients(model: LatentDiffusion) -> None:
     unet = {f"unet.{name}" for name, child in model.unet.named_children() if list(child.parameters())}
     linear, tower = "vid_fea_extractor.linear_layer", "vid_fea_extractor.clip_vision"
     assert trained(model) == unet | {linear}
-    assert trained(build(OptimizerSettings(train_projection=False))) == unet
-    assert trained(build(OptimizerSettings(train_tower=True))) == unet | {linear, tower}
+    assert trained(build(DenoiserOptimizerSettings(train_projection=False))) == unet
+    assert trained(build(DenoiserOptimizerSettings(train_tower=True))) == unet | {linear, tower}
     assert model.unet.training
     assert not model.vid_fea_extractor.training
 

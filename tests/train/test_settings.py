@@ -89,7 +89,7 @@ def test_files_that_are_not_there_or_no_toml(tmp_path: Path) -> None:
         read_settings("nowhere.toml")
     file = tmp_path / "bad.toml"
     file.write_text("a = = 1")
-    with pytest.raises(OptionError, match=r"bad.toml: is not TOML: "):
+    with pytest.raises(OptionError, match=r"bad.toml: is not valid TOML"):
         read_settings(str(file))
 
 

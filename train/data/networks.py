@@ -107,3 +107,19 @@ def _select_tower(path: Path, tensors: Mapping[str, Tensor], kind: str, tower: n
 
 
 _MERGED = "; take LanguageBind_Video_FT, or LanguageBind_Video_merge, which has LoRA's part folded into one layout"
+
+
+def open_device(name: str | None = None) -> torch.device:
+    """The device of that name; None for a GPU if there is one, else the processor.
+
+    Raises:
+        OptionError: no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"device {name!r} cannot be used here; 'cpu', or 'cuda' where there is a GPU") from error
+    return device

@@ -38,9 +38,9 @@ from train.data.prepared import (
 )
 from train.data.raw import RawSource
 from train.data.sample import Sample, SampleError, Window
-from train.model import encode_audio
 from train.models.config import SystemConfig
 from train.models.encoder import FrameEncoder
+from train.models.vae import encode_audio
 from vta_rt.documents import read_document
 from vta_rt.errors import OptionError, check_integer
 

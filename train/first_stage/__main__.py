@@ -110,10 +110,11 @@ def read_config(recipe: str | None, overrides: Sequence[str]) -> SystemConfig:
     Raises:
         OptionError: an unreadable file, an override of another form, an unknown field or a value of the wrong type.
     """
-    from train.settings import model_config, read_model, read_settings
+    from train.settings import RunSettings, model_config, override_settings, read_values
 
     named = [f"model.{override}" for override in overrides]
-    return read_model(recipe, named) if recipe else model_config(read_settings(None, named), "--set")
+    values = {"model": read_values(recipe).get("model", {})}
+    return model_config(override_settings(values, named, recipe or "--set", RunSettings))
 
 
 def _sections(config: SystemConfig) -> dict[str, Any]:

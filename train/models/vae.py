@@ -1,17 +1,20 @@
 """The KL autoencoder between log-mel pictures and latents: diffusers' AutoencoderKL with our attention.
 
-Axis 2 is time and axis 3 mel frequency, on both sides. Also knows the two older namings its weights are published in.
-Knows no files and does not apply the scale factor.
+Axis 2 is time and axis 3 mel frequency, on both sides. The scale factor is applied elsewhere. Weights are published under two
+older namings of the tensors as well.
 """
 
 from __future__ import annotations
 
 import re
 
+import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 
 from train.models.attention import use_sdpa
-from train.models.config import VAEConfig
+from train.models.config import MelConfig, VAEConfig
+from train.models.mel import log_mel
 
 
 def build_vae(config: VAEConfig) -> AutoencoderKL:
@@ -30,6 +33,13 @@ def build_vae(config: VAEConfig) -> AutoencoderKL:
     )
     use_sdpa(vae)
     return vae
+
+
+def encode_audio(vae: AutoencoderKL, waves: Tensor, mel: MelConfig) -> Tensor:
+    """Waves [B, samples] -> the posterior's mean and log-variance [B, 2C, T, F], before the scale factor."""
+    with torch.no_grad():
+        moments: Tensor = vae.encode(log_mel(waves, mel)[:, None]).latent_dist.parameters
+    return moments
 
 
 # Today's names -> CompVis names, applied in this order.

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from train.data.networks import fingerprint, open_encoder
+from train.data.networks import fingerprint, open_device, open_encoder
 from train.models.config import CLIPConfig, MotionConfig, SystemConfig, to_dict
 from train.models.encoder import build_encoder
 from train.settings import read_model
@@ -89,9 +89,24 @@ def test_configurations_are_read(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_dict(config)))
     assert read_model(path) == config
-    for text, message in (("{", "is not JSON"), ("[]", "holds a JSON list"), ('{"a": 1}', "unknown a")):
+    for text, message in (
+        ("{", "is not valid JSON"),
+        ("[]", "Expected `object`, got `array`"),
+        ('{"a": 1}', "unknown a"),
+    ):
         path.write_text(text)
         with pytest.raises(OptionError, match=message):
             read_model(path)
     with pytest.raises(OptionError, match=r"none\.json: cannot be read"):
         read_model(tmp_path / "none.json")
+
+
+def test_the_processor_is_always_there() -> None:
+    assert open_device("cpu").type == "cpu"
+    assert open_device().type in ("cpu", "cuda")
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "", "cpu:0:1"])
+def test_others_are_refused_by_name(name: str) -> None:
+    with pytest.raises(OptionError, match=rf"^device '{name}' cannot be used here"):
+        open_device(name)

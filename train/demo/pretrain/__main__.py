@@ -34,9 +34,9 @@ def _pretrain(arguments: Sequence[str] | None) -> int:
     import torch
 
     from train.data.events import read_labels
+    from train.data.networks import open_device
     from train.demo.pretrain.glimpses import read_glimpses
     from train.demo.pretrain.loop import Pretraining, PretrainSettings
-    from train.device import open_device
     from train.models.encoder import build_encoder
     from train.settings import read_model
 

@@ -16,16 +16,17 @@ from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
 from export.checkpoint import Checkpoint, open_checkpoint
-from train import checkpoints as train_checkpoints
+from train import diffusion
 from train.assembly import Parts
 from train.checkpoints import RunFolder
 from train.conditioning import Chance
 from train.data.loader import Draw
 from train.data.sample import Sample, Window
-from train.loop import Trainer, TrainingError, build_accelerator, split_batch, train
+from train.diffusion import DiffusionTask, train
 from train.model import LatentDiffusion
 from train.models.config import TextEncoderConfig
 from train.settings import TrainSettings, convert_settings
+from train.trainer import Trainer, TrainingError, build_accelerator
 from vta_rt.errors import OptionError, OutputError, VTAError
 
 Goldens = dict[str, np.ndarray]
@@ -81,17 +82,19 @@ def test_golden_losses(
     model = LatentDiffusion(checkpoint.config, settings.optimizer, settings.loss)
     model.unet.load_state_dict(checkpoint.unet().state_dict())
     model.vid_fea_extractor.load_state_dict(checkpoint.encoder().state_dict(), strict=False)
-    trainer = Trainer(settings, Parts(checkpoint.config, model, OneClip()), build_accelerator(settings))
+    accelerator = build_accelerator(settings.machine, tmp_path)
+    task = DiffusionTask(settings, Parts(checkpoint.config, model, OneClip()), accelerator)
+    trainer = Trainer(task, settings, RunFolder(tmp_path), accelerator)
     noise, timesteps = torch.from_numpy(goldens["loss_noise"]), goldens["loss_timesteps"]
-    trainer.chances = lambda number, shape: Chance(  # type: ignore[assignment]
+    task.draws = lambda number, shape: Chance(  # type: ignore[assignment]
         int(timesteps[number]), noise[number], torch.zeros(shape), drop=0.5, text=0.5
     )
     mean = torch.from_numpy(goldens["loss_latents"]) / checkpoint.scale_factor
     moments = torch.cat([mean, torch.zeros_like(mean)], 1)
     frames = torch.from_numpy(golden_frames)
     samples = [Sample(name=str(i), frames=frames[:n], moments=moments[i]) for i, n in enumerate((20, 12))]
-    loss, _ = trainer.step(1, [[Draw(index, sample) for index, sample in enumerate(samples)]])
-    assert loss == pytest.approx(float(goldens[golden]), rel=1e-4)
+    values = trainer.step([[Draw(index, sample) for index, sample in enumerate(samples)]])
+    assert values["loss"] == pytest.approx(float(goldens[golden]), rel=1e-4)
 
 
 def settings_of(values: Settings, out: Path, **sections: Settings) -> TrainSettings:
@@ -108,7 +111,7 @@ def test_what_is_not_finite_stops_before_a_checkpoint_is_written(micro_settings:
     )
     with pytest.raises(
         TrainingError,
-        match=r"^step \d: the (validation loss|sum of all weights) is (nan|inf); .* is whole; try a lower",
+        match=r"^step \d: the (valid_loss|sum of all weights) is (nan|inf); .* is complete; try a lower",
     ):
         train(settings)
     last = (tmp_path / "run" / "last").resolve()
@@ -166,13 +169,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     run = RunFolder(tmp_path / "run")
     settings = settings_of(micro_settings, run.path, checkpoints={"every": 1}, data={"valid": ""}, length={"steps": 3})
 
-    def write(tensors: Any, file: Path) -> None:
+    def write(tensors: Any, file: Path, metadata: Any) -> None:
         if run.steps():
             raise OSError(28, "No space left on device")
-        save_weights(tensors, file)
+        save_weights(tensors, file, metadata)
 
-    save_weights = train_checkpoints._save_weights
-    monkeypatch.setattr(train_checkpoints, "_save_weights", write)
+    save_weights = diffusion.save_file
+    monkeypatch.setattr(diffusion, "save_file", write)
     with pytest.raises(OutputError, match=r"checkpoints/00000002: cannot be written \(No space left on device\)"):
         train(settings)
     assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["00000001"]
@@ -213,14 +216,14 @@ def test_the_prior_alone_goes_on_exactly(
             checkpoints={"every": 1, "keep": 4},
         )
 
-    def killed(tensors: Any, file: Path) -> None:
+    def killed(tensors: Any, file: Path, metadata: Any) -> None:
         if len(RunFolder(tmp_path / "stopped").steps()) == 2:
             raise KeyboardInterrupt
-        save_weights(tensors, file)
+        save_weights(tensors, file, metadata)
 
     train(settings("whole"))
-    save_weights = train_checkpoints._save_weights
-    monkeypatch.setattr(train_checkpoints, "_save_weights", killed)
+    save_weights = diffusion.save_file
+    monkeypatch.setattr(diffusion, "save_file", killed)
     with pytest.raises(KeyboardInterrupt):
         train(settings("stopped"))
     monkeypatch.undo()
@@ -275,12 +278,3 @@ def test_gradient_checkpointing_changes_memory_alone(micro_settings: Settings, t
         )
         reports.append(train(settings))
     assert reports[0].loss == pytest.approx(reports[1].loss, rel=1e-5)
-
-
-def test_split_batch() -> None:
-    assert split_batch(256, 8, 8) == (8, 4)
-    assert split_batch(256, 8, 1) == (8, 32)
-    assert split_batch(4, 8, 2) == (2, 1)
-    for batch, micro_batch, processes in ((6, 4, 1), (7, 1, 2), (1, 1, 2)):
-        with pytest.raises(OptionError, match=r"^length.batch is \d, a multiple of"):
-            split_batch(batch, micro_batch, processes)
