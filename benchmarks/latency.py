@@ -162,22 +162,20 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def _backend(name: str, options: argparse.Namespace) -> tuple[System, dict[str, Any]]:
     from vta_rt import Pipeline, VTAError
+    from vta_rt.denoise import Noise
     from vta_rt.sampling import Sampling
-    from vta_rt.stages import token_mask
 
     backend, _, capture = name.partition("-")
     try:
         pipeline = Pipeline(options.bundle, backend=backend, capture=capture or "loop")
     except VTAError as error:
         sys.exit(f"{error}")
-    table, _ = Sampling(options.steps, "dpmpp_2m", options.guidance).plan(pipeline.schedule)
-    table = table[: _timed_steps(options.steps, options)]
+    plan = Sampling(options.steps, "dpmpp_2m", options.guidance).plan(pipeline.schedule)
+    plan = plan[: _timed_steps(options.steps, options)]
 
     def run(stages: Any, clips: Frames, timed: Callable[[str, Callable[[], Any]], Any]) -> list[np.ndarray]:
         tokens = timed("encode", lambda: [stages.encode(frames) for frames in clips])
-        mask = token_mask(tokens)
-        given = (table, options.guidance, 0, None, None, lambda done, total: None)
-        latents = timed("denoise", lambda: stages.denoise(tokens, mask, *given))
+        latents = timed("denoise", lambda: stages.denoise(plan, Noise(0), tokens))
         mels = timed("decode", lambda: stages.decode(latents))
         return timed("vocode", lambda: [stages.lane.get(wave) for wave in stages.vocode(mels)])
 
@@ -188,11 +186,11 @@ def _backend(name: str, options: argparse.Namespace) -> tuple[System, dict[str, 
             wait = getattr(stages.lane, "wait", lambda: None)
             run(stages, clips, lambda stage, call: _timed(times, stage, call, wait))
 
-        pipeline._call(work)
+        pipeline.run(work)
         return times
 
     def call(clips: Frames) -> list[np.ndarray]:
-        return pipeline._call(lambda stages: run(stages, clips, lambda stage, call: call()))
+        return pipeline.run(lambda stages: run(stages, clips, lambda stage, call: call()))
 
     def on_device(clips: Frames) -> float | None:
         """Milliseconds of the loop by the GPU's own clock, None where there is none."""
@@ -210,7 +208,7 @@ def _backend(name: str, options: argparse.Namespace) -> tuple[System, dict[str, 
             run(stages, clips, timed)
             return times[0] if times else None
 
-        return pipeline._call(work)
+        return pipeline.run(work)
 
     return {"call": call, "stages": staged, "on_device": on_device}, {
         "runs_on": pipeline.backend,
@@ -346,7 +344,7 @@ def _frames(options: argparse.Namespace) -> np.ndarray:
     from vta_rt.video import frames_of
 
     manifest = Bundle(options.bundle).manifest
-    count, size = manifest.frames.whole(manifest.model.frame_count(manifest.frames)), manifest.frames.size
+    count, size = manifest.frames.padded_count(manifest.model.frame_count(manifest.frames)), manifest.frames.size
     if not options.video:
         return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     frames = frames_of(options.video, manifest.frames, manifest.model.seconds)

@@ -75,7 +75,7 @@ def main() -> None:
 
 def measure(pipeline: Pipeline, prepared: list[Prepared], sampling: Sampling, judge: Judge) -> dict[str, Any]:
     """One row: the scores of all clips pooled, and what the denoiser cost."""
-    _, scales = sampling.plan(pipeline.schedule)
+    scales = sampling.plan(pipeline.schedule).guidance_scales
     scores, seconds = [], 0.0
     for each in prepared:
         start = time.process_time()

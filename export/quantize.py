@@ -115,11 +115,11 @@ def trajectories(bundle: Bundle, videos: Sequence[Path]) -> dict[str, Feeds]:
     pipeline = Pipeline(bundle.path, backend="cpu")
     model, frames = pipeline.model, pipeline.frames
     how = Sampling(STEPS, "dpmpp_2m", bundle.manifest.sampling.guidance, "trailing")
-    table, _ = how.plan(pipeline.schedule)
+    table = how.plan(pipeline.schedule).table
     feeds: dict[str, Feeds] = {name: [] for name in bundle.manifest.graphs}
     for seed, video in enumerate(videos):
         pictures = frames_of(video, frames, model.seconds)
-        missing = frames.whole(len(pictures)) - len(pictures)
+        missing = frames.padded_count(len(pictures)) - len(pictures)
         feeds["visual_encoder"].append({"frames": np.pad(pictures, ((0, missing), *[(0, 0)] * 3), mode="edge")})
         tokens = pipeline.encode(pictures)[None]  # [1, N, D]
         session = pipeline.session("denoiser")

@@ -153,7 +153,7 @@ def visual_encoder(encoder: FrameEncoder, model: ModelConfig, frames: FrameConfi
     """The number of frames stays open; where it must be a multiple of ``clip_length``, the number of clips does."""
     count, multiple = model.frame_count(frames), frames.clip_length
     module = VisualEncoder(encoder, encoder.config.window(count))
-    whole = frames.whole(count)
+    whole = frames.padded_count(count)
     shape = (max(whole, 2 * multiple), frames.size, frames.size, 3)  # an example of one clip would stay one
     inputs = {"frames": torch.randint(0, 256, shape, dtype=torch.uint8, generator=_generator())}
     open_size, usual = (

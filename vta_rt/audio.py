@@ -1,7 +1,4 @@
-"""Sound: samples with their rate, and what is done to them before they are kept: trim, fade, mix, save, mux.
-
-Knows WAV and FLAC files; does not know where samples come from, and leaves videos to ``vta_rt.video.mux``.
-"""
+"""Generated sound: samples and their rate, to trim, fade, mix, save as WAV or FLAC, or put on a video."""
 
 from __future__ import annotations
 
@@ -15,26 +12,20 @@ import av
 import numpy as np
 
 from vta_rt.errors import OptionError, OutputError, check_integer
-from vta_rt.files import atomic_write
-from vta_rt.video.mux import mux
-
-StrPath = str | os.PathLike[str]
+from vta_rt.files import StrPath, atomic_write
+from vta_rt.video import VideoSource, mux
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
     """Mono sound. Methods that change it return a new one.
 
-    Attributes:
-        samples: ``[N]`` float32, N at least 1; full scale is [-1, 1], what lies beyond is clipped on writing.
-        sample_rate: samples a second.
-
     Raises:
-        OptionError: samples of another shape or type, none or not all finite; a sample rate that is no whole number > 0.
+        OptionError: samples of another shape or type, none, or not all finite; a sample rate that is no integer above 0.
     """
 
-    samples: np.ndarray = field(repr=False)
-    sample_rate: int
+    samples: np.ndarray = field(repr=False)  # [N] float32, N at least 1; full scale is [-1, 1], clipped on writing
+    sample_rate: int  # samples a second
 
     def __post_init__(self) -> None:
         samples, rate = self.samples, self.sample_rate
@@ -56,22 +47,22 @@ class Audio:
         return len(self.samples) / self.sample_rate
 
     def to_int16(self) -> np.ndarray:
-        """``[N]`` int16: samples times 32768, truncated towards zero and clipped at full scale, never wrapped."""
+        """``[N]`` int16: samples times 32768, truncated towards zero and clipped at full scale."""
         return np.clip(self.samples * 32768, -32768, 32767).astype(np.int16)
 
     def trim(self, seconds: float) -> Audio:
-        """Exactly ``round(seconds * sample_rate)`` samples: the end is cut off or filled up with silence.
+        """Cut the end off, or append silence, for exactly ``round(seconds * sample_rate)`` samples.
 
         Raises:
-            OptionError: ``seconds`` is negative, not finite or less than a sample.
+            OptionError: ``seconds`` is negative, not finite, or less than one sample.
         """
         length = self._samples_in("seconds", seconds)
         return self._with(np.pad(self.samples[:length], (0, max(0, length - len(self.samples)))))
 
     def fade(self, in_seconds: float = 0.0, out_seconds: float = 0.0) -> Audio:
-        """Rise linearly from silence over the first seconds, fall back to it over the last ones.
+        """Fade in linearly over the first seconds and out over the last ones.
 
-        A fade longer than the sound is as long as the sound; two that overlap multiply.
+        A fade is at most as long as the sound; where both overlap, they multiply.
 
         Raises:
             OptionError: a number of seconds is negative or not finite.
@@ -84,7 +75,7 @@ class Audio:
         return self._with(samples)
 
     def mix(self, other: Audio, gain: float = 1.0) -> Audio:
-        """This sound plus ``gain`` times another; as long as the longer of the two, the shorter ends in silence.
+        """This sound plus ``gain`` times another, as long as the longer of the two.
 
         Raises:
             OptionError: the sample rates differ, or ``gain`` is not finite.
@@ -99,7 +90,7 @@ class Audio:
         return self._with(samples)
 
     def save(self, path: StrPath) -> None:
-        """Write a sound file of 16 bits a sample, whole or not at all; its suffix says the format: .wav or .flac.
+        """Write a file of 16-bit samples, completely or not at all; its suffix says the format: .wav or .flac.
 
         Raises:
             OptionError: another suffix.
@@ -115,9 +106,9 @@ class Audio:
             except (av.FFmpegError, wave.Error) as error:
                 raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
-    def mux(self, video: StrPath, out: StrPath) -> None:
-        """Write a video's pictures, not encoded again, with this as its soundtrack; see ``vta_rt.video.mux``."""
-        mux(video, self, out)
+    def mux(self, video: VideoSource, out: StrPath) -> None:
+        """Write a video with this sound as its only soundtrack, its video stream copied; see ``vta_rt.video.mux``."""
+        mux(video, self.samples, self.sample_rate, out)
 
     def _with(self, samples: np.ndarray) -> Audio:
         return Audio(samples, self.sample_rate)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from vta_rt.denoise import Noise
 from vta_rt.errors import OptionError
 from vta_rt.pipeline import Pipeline
-from vta_rt.sampling import Sampling
-from vta_rt.stages import Stages
+from vta_rt.sampling import Sampling, SamplingPlan
+from vta_rt.stages import Stages, denoiser
 
 MOST = 64  # clips at once
 STATUS = Path("/proc/self/status")
@@ -68,17 +69,16 @@ def measure(
     for name, values in (("batch", batches), ("repeats", [repeats])):
         if wrong := [value for value in values if not 1 <= value <= MOST]:
             raise OptionError(f"{name} is {wrong[0]}, 1 to {MOST} are allowed")
-    how = pipeline.bundle.manifest.sampling if sampling is None else sampling
-    table, scales = how.plan(pipeline.schedule)
+    plan = (sampling or pipeline.bundle.manifest.sampling).plan(pipeline.schedule)
     for batch in batches:
-        graphs = dict(_calls(scales))
+        graphs = dict(_calls(plan.guidance_scales))
         sizes = [
             pipeline.session(graph).batch_sizes("latents") for graph in graphs if "denoiser" in graph and batch > 1
         ]
         if any(own and batch not in own for own in sizes):
             continue
         for graph, calls in graphs.items():
-            yield _measure(pipeline, graph, calls, batch, repeats, table[:1])
+            yield _measure(pipeline, graph, calls, batch, repeats, plan)
 
 
 def _calls(scales: np.ndarray) -> Iterator[tuple[str, int]]:
@@ -93,12 +93,12 @@ def _calls(scales: np.ndarray) -> Iterator[tuple[str, int]]:
     yield "vocoder", 1
 
 
-def _measure(pipeline: Pipeline, graph: str, calls: int, batch: int, repeats: int, table: np.ndarray) -> Row:
-    loaded = graph in pipeline._sessions
+def _measure(pipeline: Pipeline, graph: str, calls: int, batch: int, repeats: int, plan: SamplingPlan) -> Row:
+    loaded = graph in pipeline.loaded_graphs
     _forget_peak()
     start = time.perf_counter()
     session = pipeline.session(graph)
-    work = _work(pipeline, graph, batch, table)
+    work = _work(pipeline, graph, batch, plan)
     work()
     cold = None if loaded else time.perf_counter() - start
     times = []
@@ -119,7 +119,7 @@ def _measure(pipeline: Pipeline, graph: str, calls: int, batch: int, repeats: in
     )
 
 
-def _work(pipeline: Pipeline, graph: str, batch: int, table: np.ndarray) -> Work:
+def _work(pipeline: Pipeline, graph: str, batch: int, plan: SamplingPlan) -> Work:
     """One call of a graph as a generation makes it, for a batch of clips; encoders take their clips one by one."""
     model, frames = pipeline.model, pipeline.frames
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def _work(pipeline: Pipeline, graph: str, batch: int, table: np.ndarray) -> Work
     latents = rng.standard_normal(model.latent_shape(batch), np.float32)
 
     def call(work: Callable[[Stages], Any]) -> Work:
-        return lambda: pipeline._call(lambda stages: [stages.lane.get(value) for value in work(stages)])
+        return lambda: pipeline.run(lambda stages: [stages.lane.get(value) for value in work(stages)])
 
     if graph == "visual_encoder":
         pictures = rng.integers(0, 256, (count, frames.size, frames.size, 3), np.uint8)
@@ -138,9 +138,9 @@ def _work(pipeline: Pipeline, graph: str, batch: int, table: np.ndarray) -> Work
         mel = rng.standard_normal((batch, 1, model.mel_frames, model.mel_bins), np.float32) - 4
         return call(lambda stages: stages.vocode(list(mel)))
     tokens = rng.standard_normal((batch, count, model.token_width), np.float32)
-    guidance = 2.0 if graph == "denoiser" else 1.0
-    mask = np.ones((batch, count), bool)
-    return call(lambda stages: stages.denoise(list(tokens), mask, table, guidance, 0, latents, None, lambda *_: None))
+    row = next(row for row, scale in enumerate(plan.guidance_scales) if denoiser(scale) == graph)
+    one_step, noise = plan[row : row + 1], Noise(0, initial=latents)
+    return call(lambda stages: stages.denoise(one_step, noise, list(tokens)))
 
 
 def _forget_peak() -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from vta_rt.errors import OptionError
 
-LONGEST = 3600.0  # seconds in one window
+MAX_SECONDS = 3600.0  # seconds in one window
 
 Fit = Literal["crop", "squash"]
 Kernel = Literal["bicubic", "bilinear"]
@@ -44,7 +44,7 @@ class FrameConfig:
         if self.resize and self.resize < self.size:
             raise OptionError(f"resize is {self.resize}, 0 or at least the size {self.size} is needed")
 
-    def whole(self, count: int) -> int:
+    def padded_count(self, count: int) -> int:
         """``count`` pictures filled up to what the graph takes."""
         return math.ceil(count / self.clip_length) * self.clip_length
 
@@ -95,8 +95,8 @@ class ModelConfig:
             "token_width",
         ):
             _require_positive(name, getattr(self, name))
-        if self.seconds > LONGEST:
-            raise OptionError(f"seconds is {self.seconds:g}, at most {LONGEST:g} are allowed")
+        if self.seconds > MAX_SECONDS:
+            raise OptionError(f"seconds is {self.seconds:g}, at most {MAX_SECONDS:g} are allowed")
 
     @property
     def samples(self) -> int:
@@ -131,7 +131,7 @@ class ModelConfig:
         """Tokens of the pictures in one full window."""
         return frames.token_count(self.frame_count(frames))
 
-    def most_tokens(self, frames: FrameConfig) -> int:
+    def max_tokens(self, frames: FrameConfig) -> int:
         """What the denoiser may attend to in a full window: a prompt's vector for each of the pictures' tokens, then those."""
         return self.token_count(frames) * (1 if self.text is None else 2)
 

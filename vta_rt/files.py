@@ -12,9 +12,11 @@ from pathlib import Path
 
 from vta_rt.errors import OutputError, VTAError
 
+StrPath = str | os.PathLike[str]
+
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: StrPath) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path``; on success it becomes ``path``, on any failure it is removed.
 
     The temporary name ends like ``path`` does, so writers that go by the suffix work.
@@ -34,7 +36,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: StrPath) -> None:
     """See that a file could be written at ``path``, before work is done whose result would be lost.
 
     Raises:
@@ -69,7 +71,7 @@ def _check_name(path: Path) -> None:
 
 
 @contextmanager
-def raise_output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+def raise_output_errors(path: StrPath) -> Iterator[None]:
     """Turn what the system says while writing into an ``OutputError`` that names ``path``."""
     try:
         yield

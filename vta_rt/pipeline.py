@@ -1,4 +1,4 @@
-"""The stages put together: video -> frames -> tokens -> latents -> mel -> wave. Knows no file format of graphs or engines."""
+"""A bundle ready to run: video -> frames -> tokens -> latents -> mel -> wave."""
 
 from __future__ import annotations
 
@@ -6,56 +6,75 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
-from typing import Any, TypeVar, overload
+from dataclasses import replace
+from functools import cached_property, lru_cache, wraps
+from typing import Any, TypeVar, Unpack, cast, overload
 
 import numpy as np
 
-from vta_rt import video as videos
 from vta_rt.audio import Audio
 from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
+from vta_rt.denoise import Noise
 from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError, check_integer
+from vta_rt.files import StrPath
 from vta_rt.manifest import MANIFEST
-from vta_rt.sampling import UNGUIDED, Sampling
-from vta_rt.stages import Stages, graphs, pad_tokens, token_mask
+from vta_rt.sampling import SamplingOptions, SamplingPlan
+from vta_rt.stages import Stages, graphs, pad_tokens
 from vta_rt.text import PromptTokenizer
+from vta_rt.video import Video, VideoSource, frames_of
 
 __all__ = ["Pipeline", "generate", "pad_tokens"]
 
-Path = str | os.PathLike[str]
 Seed = int | None
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 Prompts = str | list[str] | tuple[str, ...] | None
 Progress = Callable[[str, int, int], Any]
-_loading = threading.Lock()
 """Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
+_loading = threading.Lock()
+
+
+def _accept_old_name(old: str, new: str) -> Callable[[F], F]:
+    """Let a keyword argument be given by the name it used to have, with a DeprecationWarning."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            if old in options and new not in options:
+                warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=2)
+                options[new] = options.pop(old)
+            return function(*arguments, **options)
+
+        return cast(F, call)
+
+    return decorate
 
 
 class Pipeline:
-    """A loaded bundle. Make one, use it for many videos, from any number of threads.
+    """An opened bundle. One is enough for many videos and any number of threads.
+
+    The attribute ``backend`` says in one line what runs the graphs and why. If the bundle has engines but none suits this
+    machine, the same line is a ``FallbackWarning``.
 
     Args:
         bundle: folder or model-hub id of a bundle; None for the newest in ``engines/``.
-        backend: ``auto`` or the name of one (``vta_rt.backends.BACKENDS``).
-        threads: cores the backend may use; None for all.
-        at_once: calls that will be made at the same time and share those cores. The sound is the same.
-        capture: on a GPU, ``loop`` makes the denoising loop a CUDA graph (with TensorRT all of it, else a step at a time),
-            ``none`` does not. The sound is the same.
-
-    ``backend`` is then one line that says what runs the graphs, and why; engines that are there and do not suit the machine
-    are a ``FallbackWarning`` with that line.
+        backend: one of ``vta_rt.backends.BACKENDS``; ``auto`` picks the fastest that this machine has.
+        threads: processor cores that the backend may use; None for all.
+        at_once: how many calls will run at the same time and share those cores; does not change the sound.
+        capture: on a GPU, ``loop`` captures the denoising loop in a CUDA graph (all of it with TensorRT, else one step at a
+            time) and ``none`` does not; does not change the sound.
 
     Raises:
-        BundleError: the bundle cannot be found, is altered, or holds other graphs than it says.
-        EngineError, DeviceError: the backend asked for cannot be had here.
+        BundleError: the bundle cannot be found, was altered, or its graphs are not those of its manifest.
+        EngineError, DeviceError: the backend that was asked for is not available.
         OptionError: an unknown backend, or threads or at_once below 1.
     """
 
     def __init__(
         self,
-        bundle: Path | None = None,
+        bundle: StrPath | None = None,
         *,
         backend: str = "auto",
         threads: int | None = None,
@@ -73,119 +92,113 @@ class Pipeline:
         self._choosing = threading.Lock()
 
     @property
-    def _sessions(self) -> dict[str, Session]:
-        return self._backend.sessions
+    def loaded_graphs(self) -> frozenset[str]:
+        """Names of the graphs that are loaded."""
+        return frozenset(self._backend.sessions)
 
     def session(self, graph: str) -> Session:
-        """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
+        """The graph of that name, loaded when it is first asked for."""
         return self._backend.session(graph)
+
+    def run(self, work: Callable[[Stages], T]) -> T:
+        """Call ``work`` with the stages of one call of the backend; what it returns must not be in the stages' lane.
+
+        If an engine turns out to be unusable, ``work`` is called again with the next backend.
+        """
+        while True:
+            backend = self._backend
+            try:
+                with backend.lane() as lane:
+                    return work(Stages(backend.session, lane, self.model, self.frames))
+            except EngineError as error:
+                self._fall_back(backend, error)
 
     @overload
     def generate(
         self,
-        video: Path | None = None,
+        video: VideoSource | None = None,
         *,
         text: str | None = None,
-        negative: str | None = None,
+        negative_prompt: str | None = None,
         seed: Seed = 0,
-        steps: int | None = None,
-        solver: str | None = None,
-        guidance: float | None = None,
-        spacing: str | None = None,
-        guidance_interval: tuple[float, float] | None = None,
         progress: Progress | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Audio: ...
     @overload
     def generate(
         self,
-        video: list[Path] | tuple[Path, ...] | None = None,
+        video: list[VideoSource] | tuple[VideoSource, ...] | None = None,
         *,
         text: Prompts = None,
-        negative: Prompts = None,
+        negative_prompt: Prompts = None,
         seed: Seed = 0,
-        steps: int | None = None,
-        solver: str | None = None,
-        guidance: float | None = None,
-        spacing: str | None = None,
-        guidance_interval: tuple[float, float] | None = None,
         progress: Progress | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> list[Audio]: ...
+    @_accept_old_name("negative", "negative_prompt")
     def generate(
         self,
-        video: Path | list[Path] | tuple[Path, ...] | None = None,
+        video: VideoSource | list[VideoSource] | tuple[VideoSource, ...] | None = None,
         *,
         text: Prompts = None,
-        negative: Prompts = None,
+        negative_prompt: Prompts = None,
         seed: Seed = 0,
-        steps: int | None = None,
-        solver: str | None = None,
-        guidance: float | None = None,
-        spacing: str | None = None,
-        guidance_interval: tuple[float, float] | None = None,
         progress: Progress | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> Audio | list[Audio]:
-        """Sound for a video, as long as the video or as the model's window, whichever is shorter; or for a prompt alone.
+        """Make sound for a video, or for a prompt alone.
+
+        The sound is as long as the video, but no longer than the model's window, ``model.seconds``.
 
         Args:
-            video: a file, or several: each gets the sound it would get alone. None: the prompt alone, for a whole window.
-            text: a prompt, or one for each video; without videos, several prompts make several sounds. A model trained with
-                prompts is needed; so for ``negative``.
-            negative: a prompt for what is not to be heard: guidance leads away from it, instead of from nothing.
-            seed: of the noise; the same seed gives the same sound, None another one each time.
-            steps: denoiser calls, 1 to the schedule's training timesteps.
-            solver: a row of ``vta_rt.schedule.SOLVERS``: ``ddpm``, ``ddim``, ``dpmpp_2m``, ``dpmpp_2m_sde``, ``unipc``;
-                ``lcm`` for distilled models.
-            guidance: classifier-free guidance scale, 0 or more; 1 runs the unguided graph at half the cost.
-            spacing: of the timesteps: ``leading``, ``linspace``, ``trailing``, ``karras``.
-            guidance_interval: noise levels sigma / alpha between which steps are guided (``vta_rt.sampling``); those
-                outside cost half.
-                For these five None is the bundle's own, which ``bundle.manifest.sampling`` holds.
-            progress: ``progress(stage, done, total)``, called as work gets done.
+            video: a video file, or a ``vta_rt.video.Video``, or several; each gets the sound that it would get alone. None
+                makes sound of the model's full length from ``text`` alone.
+            text: a prompt, or one for each video; without a video, several prompts make several sounds. Needs a model
+                that was trained with prompts, as does ``negative_prompt``.
+            negative_prompt: what should not be heard, one prompt or one for each video; guidance leads away from it.
+            seed: of the noise. The same seed gives the same sound; None gives another one at each call.
+            progress: called as ``progress(stage, done, total)`` as the work proceeds.
+            sampling: the fields of ``vta_rt.sampling.Sampling``: ``steps``, ``solver``, ``guidance``, ``spacing``,
+                ``guidance_interval``. Those left out, or None, come from the bundle, ``bundle.manifest.sampling``.
 
         Raises:
-            VideoError: a file cannot be opened or has no pictures.
-            OptionError: a value outside what is allowed, or prompts for a model that takes none.
+            VideoError: a file cannot be opened or has no frames.
+            OptionError: a value outside what is allowed, or a prompt for a model that takes none.
         """
         many = isinstance(video, (list, tuple)) or (video is None and isinstance(text, (list, tuple)))
         paths = list(video) if isinstance(video, (list, tuple)) else [video]
         if video is None:
             paths *= len(text) if isinstance(text, (list, tuple)) else 1
         if not paths or (video is None and text is None):
-            raise OptionError("no video given, at least one is needed, or a prompt (text)")
+            raise OptionError("no video given; at least one video, or a prompt (text), is needed")
         report = progress or _no_progress
-        how = self._sampling(steps, solver, guidance, spacing, guidance_interval)
-        table, scales = how.plan(self.schedule)  # this and the next before the work that comes first
-        entropy = _entropy(seed)
+        plan = self._plan(sampling)
+        noise = _seeded_noise(seed)
         prompts = self._token_ids("text", text, len(paths))
-        negatives = self._token_ids("negative", negative, len(paths))
-        _check_negative(negative, scales)
+        negative_prompts = self._token_ids("negative_prompt", negative_prompt, len(paths))
+        _check_guided(plan, negative_prompt)
 
-        needed = graphs(scales, _encoders(paths, [*prompts, *negatives]))
-        durations: list[float] = []
-        pictures: list[np.ndarray | None] = []
+        needed = graphs(plan.guidance_scales, _needed_encoders(paths, [*prompts, *negative_prompts]))
+        clips: list[tuple[np.ndarray | None, float]] = [(None, self.model.seconds)] * len(paths)
         with self._backend.loading(needed):
             for index, path in enumerate(paths):
-                if path is None:
-                    durations.append(self.model.seconds)
-                    pictures.append(None)
-                    continue
-                report("frames", index, len(paths))
-                durations.append(min(videos.probe(path).duration, self.model.seconds))
-                pictures.append(videos.frames_of(path, self.frames, self.model.seconds))
-                report("frames", index + 1, len(paths))
+                if path is not None:
+                    report("frames", index, len(paths))
+                    clips[index] = self._read_clip(path)
+                    report("frames", index + 1, len(paths))
 
         def run(stages: Stages) -> list[np.ndarray]:
             stages.load(needed)
             tokens, waves = [], []
-            for index, (frames, prompt) in enumerate(zip(pictures, prompts, strict=True)):
+            for index, ((frames, _), prompt) in enumerate(zip(clips, prompts, strict=True)):
                 report("encode", index, len(paths))
                 tokens.append(stages.condition(frames, prompt))
                 report("encode", index + 1, len(paths))
-            away = [None if prompt is None else stages.encode_text(prompt, 1) for prompt in negatives]
+            negative_tokens = [None if ids is None else stages.encode_text(ids, 1) for ids in negative_prompts]
             latents = stages.denoise(
-                tokens, token_mask(tokens), table, scales, entropy, None, None, _steps(report), away
+                plan, noise, tokens, negative_tokens=negative_tokens, on_step=_step_callback(report)
             )
-            at_once = stages.together("vae_decoder", "latents")
+            at_once = stages.max_batch("vae_decoder", "latents")
             for start in range(0, len(paths), at_once):
                 stop = min(start + at_once, len(paths))
                 report("decode", start, len(paths))
@@ -197,12 +210,20 @@ class Pipeline:
             return waves
 
         audios, rate = [], self.model.sample_rate
-        for path, duration, wave in zip(paths, durations, self._call(run), strict=True):
+        for path, (_, duration), wave in zip(paths, clips, self.run(run), strict=True):
             if not np.isfinite(wave).all():
                 name = "sound for the prompt" if path is None else path
                 raise VTAError(f"{name}: the model gave values that are not finite; a bundle at fp32 may help")
             audios.append(Audio(wave, rate).trim(max(duration, 1 / rate)))
         return audios if many else audios[0]
+
+    def _read_clip(self, source: VideoSource) -> tuple[np.ndarray, float]:
+        """The frames of a video that the model takes, and the seconds of sound that the video gets."""
+        with Video.open(source) as video:
+            frames = frames_of(video, self.frames, self.model.seconds)
+            duration = min(video.info.duration, self.model.seconds)
+            video.close()  # generating takes longer than reading
+        return frames, duration
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[N, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, N, D]``.
@@ -225,51 +246,46 @@ class Pipeline:
             )
         if frames.ndim == 5:
             return np.stack([self.encode(clip) for clip in frames])
-        return self._call(lambda stages: stages.lane.get(stages.encode(frames)))
+        return self.run(lambda stages: stages.lane.get(stages.encode(frames)))
 
     def encode_text(self, texts: str | list[str] | tuple[str, ...]) -> np.ndarray:
         """A prompt -> tokens ``[T, D]`` float32, its vector for each frame of a window; several -> ``[B, T, D]``.
 
-        They condition ``denoise`` alone, as its ``negative``, or joined on axis -2 before the frames' of ``encode``.
+        ``denoise`` takes them alone, as its ``negative_tokens``, or joined on axis -2 before those of ``encode``.
 
         Raises:
-            OptionError: the model takes no prompts, or one is empty or no text.
+            OptionError: the model takes no prompts, or a prompt is empty or no string.
         """
         prompts = list(texts) if isinstance(texts, (list, tuple)) else [texts]
         ids = [self._tokenizer(prompt) for prompt in prompts]
         if not ids:
-            raise OptionError("no prompt given, at least one is needed")
-        tokens = self._call(
-            lambda stages: np.stack([stages.lane.get(stages.condition(None, prompt)) for prompt in ids])
-        )
+            raise OptionError("no prompt given; at least one is needed")
+        tokens = self.run(lambda stages: np.stack([stages.lane.get(stages.condition(None, prompt)) for prompt in ids]))
         return tokens if isinstance(texts, (list, tuple)) else tokens[0]
 
+    @_accept_old_name("negative", "negative_tokens")
     def denoise(
         self,
         tokens: np.ndarray,
         *,
-        steps: int | None = None,
-        solver: str | None = None,
-        guidance: float | None = None,
-        spacing: str | None = None,
-        guidance_interval: tuple[float, float] | None = None,
         seed: Seed = None,
         initial: np.ndarray | None = None,
         step_noise: np.ndarray | None = None,
         token_mask: np.ndarray | None = None,
-        negative: np.ndarray | None = None,
+        negative_tokens: np.ndarray | None = None,
         progress: Progress | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> np.ndarray:
         """Tokens ``[N, D]`` or ``[B, N, D]`` -> latents ``[B, C, T, F]`` float32 (B is 1 for tokens without a batch).
 
         Args:
-            initial: ``[B, C, T, F]``, the starting noise, in place of the generator's.
-            step_noise: ``[steps, B, C, T, F]``, the noise of each step, in place of the generator's.
-            token_mask: ``[N]`` or ``[B, N]`` bool, True where a token is real; None where all are.
-            negative: ``[M, D]`` or ``[B, M, D]``, what the unconditional branch attends to, in place of zeros; a model that
-                takes prompts is needed.
-
-        Other arguments as in ``generate``. Every clip of a batch gets the noise of ``seed``, as it would alone.
+            seed: of the noise, which is the same for every clip of a batch, as if it were alone.
+            initial: ``[B, C, T, F]``, the starting noise, instead of the seed's.
+            step_noise: ``[steps, B, C, T, F]``, the noise of each step, instead of the seed's.
+            token_mask: ``[N]`` or ``[B, N]`` bool, True where a token is real; None if all are.
+            negative_tokens: ``[M, D]`` or ``[B, M, D]``, what the unconditional branch attends to instead of zeros; needs
+                a model that takes prompts.
+            progress, sampling: as in ``generate``.
         """
         tokens = np.asarray(tokens, np.float32)
         if tokens.ndim == 2:
@@ -279,19 +295,18 @@ class Pipeline:
         batch, shape = len(tokens), self.model.latent_shape()[1:]
         mask = np.ones(tokens.shape[:2], bool) if token_mask is None else np.atleast_2d(np.asarray(token_mask, bool))
         _expect_shape("token_mask", mask, tokens.shape[:2])
-        how = self._sampling(steps, solver, guidance, spacing, guidance_interval)
-        table, scales = how.plan(self.schedule)
-        away = self._negative(negative, batch, scales)
+        plan = self._plan(sampling)
+        _check_guided(plan, negative_tokens)
+        negative = self._split_negative(negative_tokens, batch)
         if initial is not None:
             _expect_shape("initial", initial, (batch, *shape))
         if step_noise is not None:
-            _expect_shape("step_noise", step_noise, (len(table), batch, *shape))
-
-        on_step = _steps(progress or _no_progress)
-        entropy = _entropy(seed)
-        return self._call(
+            _expect_shape("step_noise", step_noise, (len(plan), batch, *shape))
+        noise = replace(_seeded_noise(seed), initial=initial, steps=step_noise)
+        on_step = _step_callback(progress or _no_progress)
+        return self.run(
             lambda stages: _stack(
-                stages, stages.denoise(list(tokens), mask, table, scales, entropy, initial, step_noise, on_step, away)
+                stages, stages.denoise(plan, noise, list(tokens), mask=mask, negative_tokens=negative, on_step=on_step)
             )
         )
 
@@ -299,7 +314,7 @@ class Pipeline:
         """Latents ``[B, C, T, F]`` -> log-mel ``[B, 1, frames, bins]`` float32, natural log of the mel magnitude."""
         latents = np.asarray(latents, np.float32)
         self._check_rank("vae_decoder", "latents", latents)
-        return self._call(lambda stages: _stack(stages, stages.decode(list(latents))))
+        return self.run(lambda stages: _stack(stages, stages.decode(list(latents))))
 
     def vocode(self, mel: np.ndarray) -> np.ndarray:
         """Log-mel -> wave ``[B, samples]`` float32 in [-1, 1].
@@ -310,20 +325,10 @@ class Pipeline:
         if mel.ndim == 3:
             mel = mel.transpose(0, 2, 1)[:, None]  # [B, 1, frames, bins]
         self._check_rank("vocoder", "mel", mel)
-        return self._call(lambda stages: _stack(stages, stages.vocode(list(mel))))
-
-    def _call(self, work: Callable[[Stages], T]) -> T:
-        """Do ``work`` in a lane of the backend; again with the next backend if an engine turns out to be of no use."""
-        while True:
-            backend = self._backend
-            try:
-                with backend.lane() as lane:
-                    return work(Stages(backend.session, lane, self.model, self.frames))
-            except EngineError as error:
-                self._fall_back(backend, error)
+        return self.run(lambda stages: _stack(stages, stages.vocode(list(mel))))
 
     def _fall_back(self, failed: Backend, error: EngineError) -> None:
-        """Go on with the next backend, which gives the same sound, unless this one was asked for by name."""
+        """Switch to the next backend, which gives the same sound, unless the failed one was asked for by name."""
         with self._choosing:
             if self._backend is not failed:
                 return  # another thread has done it
@@ -337,25 +342,15 @@ class Pipeline:
         if array.ndim != len(shape) or 0 in array.shape:
             raise OptionError(f"{tensor} is {list(array.shape)}, the model takes {list(shape)}")
 
-    def _sampling(
-        self,
-        steps: int | None,
-        solver: str | None,
-        guidance: float | None,
-        spacing: str | None,
-        guidance_interval: tuple[float, float] | None,
-    ) -> Sampling:
-        """What was asked for, and of what was not the bundle's own."""
-        return self.bundle.manifest.sampling.but(
-            steps=steps, solver=solver, guidance=guidance, spacing=spacing, guidance_interval=guidance_interval
-        )
+    def _plan(self, options: SamplingOptions) -> SamplingPlan:
+        return self.bundle.manifest.sampling.replace(**options).plan(self.schedule)
 
     @cached_property
     def _tokenizer(self) -> PromptTokenizer:
         return self.bundle.tokenizer()
 
     def _token_ids(self, name: str, prompts: Prompts, count: int) -> list[np.ndarray | None]:
-        """Ids of the prompt of each of ``count`` sounds: the one there is, or each its own."""
+        """Token ids of the prompt of each of ``count`` sounds; a single prompt is for all of them."""
         if prompts is None:
             return [None] * count
         if not isinstance(prompts, (list, tuple)):
@@ -364,73 +359,70 @@ class Pipeline:
             raise OptionError(f"{name} has {len(prompts)} prompts for {count} sounds; give one, or one for each")
         return [self._tokenizer(prompt) for prompt in prompts]
 
-    def _negative(self, tokens: np.ndarray | None, batch: int, scales: np.ndarray) -> list[np.ndarray]:
-        """Tokens of the unconditional branch, clip by clip."""
-        _check_negative(tokens, scales)
+    def _split_negative(self, tokens: np.ndarray | None, batch: int) -> list[np.ndarray]:
+        """Tokens of the unconditional branch, ``[M, D]`` for each clip; none where ``tokens`` is None."""
         if tokens is None:
             return []
         if self.model.text is None:
-            raise OptionError(f"{self.bundle.path}: takes no prompts, and so nothing negative")
+            raise OptionError(f"{self.bundle.path}: takes no prompts, and so no negative_tokens")
         array = np.asarray(tokens, np.float32)
         array = array[None].repeat(batch, 0) if array.ndim == 2 else array
         if array.ndim != 3 or 0 in array.shape:
-            raise OptionError(f"negative is {list(np.shape(tokens))} where [B, M, {self.model.token_width}] is needed")
-        _expect_shape("negative", array, (batch, array.shape[1], self.model.token_width))
+            raise OptionError(
+                f"negative_tokens is {list(np.shape(tokens))} where [B, M, {self.model.token_width}] is needed"
+            )
+        _expect_shape("negative_tokens", array, (batch, array.shape[1], self.model.token_width))
         return list(array)
 
 
-def generate(video: Path | None = None, *, bundle: Path | None = None, **options: Any) -> Audio:
-    """Sound for a video in one call; see ``Pipeline.generate`` for the options. The bundle stays loaded between calls.
+def generate(video: VideoSource | None = None, *, bundle: StrPath | None = None, **options: Any) -> Audio:
+    """Make sound for a video in one call, with the options of ``Pipeline.generate``; the bundle stays loaded.
 
     vta_rt.generate("clip.mp4", seed=1).mux("clip.mp4", "clip_with_sound.mp4")
     """
     path = os.fspath(find_bundle() if bundle is None else bundle)
     manifest = os.path.join(path, MANIFEST)
     built = os.stat(manifest).st_mtime_ns if os.path.exists(manifest) else None
-    with _loading:  # the first calls may come at the same time; one of them loads it
+    with _loading:  # of several first calls at the same time, only one loads the bundle
         pipeline = _pipeline(os.path.abspath(path) if built else path, built)
     return pipeline.generate(video, **options)
 
 
 @lru_cache(maxsize=1)
 def _pipeline(bundle: str, built: int | None) -> Pipeline:
-    """The bundle of that path or hub id; another one once it was built anew."""
+    """The pipeline of a bundle's path or hub id, opened anew when the bundle was rebuilt."""
     return Pipeline(bundle)
 
 
-def _encoders(videos: Sequence[Path | None], prompts: Sequence[np.ndarray | None]) -> list[str]:
-    """The graphs that make tokens of what there is."""
-    given: dict[str, Sequence[Any]] = {"visual_encoder": videos, "text_encoder": prompts}
-    return [graph for graph, inputs in given.items() if any(each is not None for each in inputs)]
+def _needed_encoders(videos: Sequence[Any], prompts: Sequence[Any]) -> list[str]:
+    """The graphs that make tokens of the videos and prompts that are not None."""
+    inputs = {"visual_encoder": videos, "text_encoder": prompts}
+    return [graph for graph, values in inputs.items() if any(value is not None for value in values)]
 
 
-def _check_negative(negative: object, scales: np.ndarray) -> None:
-    if negative is not None and (scales == UNGUIDED).all():
-        raise OptionError("guidance is 1, which leads away from nothing; a negative prompt needs more")
+def _check_guided(plan: SamplingPlan, negative: object) -> None:
+    if negative is not None and not plan.is_guided:
+        raise OptionError("guidance is 1, which has no effect; a negative prompt needs more")
 
 
 def _stack(stages: Stages, clips: Sequence[Any]) -> np.ndarray:
     return np.stack([stages.lane.get(clip) for clip in clips])
 
 
-def _steps(report: Progress) -> Callable[[int, int], Any]:
+def _step_callback(report: Progress) -> Callable[[int, int], Any]:
     return lambda done, total: report("denoise", done, total)
 
 
-def _entropy(seed: Seed) -> Any:
-    """Of a seed's noise; one draw for a whole batch when it is None."""
-    return np.random.SeedSequence(_check_seed(seed)).entropy
+def _seeded_noise(seed: Seed) -> Noise:
+    """The noise of a seed; without one, of fresh entropy that a whole batch shares."""
+    if seed is not None:
+        check_integer("seed", seed, 0)
+    return Noise(np.random.SeedSequence(seed).entropy)
 
 
 def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if np.shape(array) != tuple(shape):
         raise OptionError(f"{name} is {list(np.shape(array))} where {list(shape)} is needed")
-
-
-def _check_seed(seed: Seed) -> Seed:
-    if seed is not None:
-        check_integer("seed", seed, 0)
-    return seed
 
 
 def _no_progress(stage: str, done: int, total: int) -> None:

@@ -1,59 +1,92 @@
-"""How latents are sampled: a solver with its steps, and how far each of them is guided. Knows numbers only.
+"""Sampling settings: which solver denoises the latents, in how many steps, and how strongly each step is guided.
 
-A bundle's manifest holds its model's own ``Sampling``; what a call gives takes the place of it, value by value.
+A bundle's manifest holds the ``Sampling`` that suits its model; a call may replace single values (``SamplingOptions``).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy as np
 
 from vta_rt.errors import OptionError
 from vta_rt.schedule import Floats, NoiseSchedule, noise_levels, solver_table
 
-MOST = float(np.finfo(np.float32).max)  # what graphs compute with
-UNGUIDED = 1.0  # the scale at which guidance does nothing
+MAX_GUIDANCE = float(np.finfo(np.float32).max)  # graphs compute in float32
+UNGUIDED = 1.0  # the guidance scale at which guidance has no effect
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The fields of ``Sampling`` as keyword arguments; those left out, or None, are the bundle's own."""
+
+    steps: int | None
+    solver: str | None
+    guidance: float | None
+    spacing: str | None
+    guidance_interval: tuple[float, float] | None
+
+
+def read_sampling_options(namespace: object) -> SamplingOptions:
+    """The options among the attributes of ``namespace``, such as parsed command-line arguments."""
+    return cast(SamplingOptions, {name: getattr(namespace, name, None) for name in SamplingOptions.__annotations__})
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """What the denoising loop runs, row by row."""
+
+    table: Floats  # the solver's coefficients, [N, 7], columns as in vta_rt.schedule.Column
+    guidance_scales: Floats  # of each row, [N]
+
+    def __getitem__(self, rows: slice) -> SamplingPlan:
+        return SamplingPlan(self.table[rows], self.guidance_scales[rows])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether guidance has an effect on any row."""
+        return bool((self.guidance_scales != UNGUIDED).any())
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What decides the denoiser's calls.
+    """How latents are sampled."""
 
-    steps: how many. solver: of ``vta_rt.schedule.SOLVERS``. guidance: classifier-free guidance scale, 0 or more; at 1 the
-    unguided graph does all steps at half the cost. spacing: of the timesteps, ``TIMESTEP_SPACINGS``; None for the
-    solver's or schedule's own. guidance_interval: the noise levels sigma / alpha, from low to high, between which steps
-    are guided, as in Kynkäänniemi et al., arXiv 2404.07724; those outside go through the unguided graph; None for all.
-    """
-
-    steps: int = 25
-    solver: str = "dpmpp_2m"
-    guidance: float = 3.0
-    spacing: str | None = None
+    steps: int = 25  # denoiser calls, from 1 to the schedule's training timesteps
+    solver: str = "dpmpp_2m"  # a key of vta_rt.schedule.SOLVERS
+    guidance: float = 3.0  # classifier-free guidance scale, 0 or more; at 1 all steps run unguided at half the cost
+    spacing: str | None = None  # of the timesteps (TIMESTEP_SPACINGS); None for the solver's or the schedule's own
+    # The noise levels sigma / alpha, low and high, between which steps are guided (Kynkäänniemi et al., arXiv 2404.07724);
+    # steps outside run unguided at half the cost. None guides all.
     guidance_interval: tuple[float, float] | None = None
 
-    def but(self, **given: Any) -> Sampling:
-        """The same with the values that are given and not None in their places."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+    def replace(self, **options: Unpack[SamplingOptions]) -> Sampling:
+        """A copy with the options that are not None."""
+        changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        return dataclasses.replace(self, **changes)
 
-    def plan(self, schedule: NoiseSchedule) -> tuple[Floats, Floats]:
-        """The solver's table ``[N, 7]`` and the guidance scale of each of its rows ``[N]``.
+    def plan(self, schedule: NoiseSchedule) -> SamplingPlan:
+        """The solver's table and the guidance scale of each of its rows.
 
         Raises:
             OptionError: a value outside what is allowed.
         """
-        if isinstance(self.guidance, bool) or not isinstance(self.guidance, Real) or not 0 <= self.guidance <= MOST:
-            raise OptionError(f"guidance is {self.guidance!r}, a number from 0 to {MOST:.1e} is needed")
+        guidance = self.guidance
+        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not 0 <= guidance <= MAX_GUIDANCE:
+            raise OptionError(f"guidance is {guidance!r}, a number from 0 to {MAX_GUIDANCE:.1e} is needed")
         table = solver_table(self.solver, schedule, self.steps, self.spacing)
-        scales = np.full(len(table), float(self.guidance))
+        scales = np.full(len(table), float(guidance))
         if self.guidance_interval is not None:
             low, high = _check_interval(self.guidance_interval)
             levels = noise_levels(table, schedule)
             scales[(levels < low) | (levels > high)] = UNGUIDED
-        return table, scales
+        return SamplingPlan(table, scales)
 
 
 def _check_interval(interval: Any) -> tuple[float, float]:

@@ -1,7 +1,6 @@
-"""The graphs of a bundle one after another in one lane: clips in, clips out, in batches of the sizes the backend takes.
+"""The stages of generation, each one graph of a bundle: lists of clips in, lists of clips out.
 
-What a stage gives stays in the lane for the next one. Knows the graphs' inputs and outputs; knows no videos, no files and
-no backend by name.
+Clips are run in batches of the sizes that the backend takes, and results stay in the lane for the next stage.
 """
 
 from __future__ import annotations
@@ -14,18 +13,17 @@ import numpy as np
 
 from vta_rt.backends.base import Array, Lane, Session
 from vta_rt.config import FrameConfig, ModelConfig
-from vta_rt.denoise import denoise
-from vta_rt.sampling import UNGUIDED
-from vta_rt.schedule import Column
+from vta_rt.denoise import Noise, State, denoise
+from vta_rt.sampling import UNGUIDED, SamplingPlan
 
 Clips = list[Array]
 
 
 class Stages:
-    """One call's stages. A clip is one array without a batch axis, the host's or the lane's.
+    """The stages of one call. A clip is an array without a batch axis, on the host or in the lane.
 
     Args:
-        session: the loaded graph of a name.
+        session: returns the loaded graph of a name.
     """
 
     def __init__(self, session: Callable[[str], Session], lane: Lane, model: ModelConfig, frames: FrameConfig) -> None:
@@ -35,21 +33,25 @@ class Stages:
         self._frames = frames
 
     def load(self, needed: Iterable[str]) -> None:
-        """Load the graphs that a whole call needs: what cannot be loaded fails before the work, not after half of it."""
+        """Load all graphs that a call needs, so that one that cannot be loaded fails before any work is done."""
         for graph in needed:
             self._session(graph)
 
     def encode(self, frames: np.ndarray) -> Array:
-        """``[T, H, W, 3]`` uint8 -> tokens ``[N, D]``. Missing pictures repeat the last; tokens of repeats are dropped."""
+        """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[N, D]``.
+
+        Where the graph needs more frames, the last one is repeated; the tokens of the repeats are dropped.
+        """
         session = self._session("visual_encoder")
-        size = session.fixed_size("frames", 0) or self._frames.whole(len(frames))
+        size = session.fixed_size("frames", 0) or self._frames.padded_count(len(frames))
         filled = np.pad(frames, ((0, max(0, size - len(frames))), (0, 0), (0, 0), (0, 0)), mode="edge")
         return session.run({"frames": filled}, self.lane)["tokens"][: self._frames.token_count(len(frames))]
 
     def condition(self, frames: np.ndarray | None, token_ids: np.ndarray | None) -> Array:
-        """Frames, a prompt or both -> tokens ``[N, D]``: the prompt's vector for each token of the frames, then those.
+        """Frames, a prompt or both -> tokens ``[N, D]``.
 
-        Without frames the vector stands as often as for a full window of them.
+        The prompt's vector is repeated once for each of the frames' tokens, which follow; without frames, as often as there
+        are tokens in a full window.
         """
         visual = None if frames is None else self.encode(frames)
         if token_ids is None:
@@ -59,90 +61,73 @@ class Stages:
         return text if visual is None else np.concatenate([text, self.lane.get(visual)])
 
     def encode_text(self, token_ids: np.ndarray, count: int) -> np.ndarray:
-        """A prompt's ``[L]`` int64 -> tokens ``[count, D]``: its vector, so many times."""
+        """Token ids of a prompt, ``[L]`` int64 -> its vector repeated, ``[count, D]``."""
         session = self._session("text_encoder")
-        padded = pad_axis(token_ids[None], 1, session.fixed_size("token_ids", 1))  # no token looks at those after it
+        padded = pad_axis(
+            token_ids[None], 1, session.fixed_size("token_ids", 1)
+        )  # attention is causal: padding changes nothing
         vector = self.lane.get(session.run({"token_ids": padded}, self.lane)["tokens"])  # [1, D]
         return np.repeat(vector, count, axis=0)
 
     def denoise(
         self,
+        plan: SamplingPlan,
+        noise: Noise,
         tokens: Sequence[Array],
-        mask: np.ndarray,
-        table: np.ndarray,
-        guidance: float | np.ndarray,
-        entropy: Any,
-        initial: np.ndarray | None,
-        step_noise: np.ndarray | None,
-        on_step: Callable[[int, int], Any],
-        negative: Sequence[np.ndarray | None] = (),
+        *,
+        mask: np.ndarray | None = None,
+        negative_tokens: Sequence[np.ndarray | None] = (),
+        on_step: Callable[[int, int], Any] = lambda done, total: None,
     ) -> Clips:
-        """Tokens ``[N_i, D]`` and mask ``[B, N]``, N the most of them -> latents ``[C, T, F]``.
+        """Tokens ``[N_i, D]`` -> latents ``[C, T, F]``. Rows of the plan at guidance 1 run the unguided graph.
 
         Args:
-            guidance: one scale for all rows, or one for each; rows at 1 go through the unguided graph.
-            entropy: of the noise's seed sequence. initial, step_noise: ``[B, ...]``, ``[steps, B, ...]`` instead of it.
-            on_step: called with the number of steps done, of the number given second.
-            negative: tokens ``[M_i, D]`` of the unconditional branch; None, or nothing for all, for zeros.
+            mask: ``[B, N]`` bool, N the largest N_i, True where a token is real; None if all are.
+            negative_tokens: tokens ``[M_i, D]`` for the unconditional branch; None, or an empty sequence, for zeros.
+            on_step: called with the number of steps done and the number of all steps.
         """
-        scales = np.broadcast_to(guidance, len(table))
-        parts = [(self._session(graph), rows) for graph, rows in same_graph(scales)]
+        parts = [(self._session(graph), rows) for graph, rows in split_by_graph(plan.guidance_scales)]
         session = parts[0][0]
-        shape = self._model.latent_shape()[1:]
-        length = max(mask.shape[1], *map(_length, negative), session.fixed_size("tokens", 1) or 0)
+        mask = token_mask(tokens) if mask is None else mask
+        lengths = [0 if clip is None else len(clip) for clip in negative_tokens]
+        length = max(mask.shape[1], *lengths, session.fixed_size("tokens", 1) or 0)
         mask = pad_axis(mask, 1, length)
         results: Clips = []
         pieces = list(split(len(tokens), session.batch_sizes("latents")))
-        for done, (start, stop, size) in enumerate(pieces):
-            noise = _Noise(entropy, (size, *shape))
-            latents = noise.draw()
-            if initial is not None:
-                latents = pad_axis(np.asarray(initial[start:stop], np.float32), 0, size)
-            noises = noise.draws() if step_noise is None else _rows(step_noise[:, start:stop], table, size)
-            batch = self.lane.batch(tokens[start:stop], (size, length, self._model.token_width))
-            seen = pad_axis(mask[start:stop], 0, size)
-            state: tuple[Array, Array | None] = latents, None
+        total = len(pieces) * len(plan)
+        for index, (start, stop, size) in enumerate(pieces):
+            clips, shape = slice(start, stop), (size, length, self._model.token_width)
+            latents, noises = noise.draw(plan, clips, (size, *self._model.latent_shape()[1:]))
+            state = State(latents)
+            conditioning = {
+                "tokens": self.lane.batch(tokens[clips], shape),
+                "token_mask": pad_axis(mask[clips], 0, size),
+            }
+            negative = _batch_negative(negative_tokens[clips], shape)
             for part, rows in parts:
-                before, total = done * len(table) + rows.start, len(pieces) * len(table)
+                done = index * len(plan) + rows.start
                 state = denoise(
                     part,
-                    table[rows],
-                    batch,
-                    seen,
-                    state[0],
-                    noises,
-                    scales[rows],
-                    lambda step, before=before, total=total: on_step(before + step, total),  # type: ignore[misc]
-                    self.lane,
-                    state[1],
-                    self._negative(part, negative[start:stop], (size, length, self._model.token_width)),
+                    plan[rows],
+                    state,
+                    conditioning | (negative if "negative_tokens" in part.inputs else {}),
+                    noises=noises,
+                    on_step=lambda step, done=done: on_step(done + step, total),  # type: ignore[misc]
+                    lane=self.lane,
                 )
-            results += [state[0][index] for index in range(stop - start)]
+            results += [state.latents[row] for row in range(stop - start)]
         return results
 
-    def _negative(
-        self, session: Session, clips: Sequence[np.ndarray | None], shape: tuple[int, ...]
-    ) -> dict[str, np.ndarray]:
-        """What the unconditional branch attends to, where that is not zeros inside the graph already."""
-        if "negative_tokens" not in session.inputs:
-            return {}
-        tokens, mask = np.zeros(shape, np.float32), np.ones(shape[:2], bool)
-        for row, clip in enumerate(clips):
-            if clip is not None:
-                tokens[row, : len(clip)] = clip
-                mask[row, len(clip) :] = False
-        return {"negative_tokens": tokens, "negative_mask": mask}
-
     def decode(self, latents: Sequence[Array]) -> Clips:
-        """``[C, T, F]`` -> log-mels ``[1, frames, bins]``."""
+        """Latents ``[C, T, F]`` -> log-mels ``[1, frames, bins]``."""
         return self._run("vae_decoder", "latents", latents, "mel")
 
     def vocode(self, mels: Sequence[Array]) -> Clips:
-        """``[1, frames, bins]`` -> waves ``[samples]``."""
+        """Log-mels ``[1, frames, bins]`` -> waves ``[samples]``."""
         return self._run("vocoder", "mel", mels, "wave")
 
-    def together(self, graph: str, tensor: str) -> int:
-        """How many clips a graph takes at once; 1 where it takes any number, since memory grows with them."""
+    def max_batch(self, graph: str, tensor: str) -> int:
+        """The most clips a graph runs at once; 1 if it takes any number, since memory grows with the batch."""
         return max(self._session(graph).batch_sizes(tensor), default=1)
 
     def _run(self, graph: str, tensor: str, clips: Sequence[Array], output: str) -> Clips:
@@ -155,22 +140,28 @@ class Stages:
         return results
 
 
-def _length(tokens: np.ndarray | None) -> int:
-    return 0 if tokens is None else len(tokens)
+def _batch_negative(clips: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Inputs for the unconditional branch: the clips' tokens in a batch ``[B, N, D]``, zeros for clips without any."""
+    tokens, mask = np.zeros(shape, np.float32), np.ones(shape[:2], bool)
+    for row, clip in enumerate(clips):
+        if clip is not None:
+            tokens[row, : len(clip)] = clip
+            mask[row, len(clip) :] = False
+    return {"negative_tokens": tokens, "negative_mask": mask}
 
 
 def graphs(guidance: float | np.ndarray, encoders: Iterable[str] = ("visual_encoder",)) -> tuple[str, ...]:
-    """The graphs of a whole call, in the order it needs them. guidance: one scale, or one for each step."""
+    """The graphs that a generation needs, in order, for one guidance scale or one for each step."""
     return (*encoders, *sorted({denoiser(scale) for scale in np.atleast_1d(guidance)}), "vae_decoder", "vocoder")
 
 
 def denoiser(guidance: float) -> str:
-    """The graph for a guidance scale: at 1, where guidance does nothing, the one of half the cost."""
+    """The denoiser graph for a guidance scale; at 1, where guidance has no effect, the unguided one at half the cost."""
     return "denoiser_unguided" if guidance == UNGUIDED else "denoiser"
 
 
-def same_graph(scales: np.ndarray) -> Iterator[tuple[str, slice]]:
-    """Rows one after another that the same denoiser does: its name and the rows, from their guidance scales ``[N]``."""
+def split_by_graph(scales: np.ndarray) -> Iterator[tuple[str, slice]]:
+    """Runs of consecutive rows for the same denoiser, as (graph, rows), from their guidance scales ``[N]``."""
     start = 0
     for graph, group in groupby(scales, denoiser):
         stop = start + len(list(group))
@@ -179,21 +170,21 @@ def same_graph(scales: np.ndarray) -> Iterator[tuple[str, slice]]:
 
 
 def pad_tokens(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of clips of different lengths, each ``[N_i, D]`` -> ``[B, N, D]`` padded with zeros, mask ``[B, N]``."""
+    """Tokens ``[N_i, D]`` of several clips -> one batch ``[B, N, D]`` padded with zeros, and its mask ``[B, N]``."""
     mask = token_mask(clips)
     return np.stack([pad_axis(clip, 0, mask.shape[1]) for clip in clips]), mask
 
 
 def token_mask(clips: Sequence[Array]) -> np.ndarray:
-    """``[B, N]`` bool, N the most tokens a clip has: True where it has one."""
+    """``[B, N]`` bool, N the largest number of tokens: True where the clip has a token."""
     lengths = np.array([[len(clip)] for clip in clips])
     return np.arange(lengths.max()) < lengths
 
 
 def split(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, size) of the pieces a batch is run in: one piece, or pieces of the sizes allowed.
+    """Split a batch into pieces of the allowed sizes, as (start, stop, size); without sizes it stays in one piece.
 
-    The largest size that can be filled, then the next; the rest in the smallest that holds it.
+    Each piece has the largest size that it fills; a rest smaller than all sizes is run at the smallest.
     """
     start = 0
     while start < count:
@@ -204,29 +195,8 @@ def split(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
 
 
 def pad_axis(array: np.ndarray, axis: int, size: int | None) -> np.ndarray:
-    """Zeros (False) appended along an axis up to ``size``; unchanged where ``size`` is None."""
+    """Append zeros (False) along an axis up to ``size``; None leaves the array as it is."""
     if size is None or array.shape[axis] >= size:
-        return array  # too long is the session's to refuse, which names the graph and what it takes
+        return array  # the session refuses arrays that are too long, with a message that names the graph
     widths = [(0, size - length if index == axis else 0) for index, length in enumerate(array.shape)]
     return np.pad(array, widths)
-
-
-class _Noise:
-    """Gaussian noise for a batch in which every clip draws the same numbers, so that a clip does not depend on its batch."""
-
-    def __init__(self, entropy: Any, shape: tuple[int, ...]) -> None:
-        self._generator = np.random.default_rng(entropy)
-        self._shape = shape
-
-    def draw(self) -> np.ndarray:
-        clip = self._generator.standard_normal(self._shape[1:], dtype=np.float32)
-        return np.broadcast_to(clip, self._shape)
-
-    def draws(self) -> Iterator[np.ndarray]:
-        while True:
-            yield self.draw()
-
-
-def _rows(step_noise: np.ndarray, table: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The given noise of just those rows that add any: the loop asks for no other."""
-    return (pad_axis(noise, 0, size) for noise, row in zip(step_noise, table, strict=True) if row[Column.S] != 0.0)

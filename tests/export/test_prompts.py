@@ -135,11 +135,8 @@ def test_a_prompts_tokens_are_those_of_training(pipeline: Pipeline, model: Laten
 
 
 def test_a_prompt_and_frames_are_joined_as_in_training(pipeline: Pipeline, model: LatentDiffusion) -> None:
-    from vta_rt.stages import Stages
-
     pictures, ids = frames(2)[:1], [BEGIN, 1, 3, END]
-    with pipeline._backend.lane() as lane:
-        tokens = Stages(pipeline.session, lane, pipeline.model, pipeline.frames).condition(pictures, np.array(ids))
+    tokens = pipeline.run(lambda stages: stages.condition(pictures, np.array(ids)))
     assert tokens.shape == (2, 24)  # as often as there are frames, not as in a whole window
     assert relative_error(tokens, trained(model, pictures, ids, 1)) < 1e-4
 
@@ -179,8 +176,8 @@ def test_the_unconditional_branch_attends_to_the_negative_prompt(pipeline: Pipel
 def test_without_a_negative_prompt_the_branch_sees_zeros(pipeline: Pipeline) -> None:
     tokens = pipeline.encode_text("a bell")
     same = pipeline.denoise(tokens, **QUICK)
-    assert relative_error(pipeline.denoise(tokens, negative=np.zeros((5, 24)), **QUICK), same) < 1e-5
-    assert relative_error(pipeline.denoise(tokens, negative=pipeline.encode_text("drum"), **QUICK), same) > 1e-4
+    assert relative_error(pipeline.denoise(tokens, negative_tokens=np.zeros((5, 24)), **QUICK), same) < 1e-5
+    assert relative_error(pipeline.denoise(tokens, negative_tokens=pipeline.encode_text("drum"), **QUICK), same) > 1e-4
 
 
 def test_sound_for_a_prompt_alone(pipeline: Pipeline) -> None:
@@ -195,21 +192,21 @@ def test_sound_for_a_prompt_alone(pipeline: Pipeline) -> None:
 def test_videos_with_prompts(pipeline: Pipeline, clips: list[Path]) -> None:
     """One for all, or each its own; each clip sounds as it would alone."""
     plain = pipeline.generate(clips, **QUICK)
-    each = pipeline.generate(clips, text=["a bell", "drum"], negative="a drum a", **QUICK)
+    each = pipeline.generate(clips, text=["a bell", "drum"], negative_prompt="a drum a", **QUICK)
     for index, text in enumerate(("a bell", "drum")):
-        alone = pipeline.generate(clips[index], text=text, negative="a drum a", **QUICK)
+        alone = pipeline.generate(clips[index], text=text, negative_prompt="a drum a", **QUICK)
         assert relative_error(each[index].samples, alone.samples) < 1e-4
         assert relative_error(each[index].samples, plain[index].samples) > 1e-3
-    both = pipeline.generate(clips, text="drum", negative=["a drum a", "bell"], **QUICK)
+    both = pipeline.generate(clips, text="drum", negative_prompt=["a drum a", "bell"], **QUICK)
     assert relative_error(both[1].samples, each[1].samples) > 1e-4
 
 
 def test_a_negative_prompt_is_no_condition_of_its_own(pipeline: Pipeline, clips: list[Path]) -> None:
-    away = pipeline.generate(clips[1], negative="drum", **QUICK)
+    away = pipeline.generate(clips[1], negative_prompt="drum", **QUICK)
     assert relative_error(away.samples, pipeline.generate(clips[1], **QUICK).samples) > 1e-4
     tokens = pipeline.encode(frames(2))
-    repeated = pipeline.denoise(tokens, negative=pipeline.encode_text("drum"), **QUICK)
-    once = pipeline.denoise(tokens, negative=pipeline.encode_text("drum")[:1], **QUICK)
+    repeated = pipeline.denoise(tokens, negative_tokens=pipeline.encode_text("drum"), **QUICK)
+    once = pipeline.denoise(tokens, negative_tokens=pipeline.encode_text("drum")[:1], **QUICK)
     assert relative_error(repeated, once) < 1e-5  # one vector, however often it stands
 
 
@@ -218,13 +215,13 @@ def test_a_negative_prompt_is_no_condition_of_its_own(pipeline: Pipeline, clips:
     [
         ({}, "no video given, at least one is needed, or a prompt"),
         ({"text": []}, "no video given"),
-        ({"negative": "drum"}, "no video given"),
+        ({"negative_prompt": "drum"}, "no video given"),
         ({"text": ""}, "prompt is empty"),
         ({"text": 5}, "prompt is 5, a text is needed"),
         ({"text": ["a", None]}, "prompt is None, a text is needed"),
-        ({"text": "a", "negative": " "}, "prompt is empty"),
-        ({"text": "a", "negative": "a", "guidance": 1}, "guidance is 1, .* a negative prompt needs more"),
-        ({"text": ["a", "a"], "negative": ["a"]}, "negative has 1 prompts for 2 sounds"),
+        ({"text": "a", "negative_prompt": " "}, "prompt is empty"),
+        ({"text": "a", "negative_prompt": "a", "guidance": 1}, "guidance is 1, .* a negative prompt needs more"),
+        ({"text": ["a", "a"], "negative_prompt": ["a"]}, "negative_prompt has 1 prompts for 2 sounds"),
         ({"video": "nowhere.mp4", "text": ["a", "a"]}, "text has 2 prompts for 1 sounds"),
     ],
 )
@@ -236,8 +233,8 @@ def test_prompts_that_are_refused(pipeline: Pipeline, arguments: dict, message: 
 def test_arrays_that_are_no_negative_tokens(pipeline: Pipeline) -> None:
     tokens = np.zeros((2, 3, 24), np.float32)
     for negative in (np.zeros((1, 3, 24)), np.zeros((3, 23)), np.zeros(24), np.zeros((2, 0, 24))):
-        with pytest.raises(OptionError, match=r"^negative is "):
-            pipeline.denoise(tokens, negative=negative, **QUICK)
+        with pytest.raises(OptionError, match=r"^negative_tokens is "):
+            pipeline.denoise(tokens, negative_tokens=negative, **QUICK)
 
 
 def test_a_bundle_without_text_says_so(micro_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -245,8 +242,8 @@ def test_a_bundle_without_text_says_so(micro_bundle: Path, tmp_path: Path, capsy
     for ask in (
         lambda: plain.generate(text="a bell"),
         lambda: plain.encode_text("a bell"),
-        lambda: plain.generate("nowhere.mp4", negative="a bell"),
-        lambda: plain.denoise(np.zeros((2, 24)), negative=np.zeros((2, 24))),
+        lambda: plain.generate("nowhere.mp4", negative_prompt="a bell"),
+        lambda: plain.denoise(np.zeros((2, 24)), negative_tokens=np.zeros((2, 24))),
     ):
         with pytest.raises(OptionError, match="takes no prompts"):
             ask()

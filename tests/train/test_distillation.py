@@ -70,8 +70,9 @@ def test_steps_are_those_the_student_is_sampled_with() -> None:
     """Every timestep of training falls into the step of the table that begins at or above it."""
     schedule, sampling = NoiseSchedule(), student_sampling(4)
     assert sampling == Sampling(4, "ddim", 1.0, "trailing")
-    table, scales = sampling.plan(schedule)
-    assert scales.tolist() == [1.0] * 4
+    plan = sampling.plan(schedule)
+    table = plan.table
+    assert plan.guidance_scales.tolist() == [1.0] * 4
     now, after = Distillation(schedule, 4, 2).ends(torch.arange(1000))
     assert now.unique().tolist() == sorted(table[:, 0].astype(int).tolist())
     assert after.unique().tolist() == [-1, *sorted(table[1:, 0].astype(int).tolist())]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.conftest import relative_error
 from vta_rt.backends.base import Arrays, Session
-from vta_rt.denoise import denoise
+from vta_rt.denoise import State, denoise
 from vta_rt.errors import OptionError
 from vta_rt.manifest import FileRecord, GraphRecord, TensorSpec
+from vta_rt.sampling import SamplingPlan
 
 SHAPE = (2, 3, 4, 5)
 STATE = ("latents", "previous", "noise")
-TOKENS, MASK = np.zeros((2, 7, 6)), np.ones((2, 7), bool)
+CONDITIONING = {"tokens": np.zeros((2, 7, 6), np.float32), "token_mask": np.ones((2, 7), bool)}
 
 
 class FakeDenoiser(Session):
@@ -57,6 +59,15 @@ def expected(table: np.ndarray, latents: np.ndarray, noises: list[np.ndarray], g
     return latents
 
 
+def run(
+    table: np.ndarray, state: np.ndarray | State, noises: Iterator[np.ndarray], guidance: Any = 1.5, **options: Any
+) -> State:
+    """The loop from latents, or from what earlier rows left."""
+    options = {"session": FakeDenoiser(), "on_step": lambda done: None, "conditioning": CONDITIONING} | options
+    plan = SamplingPlan(table, np.broadcast_to(guidance, len(table)))
+    return denoise(plan=plan, state=state if isinstance(state, State) else State(state), noises=noises, **options)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_every_row_is_applied_to_the_state_the_last_one_left(steps: int) -> None:
     rng = np.random.default_rng(steps)
@@ -66,19 +77,16 @@ def test_every_row_is_applied_to_the_state_the_last_one_left(steps: int) -> None
     noises = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(steps - 1)]
     before, session, seen = latents.copy(), FakeDenoiser(), []
 
-    result, last = denoise(session, table, TOKENS, MASK, latents, iter(noises), 1.5, seen.append)
+    result = run(table, latents, iter(noises), session=session, on_step=seen.append)
 
-    np.testing.assert_allclose(result, expected(table, latents, noises, 1.5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.latents, expected(table, latents, noises, 1.5), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(latents, before)
     assert session.timesteps == list(range(steps, 0, -1))
     assert seen == list(range(1, steps + 1))
     _, p, q, *_ = table[-1]
-    before_last, _ = (
-        denoise(session, table[:-1], TOKENS, MASK, latents, iter(noises), 1.5, seen.append)
-        if steps > 1
-        else (latents, 0)
-    )
-    np.testing.assert_allclose(last, p * before_last + q * (np.tanh(before_last) + 1.5), rtol=1e-4, atol=1e-5)
+    before_last = run(table[:-1], latents, iter(noises)).latents if steps > 1 else latents
+    last = p * before_last + q * (np.tanh(before_last) + 1.5)
+    np.testing.assert_allclose(result.denoised, last, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4])
@@ -88,27 +96,14 @@ def test_rows_in_two_calls_are_rows_in_one(cut: int) -> None:
     table = np.column_stack([np.arange(5, 0, -1), rng.normal(size=(5, 6)) * 0.5])
     latents = rng.normal(size=SHAPE).astype(np.float32)
     noises = [rng.normal(size=SHAPE).astype(np.float32) for _ in range(5)]
-    scales = rng.uniform(1, 4, 5)
-    session, rest = FakeDenoiser(), iter(noises)
-    whole, _ = denoise(session, table, TOKENS, MASK, latents, iter(noises), scales, lambda _: None)
-    state = denoise(session, table[:cut], TOKENS, MASK, latents, rest, scales[:cut], lambda _: None)
-    parts, _ = denoise(
-        session, table[cut:], TOKENS, MASK, state[0], rest, scales[cut:], lambda _: None, previous=state[1]
-    )
-    np.testing.assert_array_equal(parts, whole)
-    other, _ = denoise(session, table, TOKENS, MASK, latents, iter(noises), scales[::-1], lambda _: None)
-    assert relative_error(other, whole) > 1e-3
+    scales, rest = rng.uniform(1, 4, 5), iter(noises)
+    together = run(table, latents, iter(noises), scales).latents
+    parts = run(table[cut:], run(table[:cut], latents, rest, scales[:cut]), rest, scales[cut:]).latents
+    np.testing.assert_array_equal(parts, together)
+    assert relative_error(run(table, latents, iter(noises), scales[::-1]).latents, together) > 1e-3
 
 
 def test_arrays_that_do_not_fit_the_graph_are_refused_by_name() -> None:
+    conditioning = CONDITIONING | {"tokens": np.zeros((2, 7, 5), np.float32)}
     with pytest.raises(OptionError, match=r"fake: tokens is float32 \[2, 7, 5\] where the graph takes"):
-        denoise(
-            FakeDenoiser(),
-            np.ones((1, 7)),
-            np.zeros((2, 7, 5)),
-            np.ones((2, 7), bool),
-            np.zeros(SHAPE, np.float32),
-            iter([np.zeros(SHAPE)]),
-            1.0,
-            lambda _: None,
-        )
+        run(np.ones((1, 7)), np.zeros(SHAPE, np.float32), iter([np.zeros(SHAPE)]), conditioning=conditioning)

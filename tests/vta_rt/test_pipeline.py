@@ -17,10 +17,11 @@ import vta_rt
 from tests.conftest import relative_error
 from tests.vta_rt.conftest import make_clip
 from vta_rt.backends.base import Session
+from vta_rt.denoise import Noise
 from vta_rt.errors import BundleError, OptionError, VideoError, VTAError
 from vta_rt.manifest import MANIFEST, write_manifest
 from vta_rt.pipeline import Pipeline, _pipeline
-from vta_rt.sampling import Sampling
+from vta_rt.sampling import Sampling, SamplingPlan
 from vta_rt.schedule import noise_levels, solver_table
 from vta_rt.stages import Stages
 
@@ -68,7 +69,7 @@ def test_guidance_one_runs_the_unguided_graph_and_agrees(pipeline: Pipeline, bun
     tokens = np.random.default_rng(0).normal(size=(1, 2, pipeline.model.token_width)).astype(np.float32)
     plain = Pipeline(bundle_short)
     unguided = plain.denoise(tokens, steps=3, guidance=1.0, seed=1)
-    assert set(plain._sessions) == {"denoiser_unguided"}
+    assert plain.loaded_graphs == {"denoiser_unguided"}
     nearly = pipeline.denoise(tokens, steps=3, guidance=1.0 + 1e-9, seed=1)
     assert relative_error(nearly, unguided) < 1e-4
     guided = pipeline.denoise(tokens, steps=3, guidance=4.0, seed=1)
@@ -95,15 +96,13 @@ def test_outside_the_guidance_interval_the_unguided_graph_does_the_steps(
     assert [done for _, done, _ in seen] == list(range(1, 1 + seen[-1][2]))
 
     # The guided graph at scale 1 gives what the unguided one does, so that it alone can do all six.
-    table, scales = Sampling(
+    plan = Sampling(
         guidance=4.0, guidance_interval=interval, **{name: value for name, value in how.items() if name != "seed"}
     ).plan(pipeline.schedule)
+    scales = plan.guidance_scales
     assert scales.tolist() == [1, 1, 4, 4, 1, 1]
-    one_graph = pipeline._call(
-        lambda stages: stages.denoise(
-            list(tokens), np.ones((2, 2), bool), table, scales + 1e-9 * (scales == 1), 1, None, None, lambda *_: None
-        )
-    )
+    guided = SamplingPlan(plan.table, scales + 1e-9 * (scales == 1))
+    one_graph = pipeline.run(lambda stages: stages.denoise(guided, Noise(1), list(tokens)))
     assert relative_error(found, np.stack(one_graph)) < 1e-4
     assert relative_error(pipeline.denoise(tokens, guidance=4.0, **how), found) > 1e-3
     assert relative_error(pipeline.denoise(tokens, guidance=1.0, **how), found) > 1e-3
@@ -118,7 +117,7 @@ def test_a_bundle_s_own_sampling_is_the_default(bundle_copy: Path, pipeline: Pip
     tokens = np.random.default_rng(0).normal(size=(1, 2, plain.model.token_width)).astype(np.float32)
     expected = pipeline.denoise(tokens, steps=3, solver="lcm", guidance=1.0, spacing="linspace", seed=1)
     np.testing.assert_array_equal(plain.denoise(tokens, seed=1), expected)
-    assert set(plain._sessions) == {"denoiser_unguided"}
+    assert plain.loaded_graphs == {"denoiser_unguided"}
     assert relative_error(plain.denoise(tokens, steps=2, seed=1), expected) > 1e-3
 
 
@@ -297,6 +296,21 @@ def test_a_bundle_that_changes_under_a_pipeline(bundle_copy: Path) -> None:
     weights.write_bytes(content)
     with pytest.raises(BundleError, match=r"vocoder\.onnx\.data: has changed since the bundle was opened"):
         pipeline.session("vocoder")
+
+
+def test_old_names_of_arguments_still_work(pipeline: Pipeline) -> None:
+    tokens = np.zeros((2, pipeline.model.token_width))
+    for call, name in (
+        (lambda: pipeline.generate(text="a", negative="a"), "negative_prompt"),
+        (lambda: pipeline.denoise(tokens, negative=tokens), "negative_tokens"),
+    ):
+        with pytest.warns(DeprecationWarning, match=name), pytest.raises(OptionError, match="takes no prompts"):
+            call()
+
+
+def test_an_option_that_does_not_exist(pipeline: Pipeline, clips: list[Path]) -> None:
+    with pytest.raises(TypeError, match="stepps"):
+        pipeline.generate(clips[0], stepps=3)
 
 
 def test_no_videos(pipeline: Pipeline) -> None:

@@ -22,7 +22,7 @@ from train.data.lists import Entry, Listing
 from train.data.sample import Sample, SampleError, Window
 from vta_rt.config import FrameConfig
 from vta_rt.errors import VTAError
-from vta_rt.video import fitted, iter_frames, probe
+from vta_rt.video import fit_frame, iter_frames, probe
 
 FRAMES_ARRAY = "frames"  # name of the array in files that can hold several
 
@@ -113,7 +113,7 @@ def read_saved_frames(
     frames = _as_uint8(path, frames[begin : begin + count])
     if frames.shape[1:3] != (config.size, config.size):
         images = (Image.fromarray(frame) for frame in frames)
-        frames = np.stack([fitted(image, config.size, config.fit, config.resize, config.kernel) for image in images])
+        frames = np.stack([fit_frame(image, config.size, config.fit, config.resize, config.kernel) for image in images])
     return begin, np.ascontiguousarray(frames)
 
 

@@ -11,6 +11,7 @@ from vta_rt.backends import BACKENDS
 from vta_rt.backends.tensorrt.index import check_engines, describe
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.pipeline import Pipeline
+from vta_rt.sampling import read_sampling_options
 
 
 def add_bundles(commands: Any) -> None:
@@ -104,7 +105,7 @@ def _bench(options: argparse.Namespace) -> int:
     from vta_rt.bench import measure, table
 
     pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
-    how = pipeline.bundle.manifest.sampling.but(steps=options.steps, guidance=options.guidance)
+    how = pipeline.bundle.manifest.sampling.replace(**read_sampling_options(options))
     rows = measure(pipeline, how, options.batch, options.repeats)
     bar = tqdm(rows, desc="measuring", bar_format="{desc} {n_fmt} {elapsed}", disable=None, leave=False)
     found = list(bar)

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from vta_rt.cli.targets import FORMATS, SOUND_FORMATS, VIDEO_FORMATS, check_targ
 from vta_rt.cores import usable_cores
 from vta_rt.errors import OptionError, VTAError
 from vta_rt.pipeline import Pipeline
-from vta_rt.sampling import Sampling
+from vta_rt.sampling import Sampling, read_sampling_options
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
-from vta_rt.video import probe
+from vta_rt.video import Video
 
 
 def add_generate(commands: Any) -> None:
@@ -148,31 +148,23 @@ def _make(
     pipeline: Pipeline, options: argparse.Namespace, bar: _Bar, pair: tuple[Path | None, Path], go_on: GoOn
 ) -> str:
     """Make the sound for one video and write it; returns what to say of it."""
-    video, target = pair
+    path, target = pair
     start = time.perf_counter()
-    length = 0.0 if video is None else probe(video).duration
-    check_target(video, target)  # now, not after minutes of work
 
     def progress(stage: str, done: int, total: int) -> None:
         go_on()
-        bar.show((video or target).name, stage, done, total)
+        bar.show((path or target).name, stage, done, total)
 
-    audio = pipeline.generate(
-        video,
-        text=options.text,
-        negative=options.negative_text,
-        seed=options.seed,
-        steps=options.steps,
-        solver=options.solver,
-        guidance=options.guidance,
-        guidance_interval=options.guidance_interval,
-        spacing=options.spacing,
-        progress=progress,
-    )
-    if video is None or target.suffix.lower() in SOUND_FORMATS:
-        audio.save(target)
-    else:
-        audio.mux(video, target)
+    with Video(path) if path is not None else nullcontext() as video:
+        check_target(video, target)  # now, not after minutes of work
+        sampling = read_sampling_options(options)
+        prompts = {"text": options.text, "negative_prompt": options.negative_text}
+        audio = pipeline.generate(video, **prompts, seed=options.seed, progress=progress, **sampling)
+        if video is None or target.suffix.lower() in SOUND_FORMATS:
+            audio.save(target)
+        else:
+            audio.mux(video, target)
+        length = 0.0 if video is None else video.info.duration
     short = f"; the video is {length:.2f} s, longer than the model" if audio.duration < length - 0.01 else ""
     return f"{target}  {audio.duration:.2f} s of sound in {time.perf_counter() - start:.1f} s{short}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vta_rt.audio import WRITERS
 from vta_rt.errors import OptionError, OutputError
 from vta_rt.files import check_writable, raise_output_errors
-from vta_rt.video.mux import CONTAINERS, check_mux
+from vta_rt.video import CONTAINERS, Video, check_mux
 
 SOUND_FORMATS, VIDEO_FORMATS = tuple(WRITERS), tuple(CONTAINERS)
 FORMATS = (*SOUND_FORMATS, *VIDEO_FORMATS)
@@ -67,8 +67,8 @@ def _names_folder(out: str) -> bool:
     return out.endswith(("/", os.sep)) or os.path.isdir(out) or not Path(out).suffix
 
 
-def check_target(video: Path | None, target: Path) -> None:
-    """Make its folder; see that it can be written and, a video, that it can hold those pictures.
+def check_target(video: Video | None, target: Path) -> None:
+    """Make the target's folder; check that the target can be written and, as a video file, hold this video's codec.
 
     Raises:
         OutputError: it cannot.

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from vta_rt.video.frames import VideoInfo, fitted, frames_of, iter_frames, probe, sample_frames
+from vta_rt.video.frames import fit_frame, frames_of, iter_frames, probe, sample_frames
+from vta_rt.video.mux import CONTAINERS, check_mux, mux
+from vta_rt.video.reader import Video, VideoInfo, VideoSource
 
-__all__ = ["VideoInfo", "fitted", "frames_of", "iter_frames", "probe", "sample_frames"]
+__all__ = [
+    "CONTAINERS",
+    "Video",
+    "VideoInfo",
+    "VideoSource",
+    "check_mux",
+    "fit_frame",
+    "frames_of",
+    "iter_frames",
+    "mux",
+    "probe",
+    "sample_frames",
+]

@@ -59,7 +59,7 @@ def ways_to_be_broken(folder: Path, video: bytes, sound: bytes) -> dict[str, tup
         "video empty": (line(video_path="empty.mp4"), "empty.mp4: is empty"),
         "text as video": (line(video_path="text.mp4"), "text.mp4: is not a video"),
         "video cut short": (line(video_path="cut.mp4"), "cut.mp4: is truncated or damaged"),
-        "video without pictures": (line(video_path="0.wav"), "0.wav: has no pictures"),
+        "video without pictures": (line(video_path="0.wav"), "0.wav: has no video stream"),
         "sound missing": (line(audio_file="none.wav"), "none.wav: no such file"),
         "sound cut short": (line(audio_file="cut.wav"), "cut.wav: is truncated"),
         "sound with a bad header": (line(audio_file="header.wav"), "header.wav: its sound cannot be read"),

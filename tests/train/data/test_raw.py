@@ -106,7 +106,7 @@ def test_every_way_to_be_unreadable_is_one_line(clips: Path, window: Window, tmp
         "is not a video that FFmpeg can read": Entry("b", tmp_path / "text.mp4", None, folder / "0.wav"),
         "is empty (0 bytes)": Entry("c", tmp_path / "empty.mp4", None, folder / "0.wav"),
         "its index (moov) is missing": Entry("d", tmp_path / "cut.mp4", None, folder / "0.wav"),
-        "has no pictures, only sound": Entry("e", folder / "0.wav", None, folder / "0.wav"),
+        "has no video stream, only sound": Entry("e", folder / "0.wav", None, folder / "0.wav"),
         "a video file is needed": Entry("f", folder, None, folder / "0.wav"),
         "has no sound": Entry("g", folder / "0.mp4", None, None),
     }

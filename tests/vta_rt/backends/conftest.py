@@ -13,6 +13,7 @@ from vta_rt.backends.base import Array, Lane, Session
 from vta_rt.backends.tensorrt.cuda import Lanes
 from vta_rt.config import ModelConfig
 from vta_rt.manifest import TensorSpec
+from vta_rt.sampling import SamplingPlan
 
 MODEL = ModelConfig(seconds=0.16, mel_bins=16, latent_channels=2, token_width=3)
 TOKENS, CONTEXT = 4, 6
@@ -140,9 +141,9 @@ def host() -> Callable[[str], Session]:
     return lambda name: HostSession(name, kernels(1)[name])
 
 
-def table(steps: int, noisy: bool = True) -> np.ndarray:
-    """Rows as a solver's, of no solver in particular; every other one takes noise."""
+def plan(steps: int, guidance: float | np.ndarray = 2.0, noisy: bool = True) -> SamplingPlan:
+    """Rows like a solver's, but of no solver in particular; every other one adds noise."""
     rows = np.random.default_rng(steps).normal(size=(steps, 7)) * 0.5
     rows[:, 0] = np.linspace(900, 10, steps)
     rows[:, 6] *= noisy * (np.arange(steps) % 2 == 0)
-    return rows
+    return SamplingPlan(rows, np.broadcast_to(guidance, steps))

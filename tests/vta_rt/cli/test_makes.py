@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -35,6 +36,27 @@ def test_sound_and_video_files(bundle_short: Path, clip: Path, tmp_path: Path, c
     captured = capsys.readouterr()
     assert "a.wav  0.40 s of sound in" in captured.out
     assert captured.err == ""  # no bar in a pipe
+
+
+@pytest.mark.parametrize(("name", "opens"), [("a.mp4", 2), ("a.wav", 1)])
+def test_a_video_is_opened_for_reading_and_for_copying(
+    bundle_short: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, opens: int
+) -> None:
+    opened: list[Any] = []
+    av_open = av.open
+
+    def count(file: Any, *arguments: Any, **options: Any) -> Any:
+        container = av_open(file, *arguments, **options)
+        if file == f"file:{clip}":
+            opened.append(container)
+        return container
+
+    monkeypatch.setattr(av, "open", count)
+    assert generate(bundle_short, clip, "-o", tmp_path / name) == 0
+    assert len(opened) == opens
+    for container in opened:
+        with pytest.raises(AssertionError, match="Container is not open"):
+            container.seek(0)
 
 
 def test_a_video_longer_than_the_model_is_said_to_be(

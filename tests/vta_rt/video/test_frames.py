@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests.conftest import SAMPLE_VIDEOS
 from vta_rt.errors import OptionError
+from vta_rt.video import check_mux
 from vta_rt.video import frames as videos
 from vta_rt.video import reader as readers
 
@@ -124,9 +125,9 @@ class TestSampleFrames:
         """What an encoder other than CLIP asks for."""
         image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
         squashed = image.resize((16, 16), Image.Resampling.BILINEAR)
-        np.testing.assert_array_equal(videos.fitted(image, 16, "squash", kernel="bilinear"), squashed)
+        np.testing.assert_array_equal(videos.fit_frame(image, 16, "squash", kernel="bilinear"), squashed)
         larger = np.array(image.resize((30, 20), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(videos.fitted(image, 16, "crop", 20, "bilinear"), larger[2:18, 7:23])
+        np.testing.assert_array_equal(videos.fit_frame(image, 16, "crop", 20, "bilinear"), larger[2:18, 7:23])
 
     @pytest.mark.parametrize("size", [(63, 47), (1, 1), (17, 300), (300, 17), (7680, 4320)])
     def test_sizes(self, tmp_path: Path, make_clip: MakeClip, size: tuple[int, int]) -> None:
@@ -162,7 +163,7 @@ class TestSampleFrames:
         width, height = (int(224 * side / min(size)) for side in size)
         left, top = round((width - 224) / 2), round((height - 224) / 2)
         exact = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))[top:, left:][:224, :224]
-        difference = np.abs(videos.fitted(image, 224, "crop").astype(int) - exact)
+        difference = np.abs(videos.fit_frame(image, 224, "crop").astype(int) - exact)
         assert difference.mean() <= mean
         assert difference.max() <= most
 
@@ -190,10 +191,12 @@ class TestSampleFrames:
 
     def test_only_needed_pictures_are_converted(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, converted, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), [], []
-        upright, pictures = videos._upright, readers.VideoReader.pictures_for
-        monkeypatch.setattr(videos, "_upright", lambda frame, *how: converted.append(frame.pts) or upright(frame, *how))
+        upright, read = videos._make_upright, readers.VideoReader.frames
         monkeypatch.setattr(
-            readers.VideoReader, "pictures_for", lambda *args: (decoded.append(p.pts) or p for p in pictures(*args))
+            videos, "_make_upright", lambda frame, *how: converted.append(frame.pts) or upright(frame, *how)
+        )
+        monkeypatch.setattr(
+            readers.VideoReader, "frames", lambda *args: (decoded.append(p.pts) or p for p in read(*args))
         )
         videos.sample_frames(path, 2.0, seconds=1.5)
         assert len(converted) == 3
@@ -201,8 +204,10 @@ class TestSampleFrames:
 
     def test_repeated_pictures_are_converted_once(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, converted = make_clip(tmp_path / "clip.mp4", frame_rate=1, seconds=3), []
-        upright = videos._upright
-        monkeypatch.setattr(videos, "_upright", lambda frame, *how: converted.append(frame.pts) or upright(frame, *how))
+        upright = videos._make_upright
+        monkeypatch.setattr(
+            videos, "_make_upright", lambda frame, *how: converted.append(frame.pts) or upright(frame, *how)
+        )
         assert len(videos.sample_frames(path, 10)) == 30
         assert len(converted) == 3
 
@@ -221,9 +226,9 @@ class TestSampleFrames:
 
     def test_streams(self, monkeypatch, tmp_path: Path, make_clip: MakeClip) -> None:
         path, decoded = make_clip(tmp_path / "clip.mp4", seconds=8), []
-        pictures = readers.VideoReader.pictures_for
+        read = readers.VideoReader.frames
         monkeypatch.setattr(
-            readers.VideoReader, "pictures_for", lambda *args: (decoded.append(p.pts) or p for p in pictures(*args))
+            readers.VideoReader, "frames", lambda *args: (decoded.append(p.pts) or p for p in read(*args))
         )
         frames = videos.iter_frames(path)
         assert next(frames).shape == (224, 224, 3)
@@ -257,6 +262,25 @@ class TestSampleFrames:
     def test_options_are_checked(self, clip: Path, options: dict[str, float], message: str) -> None:
         with pytest.raises(OptionError, match=re.escape(message)):
             videos.iter_frames(clip, **options)
+
+
+class TestVideo:
+    def test_frames_and_facts_from_one_opening(self, clip: Path, tmp_path: Path, monkeypatch) -> None:
+        frames, info = videos.sample_frames(clip, seconds=1.2), videos.probe(clip)
+        opens, av_open = [], av.open
+        monkeypatch.setattr(av, "open", lambda file, *rest, **how: opens.append(file) or av_open(file, *rest, **how))
+        with videos.Video(clip) as video:
+            check_mux(video, tmp_path / "out.mp4")
+            np.testing.assert_array_equal(videos.sample_frames(video, seconds=1.2), frames)
+            assert video.info == info
+            assert opens.count(f"file:{clip}") == 1
+            np.testing.assert_array_equal(videos.sample_frames(video, seconds=1.2), frames)  # from the beginning again
+
+    def test_what_is_closed_is_opened_again(self, clip: Path) -> None:
+        with videos.Video(clip) as video:
+            video.close()
+            assert len(videos.sample_frames(video)) == 6
+        assert video._reader is None
 
 
 class TestProbe:

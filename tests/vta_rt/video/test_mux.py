@@ -204,9 +204,9 @@ class TestMuxRefuses:
         assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else None) == before  # nothing half-written
 
     def test_container_that_cannot_hold_the_codec(self, tmp_path: Path, clip: Path, make_clip: MakeClip) -> None:
-        self.expect(OutputError, "cannot hold h264 pictures; .mp4 or .mov or .mkv can", clip, tmp_path / "out.webm")
+        self.expect(OutputError, "cannot hold h264 video; .mp4 or .mov or .mkv can", clip, tmp_path / "out.webm")
         vp9 = make_clip(tmp_path / "clip.webm", codec="libvpx-vp9", seconds=0.2)
-        self.expect(OutputError, "cannot hold vp9 pictures; .mp4 or .mkv or .webm can", vp9, tmp_path / "out.mov")
+        self.expect(OutputError, "cannot hold vp9 video; .mp4 or .mkv or .webm can", vp9, tmp_path / "out.mov")
 
     def test_the_video_itself(self, tmp_path: Path, clip: Path) -> None:
         video, link, hard = tmp_path / "clip.mp4", tmp_path / "link.mp4", tmp_path / "hard.mp4"

@@ -95,7 +95,7 @@ def test_playlist_does_not_reach_out(tmp_path: Path) -> None:
 
 def test_sound_only(tmp_path: Path) -> None:
     silence(1).save(tmp_path / "sound.wav")
-    expect_error(tmp_path / "sound.wav", "has no pictures, only sound")
+    expect_error(tmp_path / "sound.wav", "has no video stream, only sound")
 
 
 def test_sound_with_a_cover(tmp_path: Path, clip: Path, make_clip: MakeClip) -> None:
@@ -110,7 +110,7 @@ def test_sound_with_a_cover(tmp_path: Path, clip: Path, make_clip: MakeClip) -> 
                 if packet.size:
                     packet.stream = sink.streams[index]
                     sink.mux(packet)
-    expect_error(tmp_path / "s.mp4", "has no pictures, only sound")
+    expect_error(tmp_path / "s.mp4", "has no video stream, only sound")
 
 
 def test_truncated_index(tmp_path: Path, clip: Path) -> None:
@@ -129,10 +129,10 @@ def test_truncated_pictures(tmp_path: Path, make_clip: MakeClip, suffix: str, no
     )
     path = tmp_path / f"half{suffix}"
     path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    expect_error(path, "is truncated or damaged: pictures end at 2.")
+    expect_error(path, "is truncated or damaged: frames end at 2.")
     if suffix == ".mkv":  # other programs leave Matroska's length of a single stream out
         path.write_bytes(path.read_bytes().replace(b"DURATION", b"Duration"))
-        expect_error(path, "is truncated or damaged: pictures end at 2.")
+        expect_error(path, "is truncated or damaged: frames end at 2.")
     with pytest.raises(VideoError, match=re.escape("of 5.0 s")):
         silence(5).mux(path, tmp_path / "out.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"half{suffix}", f"whole{suffix}"]
@@ -150,7 +150,7 @@ def test_nothing_decodes(tmp_path: Path, clip: Path) -> None:
     start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     data[start:end] = b"\xff" * (end - start)
     (tmp_path / "garbage.mp4").write_bytes(data)
-    expect_error(tmp_path / "garbage.mp4", "none of its pictures can be decoded")
+    expect_error(tmp_path / "garbage.mp4", "none of its frames can be decoded")
 
 
 def test_missing_end_that_is_filled_up(tmp_path: Path, make_clip: MakeClip, noise: Draw) -> None:

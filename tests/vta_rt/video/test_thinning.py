@@ -14,7 +14,6 @@ from PIL import Image
 from tests.conftest import SAMPLE_VIDEOS
 from vta_rt import video as videos
 from vta_rt.video import thinning
-from vta_rt.video.reader import open_video
 
 MakeClip = Callable[..., Path]
 X264 = {"preset": "veryfast"}
@@ -58,8 +57,9 @@ STREAMS: dict[str, dict] = {
 
 def all_pictures(path: Path) -> list[tuple[Fraction, np.ndarray]]:
     """(seconds from the first, picture) by decoding everything."""
-    with open_video(path) as reader:
-        shown = [(time, frame) for time, frame in reader.timeline(reader.pictures()) if frame is not None]
+    with videos.Video(path) as video:
+        reader = video.rewind()
+        shown = [(time, frame) for time, frame in reader.timeline(reader.frames()) if frame is not None]
         return [(time - shown[0][0], frame.to_ndarray(format="rgb24")) for time, frame in shown]
 
 
@@ -70,7 +70,7 @@ def expected(path: Path, rate: float, seconds: float | None = None, turns: int =
     while len(taken) * step < end:
         taken.append([picture for time, picture in pictures if time <= len(taken) * step][-1])
     upright = (np.ascontiguousarray(np.rot90(picture, -turns)) for picture in taken)
-    return np.stack([videos.fitted(Image.fromarray(picture), 32, "squash") for picture in upright])
+    return np.stack([videos.fit_frame(Image.fromarray(picture), 32, "squash") for picture in upright])
 
 
 def decodes(monkeypatch: pytest.MonkeyPatch, path: Path, rate: float, **options: float) -> int:
@@ -84,8 +84,8 @@ def decodes(monkeypatch: pytest.MonkeyPatch, path: Path, rate: float, **options:
         return frames
 
     with monkeypatch.context() as patch:
-        pictures = thinning._pictures
-        patch.setattr(thinning, "_pictures", counted)
+        pictures = thinning._decode_packet
+        patch.setattr(thinning, "_decode_packet", counted)
         videos.sample_frames(path, rate, 32, fit="squash", **options)
     return count
 
@@ -146,8 +146,8 @@ def test_the_decoder_is_not_given_what_it_would_skip(
         return pictures(decoder, packet)
 
     with monkeypatch.context() as patch:
-        pictures = thinning._pictures
-        patch.setattr(thinning, "_pictures", counted)
+        pictures = thinning._decode_packet
+        patch.setattr(thinning, "_decode_packet", counted)
         came_out = decodes(patch, clip, 2)
     assert came_out == given < 30
 

@@ -17,6 +17,7 @@ from vta_rt.cli import run_command
 from vta_rt.errors import OptionError, check_integer
 from vta_rt.files import atomic_write, raise_output_errors, sha256_of
 from vta_rt.manifest import MANIFEST
+from vta_rt.sampling import read_sampling_options
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _bundles(options: argparse.Namespace) -> dict[str, Sampled]:
     bundles = {}
     for name, path in paths.items():
         pipeline = open_bundle(path, options.backend, options.threads)
-        sampling = pipeline.bundle.manifest.sampling.but(**_given(options))
+        sampling = pipeline.bundle.manifest.sampling.replace(**read_sampling_options(options))
         sampling.plan(pipeline.schedule)  # refuses what is wrong before the work
         bundles[name] = Sampled(path, pipeline, sampling)
     return bundles
@@ -171,11 +172,6 @@ def _caption(options: argparse.Namespace, bundles: dict[str, Sampled], events: i
     )
 
 
-def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """What of a bundle's sampling the command line says otherwise; None for what it does not."""
-    return {name: getattr(options, name) for name in ("steps", "solver", "guidance", "spacing", "guidance_interval")}
-
-
 def _words(sampling: Sampling) -> str:
     words = f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}, spacing {sampling.spacing}"
     if sampling.guidance_interval is None:
@@ -199,7 +195,7 @@ def _av_align(options: argparse.Namespace) -> int:
         if pipeline is None:
             wave = read_audio(video, SAMPLE_RATE)
         else:
-            wave = pipeline.generate(video, seed=options.seed, **_given(options)).samples
+            wave = pipeline.generate(video, seed=options.seed, **read_sampling_options(options)).samples
         results.append(av_align(video, wave))
     scored = [result.score for result in results if result.score is not None]
     mean = sum(scored) / len(scored) if scored else None

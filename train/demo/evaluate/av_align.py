@@ -21,7 +21,7 @@ import numpy as np
 
 from train.onsets import detect_onsets
 from vta_rt.errors import VTAError
-from vta_rt.video.reader import open_video
+from vta_rt.video import Video
 
 LINES = 240  # height to which larger pictures are reduced
 FARNEBACK = {
@@ -91,8 +91,9 @@ def motion_of(video: Path) -> tuple[np.ndarray, np.ndarray]:
 
     flow_between: Any = calcOpticalFlowFarneback  # its type hints want an array to write to
     times, magnitudes, previous = [], [], None
-    with open_video(video) as reader:
-        for time, frame in reader.timeline(reader.pictures()):
+    with Video(video) as opened:
+        reader = opened.rewind()
+        for time, frame in reader.timeline(reader.frames()):
             if frame is None:
                 continue
             scale = min(1.0, LINES / frame.height)

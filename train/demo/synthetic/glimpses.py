@@ -37,7 +37,7 @@ from train.demo.synthetic.picture import Camera
 from train.demo.synthetic.scene import Scene, compose
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write, check_writable
-from vta_rt.video import fitted
+from vta_rt.video import fit_frame
 
 NAMES = (*(material.name for material in (*SOLIDS, *BARS, DRUM)), WHEEL)
 MOST = 12  # things of a scene that are told
@@ -110,7 +110,7 @@ def glimpse(recipe: Recipe, index: int, side: int) -> Glimpses:
             hit[number, row] = any(int(blow * RATE) == start + number for blow in hits)
         if isinstance(source, Rotor):
             turns[:, row] = source.speed(times)
-    pictures = np.stack([fitted(picture.to_image(), side, "crop") for picture in shown])
+    pictures = np.stack([fit_frame(picture.to_image(), side, "crop") for picture in shown])
     return Glimpses(pictures, thing, size, place, hit, turns)
 
 

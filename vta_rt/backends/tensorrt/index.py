@@ -232,10 +232,10 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
     Raises:
         EngineError: the graph fixes a size to another number.
     """
-    tokens = model.most_tokens(frames)
+    tokens = model.max_tokens(frames)
     latents: Sizes = model.latent_shape(batch)
     shapes: dict[str, Sizes] = {
-        "frames": (frames.whole(model.frame_count(frames)), frames.size, frames.size, 3),
+        "frames": (frames.padded_count(model.frame_count(frames)), frames.size, frames.size, 3),
         **dict.fromkeys(("latents", "previous", "noise"), latents),
         **dict.fromkeys(("tokens", "negative_tokens"), (batch, tokens, model.token_width)),
         **dict.fromkeys(("token_mask", "negative_mask"), (batch, tokens)),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.vta_rt.backends.conftest import MODEL, TOKENS, Bucket, HostSession, kernels, table
+from tests.vta_rt.backends.conftest import MODEL, TOKENS, Bucket, HostSession, kernels, plan
 from tests.vta_rt.backends.stand_in import Machine
 from vta_rt.backends import Backend
 from vta_rt.backends.base import Lane, Session
@@ -18,8 +18,9 @@ from vta_rt.backends.tensorrt import session as tensorrt
 from vta_rt.backends.tensorrt.cuda import Lanes
 from vta_rt.backends.tensorrt.session import TensorRTSession
 from vta_rt.config import FrameConfig
+from vta_rt.denoise import Noise
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
-from vta_rt.stages import Stages, graphs, token_mask
+from vta_rt.stages import Stages, graphs
 
 Load = Callable[[str], Session]
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -48,9 +49,7 @@ def sound(
     stages = Stages(load, lane, MODEL, FrameConfig())
     stages.load(graphs(guidance))
     tokens = [stages.encode(frames) for frames in clips]
-    latents = stages.denoise(
-        tokens, token_mask(tokens), table(steps), guidance, seed, None, None, lambda done, total: None
-    )
+    latents = stages.denoise(plan(steps, guidance), Noise(seed), tokens)
     return [lane.get(wave) for wave in stages.vocode(stages.decode(latents))]
 
 
@@ -108,8 +107,7 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
         stages.load(graphs(2.0, ("visual_encoder", "text_encoder")))
         tokens = [stages.condition(pictures(2), np.array([1, text, 9]))]
         away = [None if negative is None else stages.encode_text(np.array([1, negative, 9]), 1)]
-        nothing = (None, None, lambda done, total: None)
-        latents = stages.denoise(tokens, token_mask(tokens), table(3), 2.0, 0, *nothing, away)
+        latents = stages.denoise(plan(3, 2.0), Noise(0), tokens, negative_tokens=away)
         return lane.get(latents[0])
 
     load, found = sessions(machine, lanes, capture), []
@@ -322,8 +320,8 @@ def test_noise_of_another_type_is_converted_as_the_host_does(machine: Machine, l
 
     def latents(load: Load, lane: Lane) -> np.ndarray:
         tokens = [np.ones((TOKENS, 3), np.float32)]
-        given = (table(3), 2.0, 0, None, noise, lambda done, total: None)
-        return lane.get(Stages(load, lane, MODEL, FrameConfig()).denoise(tokens, token_mask(tokens), *given)[0])
+        stages = Stages(load, lane, MODEL, FrameConfig())
+        return lane.get(stages.denoise(plan(3, 2.0), Noise(0, steps=noise), tokens)[0])
 
     with lanes.lane() as lane:
         found = latents(sessions(machine, lanes), lane)
