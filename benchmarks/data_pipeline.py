@@ -30,7 +30,7 @@ from train.data.prepare import Networks, prepare
 from train.data.prepared import PreparedSource
 from train.data.raw import RawSource
 from train.data.sample import ClipSource, Window
-from train.demo.synthetic.dataset import Recipe, write_dataset
+from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig
 from train.models.encoder import build_encoder
 from train.models.vae import build_vae
@@ -87,7 +87,7 @@ def forms_window(options: argparse.Namespace) -> Window:
 def _forms(folder: Path, options: argparse.Namespace) -> dict[str, tuple[ClipSource, int]]:
     """Each form of the same clips, and how many bytes it takes."""
     world = folder / "world"
-    list(write_dataset(world, Recipe(seed=0, seconds=options.seconds), options.clips, max(1, options.workers)))
+    list(write_dataset(world, WorldRecipe(seed=0, seconds=options.seconds), options.clips, max(1, options.workers)))
     lines = "".join((world / f"{split}.jsonl").read_text() for split in ("train", "valid", "test"))
     (world / "all.jsonl").write_text(lines)
     listing = read_list(world / "all.jsonl")

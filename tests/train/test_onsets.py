@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from train.demo.synthetic.audio import synthesise
 from train.demo.synthetic.scene import compose
-from train.demo.synthetic.sound import synthesise
 from train.onsets import OnsetScore, detect_onsets, match_onsets, pooled, score_onsets
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import train.prepare
 from train.data.networks import fingerprint
 from train.data.prepared import PreparedSource
-from train.demo.synthetic.dataset import Recipe, write_dataset
+from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig, to_dict
 from train.models.encoder import build_encoder
 from train.models.vae import build_vae
@@ -35,7 +35,7 @@ TIMES = ["--seconds", "0.64", "--workers", "1"]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    list(write_dataset(folder, Recipe(seed=5, seconds=1.0), 10))
+    list(write_dataset(folder, WorldRecipe(seed=5, seconds=1.0), 10))
     return folder
 
 

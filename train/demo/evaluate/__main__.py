@@ -184,7 +184,7 @@ def _av_align(options: argparse.Namespace) -> int:
     from train.data.audio import read_audio
     from train.demo.evaluate.av_align import av_align
     from train.demo.evaluate.systems import open_bundle
-    from train.demo.synthetic.sound import SAMPLE_RATE
+    from train.demo.synthetic.audio import SAMPLE_RATE
 
     out = Path(options.out)
     _make(out)
@@ -234,7 +234,7 @@ def _draw(out: Path, systems: dict[str, System], clips: Sequence[Clip], count: i
 
 def _keep(out: Path, systems: dict[str, System], clips: Sequence[Clip]) -> None:
     """The sounds of bundles as files, a folder for each."""
-    from train.demo.synthetic.sound import SAMPLE_RATE
+    from train.demo.synthetic.audio import SAMPLE_RATE
     from vta_rt.audio import Audio
 
     for name, system in systems.items():

@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from train.data.audio import read_audio
+from train.demo.synthetic.audio import SAMPLE_RATE
 from train.demo.synthetic.materials import BARS, DRUM, SOLIDS
-from train.demo.synthetic.sound import SAMPLE_RATE
 from vta_rt.errors import OptionError, VTAError
 
 MATERIALS = {material.name: material for material in (*SOLIDS, *BARS, DRUM)}

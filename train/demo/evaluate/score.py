@@ -13,7 +13,7 @@ from train.demo.evaluate.clips import MATERIALS, Clip
 from train.demo.evaluate.hum import Following, follow
 from train.demo.evaluate.judge import FLOOR, REACH, Judge
 from train.demo.evaluate.pitch import strike_pitch
-from train.demo.synthetic.sound import SAMPLE_RATE
+from train.demo.synthetic.audio import SAMPLE_RATE
 from train.models.config import MelConfig
 from train.models.mel import log_mel
 from train.onsets import OnsetScore, match_onsets, onsets_of_mel, pooled, score_onsets

@@ -20,7 +20,7 @@ from transformers import SpeechT5HifiGan
 from transformers.utils import logging
 
 from train.demo.evaluate.clips import Clip, rotated
-from train.demo.synthetic.sound import SAMPLE_RATE
+from train.demo.synthetic.audio import SAMPLE_RATE
 from train.first_stage.publish import open_vae
 from train.models.config import MelConfig, VocoderConfig
 from train.models.mel import log_mel

@@ -1,4 +1,4 @@
-"""The command ``python -m train.demo.synthetic``: a folder of generated clips. Knows arguments; ``dataset`` does the work."""
+"""The command ``python -m train.demo.synthetic``: writes a folder of generated clips, or a file of glimpses."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _generate(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    from train.demo.synthetic.dataset import Recipe, summary, write_dataset
+    from train.demo.synthetic.dataset import WorldRecipe, summary, write_dataset
     from train.demo.synthetic.glimpses import write_glimpses
 
     start = time.perf_counter()
     out = Path(options.out)
-    recipe = Recipe(options.seed, options.seconds)
+    recipe = WorldRecipe(options.seed, options.seconds)
     if options.glimpses is not None:
         with tqdm(total=options.glimpses, unit="glimpse", disable=None, leave=False) as progress:
             for done in write_glimpses(out, recipe, options.glimpses, options.size, options.workers):
                 progress.update(done)
-        print(f"{out}: {options.glimpses} glimpses, {time.perf_counter() - start:.1f} s")
-        return 0
-    records = write_dataset(out, recipe, options.clips, options.workers)
-    bar = tqdm(records, total=options.clips, unit="clip", disable=None, leave=False)
-    print(f"{out}: {summary(list(bar))}, {time.perf_counter() - start:.1f} s")
+        written = f"{options.glimpses} glimpses"
+    else:
+        records = write_dataset(out, recipe, options.clips, options.workers)
+        written = summary(list(tqdm(records, total=options.clips, unit="clip", disable=None, leave=False)))
+    print(f"{out}: {written}, {time.perf_counter() - start:.1f} s")
     return 0
 
 
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--glimpses",
         type=int,
         metavar="N",
-        help="instead: so many scenes, a few pictures of each, for train.demo.pretrain",
+        help="instead: so many scenes, a few frames of each, for train.demo.pretrain",
     )
     parser.add_argument("--size", type=int, default=80, metavar="N", help="side of a glimpse in pixels (default: 80)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other clips (default: 0)")

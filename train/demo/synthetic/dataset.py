@@ -1,9 +1,9 @@
 """Writes generated clips as a data set in the published layout, over several processes, going on where it was stopped.
 
-    OUT/video/000007.mp4    pictures alone, H.264
+    OUT/video/000007.mp4    frames alone, H.264
     OUT/audio/000007.wav    16 kHz mono, 16 bits
     OUT/train.jsonl, valid.jsonl, test.jsonl    {"video_path", "audio_file", "description"} a line, paths from OUT
-    OUT/events.jsonl        the same clips with all that happens in them (``ground_truth``)
+    OUT/events.jsonl        the same clips with everything that happens in them (``ground_truth``)
     OUT/dataset.json        seed and length, so that a folder never mixes two
 
 Clip n is a function of (seed, n, seconds) alone. Of every ten clips the ninth goes to ``valid`` and the tenth to ``test``.
@@ -30,48 +30,47 @@ from typing import Any, TypeVar
 import av
 import numpy as np
 
-from train.demo.synthetic.motion import Loose, Rotor, Target
-from train.demo.synthetic.picture import Camera
+from train.demo.synthetic.audio import SAMPLE_RATE, rotor_pitch, synthesise
+from train.demo.synthetic.motion import Rotor
+from train.demo.synthetic.render import Camera
 from train.demo.synthetic.scene import Scene, compose
-from train.demo.synthetic.sound import SAMPLE_RATE, rotor_pitch, synthesise
 from vta_rt.audio import Audio
+from vta_rt.documents import read_document
 from vta_rt.errors import OptionError, OutputError, check_integer
 from vta_rt.files import atomic_write, raise_output_errors
 
-VERSION = 5  # of what a seed means: raised whenever the same seed would give other clips
-WHEEL = "wheel"  # what wheels are called where other things have a material
+WORLD_VERSION = 5  # of what a seed means: raised whenever the same seed would give other clips
+WHEEL = "wheel"  # stands where other things have a material
 CURVE_STEP = 0.04  # s between two values of a curve
-SHORTEST, LONGEST = 1.0, 60.0  # s
-PUBLISHED = ("video_path", "audio_file", "description")
+MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 1.0, 60.0
+PUBLISHED_KEYS = ("video_path", "audio_file", "description")
+
+Record = dict[str, Any]  # a line of events.jsonl
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What decides every clip of a data set, but for their number.
+class WorldRecipe:
+    """What determines every clip of a data set.
 
     Raises:
         OptionError: a negative seed, or a length that is not allowed.
     """
 
     seed: int
-    seconds: float
-    version: int = VERSION
+    seconds: float  # length of each clip
+    version: int = WORLD_VERSION
 
     def __post_init__(self) -> None:
         check_integer("seed", self.seed, 0)
-        if not SHORTEST <= self.seconds <= LONGEST:
-            raise OptionError(f"seconds is {self.seconds:g}, allowed is {SHORTEST:g} to {LONGEST:g}")
+        if not MIN_CLIP_SECONDS <= self.seconds <= MAX_CLIP_SECONDS:
+            raise OptionError(f"seconds is {self.seconds:g}, allowed is {MIN_CLIP_SECONDS:g} to {MAX_CLIP_SECONDS:g}")
 
 
-Record = dict[str, Any]
-Source = Loose | Target | Rotor
-T = TypeVar("T")
+def write_dataset(out: Path, recipe: WorldRecipe, clips: int, workers: int = 1) -> Iterator[Record]:
+    """Write ``clips`` clips to ``out``; yields each one's record when it is done, and writes the lists at the end.
 
-
-def write_dataset(out: Path, recipe: Recipe, clips: int, workers: int = 1) -> Iterator[Record]:
-    """Write ``clips`` clips to ``out``; gives each one's record as it is done, and writes the lists at the end.
-
-    Clips that are there already are kept. Each file appears whole or not at all.
+    Clips that are already there are kept. Each file is written atomically.
 
     Raises:
         OptionError: ``clips`` or ``workers`` less than 1; ``out`` holds clips of another recipe.
@@ -83,18 +82,18 @@ def write_dataset(out: Path, recipe: Recipe, clips: int, workers: int = 1) -> It
     _claim(out, recipe)
     records: list[Record] = []
     make = partial(write_clip, out, recipe)
-    for record in map(make, range(clips)) if workers == 1 else in_parallel(make, range(clips), workers):
+    for record in in_parallel(make, range(clips), workers):
         records.append(record)
         yield record
     records.sort(key=lambda record: record["video_path"])
     for split in ("train", "valid", "test"):
-        chosen = [{key: record[key] for key in PUBLISHED} for record in records if record["split"] == split]
+        chosen = [{key: record[key] for key in PUBLISHED_KEYS} for record in records if record["split"] == split]
         _write_lines(out / f"{split}.jsonl", chosen)
     _write_lines(out / "events.jsonl", records)
 
 
-def write_clip(out: Path, recipe: Recipe, index: int) -> Record:
-    """Write the files of one clip, unless both are there; returns its record."""
+def write_clip(out: Path, recipe: WorldRecipe, index: int) -> Record:
+    """Write the files of one clip, unless both are already there; returns its record."""
     rng = np.random.default_rng([recipe.seed, index])
     scene = compose(rng, recipe.seconds)
     video, audio = Path("video", f"{index:06}.mp4"), Path("audio", f"{index:06}.wav")
@@ -102,26 +101,26 @@ def write_clip(out: Path, recipe: Recipe, index: int) -> Record:
     if not ((out / video).exists() and (out / audio).exists()):
         write_video(out / video, scene, camera)
         Audio(synthesise(scene, rng), SAMPLE_RATE).save(out / audio)
-    paths = {"video_path": video.as_posix(), "audio_file": audio.as_posix()}
     return {
-        **paths,
+        "video_path": video.as_posix(),
+        "audio_file": audio.as_posix(),
         "description": scene.description,
         "split": split_of(index),
         **ground_truth(scene),
-        "things": things_seen(scene, camera),
+        "things": visible_things(scene, camera),
     }
 
 
 def split_of(index: int) -> str:
-    """Which list a clip belongs to; does not change when clips are added."""
+    """The list that a clip belongs to; it does not change when clips are added."""
     return {8: "valid", 9: "test"}.get(index % 10, "train")
 
 
 def ground_truth(scene: Scene) -> Record:
     """What happens in a scene, as plain values.
 
-    ``events`` are its hits in order: time (s), kind, material, size (heights of the picture), speed (heights a second),
-    pitch (Hz), level (dB relative to full scale, of the highest sample). ``continuous`` has for each wheel its speed (turns
+    ``events`` are its hits in order: time (s), kind, material, size (heights of the frame), speed (heights a second),
+    pitch (Hz), level (dB relative to full scale, of the highest sample). ``continuous`` holds for each wheel its speed (turns
     a second) and pitch (Hz), one value every ``step`` seconds from 0.
     """
     times = np.arange(math.ceil(scene.seconds / CURVE_STEP)) * CURVE_STEP
@@ -146,65 +145,39 @@ def ground_truth(scene: Scene) -> Record:
         }
         for rotor in scene.rotors
     ]
-    look = scene.look
     return {
         "kind": scene.kind,
         "seconds": scene.seconds,
-        "frame_rate": look.frame_rate,
+        "frame_rate": scene.look.frame_rate,
         "step": CURVE_STEP,
         "events": events,
         "continuous": continuous,
     }
 
 
-def things_seen(scene: Scene, camera: Camera) -> list[Record]:
-    """Everything that may sound, with where it shows and when it is hit: what an object detector is taught with.
+def visible_things(scene: Scene, camera: Camera) -> list[Record]:
+    """Everything that may sound, with where it shows and when it is hit: training data for an object detector.
 
-    material: a name, or ``wheel``. size: in heights of the picture. hits: s. places: [x, y] of its centre every
-    ``CURVE_STEP`` seconds in thousandths of the middle square's side from its left and top; None while it does not show.
+    material: a name, or ``wheel``. size: in heights of the frame. hits: s. places: [x, y] of its centre every
+    ``CURVE_STEP`` seconds in thousandths of the middle square's side from its left and top; None while it is hidden.
     """
-    times = np.arange(math.ceil(scene.seconds / CURVE_STEP)) * CURVE_STEP
-    things = []
-    for source, hits in zip(scene.sources, hits_of(scene), strict=True):
-        seen = [place_of(source, camera, time) for time in times.tolist()]
-        things.append(
-            {
-                "material": WHEEL if isinstance(source, Rotor) else source.material.name,
-                "size": round(size_of(source), 5),
-                "hits": [round(time, 6) for time in hits],
-                "places": [place and [round(1000 * part) for part in place] for place in seen],
-            }
-        )
-    return things
-
-
-def hits_of(scene: Scene) -> list[list[float]]:
-    """When each of ``scene.sources`` is hit, s; a wheel never is."""
-    blows = [
-        [blow.time for blow in thing.blows if blow.target == index]
-        for thing in scene.instruments
-        for index in range(len(thing.targets))
+    times = (np.arange(math.ceil(scene.seconds / CURVE_STEP)) * CURVE_STEP).tolist()
+    return [
+        {
+            "material": WHEEL if isinstance(source, Rotor) else source.material.name,
+            "size": round(source.size, 5),
+            "hits": [round(time, 6) for time in hits],
+            "places": [
+                place and [round(1000 * part) for part in place]
+                for place in (camera.locate(source, time) for time in times)
+            ],
+        }
+        for source, hits in zip(scene.sources, scene.source_hits, strict=True)
     ]
-    return [*([hit.time for hit in thing.hits] for thing in scene.loose), *blows, *([] for _ in scene.rotors)]
-
-
-def size_of(source: Source) -> float:
-    """In heights of the picture; a wheel's is its diameter."""
-    return 2 * source.radius if isinstance(source, Rotor) else source.size
-
-
-def place_of(source: Source, camera: Camera, time: float) -> tuple[float, float] | None:
-    """Where its centre shows: parts of the middle square's side from its left and top; None while it does not."""
-    if not isinstance(source, Loose):
-        return camera.seen(source.x, source.y, time)
-    return camera.seen(*source.at(time), time) if time >= source.hidden_before else None
 
 
 def write_video(path: Path, scene: Scene, camera: Camera) -> None:
-    """Encode a scene's pictures as H.264 in mp4, so that the bytes are always the same.
-
-    Args:
-        camera: of this scene.
+    """Encode the frames of a scene's camera as H.264 in mp4, so that the bytes are always the same.
 
     Raises:
         OutputError: the file cannot be written.
@@ -226,20 +199,20 @@ def write_video(path: Path, scene: Scene, camera: Camera) -> None:
 
 
 def encoder_options(crf: int, preset: str) -> dict[str, str]:
-    """Of x264. One thread, and no macroblock tree: with it x264 was seen to write now these bytes, now those."""
+    """Options of x264: one thread and no macroblock tree, since either makes its bytes differ from run to run."""
     return {"crf": str(crf), "preset": preset, "threads": "1", "x264-params": "mbtree=0"}
 
 
 def summary(records: Sequence[Record]) -> str:
-    """One line: how many clips, of which lists, with how many hits."""
+    """How many clips were written, to which lists, with how many hits; one line."""
     splits = Counter(record["split"] for record in records)
     hits = sum(len(record["events"]) for record in records)
     lists = ", ".join(f"{splits[name]} {name}" for name in ("train", "valid", "test"))
     return f"{len(records)} clips ({lists}), {hits} hits"
 
 
-def _claim(out: Path, recipe: Recipe) -> None:
-    """Make the folders; refuse one that another recipe has begun; sweep what a killed run left half-written."""
+def _claim(out: Path, recipe: WorldRecipe) -> None:
+    """Create the folders, or take up those of this recipe; delete what a killed run left half-written."""
     note = out / "dataset.json"
     with raise_output_errors(out):
         for folder in ("video", "audio"):
@@ -247,20 +220,17 @@ def _claim(out: Path, recipe: Recipe) -> None:
             for part in (out / folder).glob(".*.part.*"):
                 part.unlink(missing_ok=True)
     if note.exists():
-        try:
-            found = json.loads(note.read_text())
-        except (OSError, ValueError) as error:
-            raise OptionError(f"{note}: cannot be read ({error}); name another folder") from error
+        found = read_document(note, error=OptionError, hint="name another folder")
         if found != asdict(recipe):
             raise OptionError(
-                f"{out}: holds clips of {_named(found)}, not of {_named(asdict(recipe))}; name another folder"
+                f"{out}: holds clips of {_describe(found)}, not of {_describe(asdict(recipe))}; name another folder"
             )
     else:
         _write_text(note, json.dumps(asdict(recipe)) + "\n")
 
 
-def _named(recipe: Record) -> str:
-    return ", ".join(f"{key} {value}" for key, value in recipe.items()) if isinstance(recipe, dict) else repr(recipe)
+def _describe(recipe: Record) -> str:
+    return ", ".join(f"{key} {value}" for key, value in recipe.items())
 
 
 def _write_lines(path: Path, rows: Sequence[Record]) -> None:
@@ -272,8 +242,11 @@ def _write_text(path: Path, text: str) -> None:
         part.write_text(text)
 
 
-def in_parallel(make: Callable[[int], T], items: Sequence[int], workers: int) -> Iterator[T]:
-    """What is made of each item as it is done, in any order."""
+def in_parallel(make: Callable[[int], Made], items: Sequence[int], workers: int) -> Iterator[Made]:
+    """The result of ``make`` for each item as it is done, in any order; one worker is this process."""
+    if workers == 1:
+        yield from map(make, items)
+        return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(items)), context, initializer=_follow_parent) as pool:
         futures = [pool.submit(make, item) for item in items]
@@ -285,7 +258,7 @@ def in_parallel(make: Callable[[int], T], items: Sequence[int], workers: int) ->
 
 
 def _follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and end when it ends, however that came about."""
+    """Set up a worker process: it ignores Ctrl-C, which the parent handles, and exits when the parent ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

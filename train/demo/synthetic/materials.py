@@ -1,6 +1,6 @@
-"""What things are made of: how each material rings, bounces and looks. Knows no motion, no wave and no picture.
+"""What things are made of: how each material rings, bounces and looks.
 
-Sizes are in heights of the picture, speeds in heights a second. Frequencies follow the law of similar bodies: the same
+Sizes are in heights of the frame, speeds in heights a second. Frequencies follow the law of similar bodies: the same
 shape and material at twice the size rings at half the frequency ("The Physics of Musical Instruments", Fletcher and
 Rossing). Damping follows the loss tangent of the material, which listeners take for the material itself (Wildes and
 Richards, "Recovering material properties from sound", 1988).
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 Colour = tuple[int, int, int]
 
-LOUDEST_SPEED = 3.0  # heights a second that give LOUDEST_LEVEL
-LOUDEST_LEVEL = -6.0  # dB relative to full scale, of a hit's highest sample
-SLOWEST_AUDIBLE = 0.25  # heights a second; what touches more softly makes no sound
+MAX_SPEED = 3.0  # heights a second that give MAX_LEVEL
+MAX_LEVEL = -6.0  # dB relative to full scale, of a hit's highest sample
+MIN_AUDIBLE_SPEED = 0.25  # heights a second; what touches more softly makes no sound
 
 BAR_MODES = (1.0, 2.756, 5.404, 8.933)  # free bar in bending
 TUNED_BAR_MODES = (1.0, 4.0, 9.2)  # bar cut out below, as a marimba's
@@ -26,30 +26,18 @@ SOLID_MODES = (1.0, 1.47, 2.09, 2.56, 3.39, 4.11, 5.35, 6.7)  # compact bodies: 
 
 @dataclass(frozen=True)
 class Material:
-    """One material, or one kind of struck body.
-
-    Attributes:
-        pitch: Hz of the lowest mode at a size of 0.1.
-        modes: frequencies over the lowest one's.
-        tilt: each mode's gain is its ratio to the power of minus this.
-        damping: decay common to all modes, 1/s.
-        loss: loss tangent; adds ``pi * f * loss`` to a mode's decay.
-        contact: seconds of contact at a speed of 1; the shorter, the brighter.
-        noise: share of the click of touching itself, 0 to 1.
-        bounce: range of the coefficient of restitution.
-        colours: what it looks like; the renderer varies them.
-    """
+    """One material, or one kind of struck body."""
 
     name: str
-    pitch: float
-    modes: tuple[float, ...]
-    tilt: float
-    damping: float
-    loss: float
-    contact: float
-    noise: float
-    bounce: tuple[float, float]
-    colours: tuple[Colour, ...]
+    pitch: float  # Hz of the lowest mode at a size of 0.1
+    modes: tuple[float, ...]  # frequencies relative to the lowest mode's
+    tilt: float  # each mode's gain is its relative frequency to the power of minus this
+    damping: float  # decay common to all modes, 1/s
+    loss: float  # loss tangent; adds pi * f * loss to a mode's decay
+    contact: float  # seconds of contact at a speed of 1; the shorter, the brighter
+    noise: float  # level of the click of the contact itself, 0 to 1
+    bounce: tuple[float, float]  # range of the coefficient of restitution
+    colours: tuple[Colour, ...]  # the renderer varies them
 
 
 SOLIDS = (
@@ -97,7 +85,7 @@ DRUM = Material(
 
 
 SCALE = (0, 2, 4, 7, 9)  # semitones above C that bars and bells are tuned to: pentatonic, as toy xylophones are
-INCH = 0.025  # heights of the picture
+INCH = 0.025  # heights of the frame
 DRUM_INCHES = (8, 10, 12, 14, 16, 20)  # diameters that drums are made in
 
 
@@ -113,4 +101,4 @@ def size_of(material: Material, pitch: float) -> float:
 
 def level_of(speed: float) -> float:
     """Peak level in dB relative to full scale of a hit at that speed: amplitude grows as the momentum does."""
-    return LOUDEST_LEVEL + 20 * math.log10(min(speed, LOUDEST_SPEED) / LOUDEST_SPEED)
+    return MAX_LEVEL + 20 * math.log10(min(speed, MAX_SPEED) / MAX_SPEED)

@@ -1,8 +1,8 @@
 """How things move, exactly: each body gives its position at any time, and the hits that follow from its motion.
 
-Coordinates are in heights of the picture: x to the right from 0 to the aspect ratio, y upwards from 0 to 1. Times are
+Coordinates are in heights of the frame: x to the right from 0 to the aspect ratio, y upwards from 0 to 1. Times are
 in seconds. Nothing here is stepped in time: flights are parabolas between contacts that are solved for, so a hit's time is
-exact. Knows neither pixels nor waves.
+exact.
 """
 
 from __future__ import annotations
@@ -16,29 +16,21 @@ from functools import cached_property
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from train.demo.synthetic.materials import SLOWEST_AUDIBLE, Material, level_of, pitch_of
+from train.demo.synthetic.materials import MIN_AUDIBLE_SPEED, Material, level_of, pitch_of
 
-SHORTEST_FLIGHT = 0.14  # s; a thing that would bounce quicker than this stays down
-EPSILON = 1e-7
+MIN_FLIGHT_SECONDS = 0.14  # a thing that would bounce for a shorter time stays down
+MIN_CONTACT_GAP = 1e-7  # s; a contact sooner than this is the one just passed
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One audible contact.
+    """One audible contact."""
 
-    Attributes:
-        time: seconds of first contact.
-        kind: ``bounce`` (a loose thing meets something fixed) or ``strike`` (a mallet meets a fixed thing).
-        material: what rings.
-        size: of what rings, in heights of the picture.
-        speed: at contact, in heights a second.
-    """
-
-    time: float
-    kind: str
-    material: Material
-    size: float
-    speed: float
+    time: float  # seconds
+    kind: str  # bounce (a loose thing meets something fixed) or strike (a mallet meets a fixed thing)
+    material: Material  # of what rings
+    size: float  # of what rings, in heights of the frame
+    speed: float  # at contact, in heights a second
 
     @property
     def pitch(self) -> float:
@@ -53,12 +45,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class Room:
-    """Where a loose thing may go. ``ceiling`` is None where it is open."""
+    """The space in which a loose thing moves."""
 
     left: float
     right: float
     floor: float
-    ceiling: float | None = None
+    ceiling: float | None = None  # None: open above
 
 
 @dataclass(frozen=True)
@@ -88,33 +80,26 @@ class Piece:
 
 @dataclass(frozen=True)
 class Throw:
-    """How a loose thing begins and what drives it.
-
-    Attributes:
-        release: seconds it is held before it goes.
-        gravity, roll: downward acceleration, and deceleration along the floor, heights/s².
-        restitution: share of the speed kept at a contact.
-        hop: speed with which it jumps again (silently) after lying still for ``pause`` seconds; 0: never.
-    """
+    """How a loose thing begins and what drives it."""
 
     x: float
     y: float
     vx: float
     vy: float
-    release: float
-    gravity: float
-    restitution: float
-    roll: float = 0.4
-    hop: float = 0.0
-    pause: float = 0.4
+    release: float  # seconds it is held before it goes
+    gravity: float  # downward acceleration, heights/s²
+    restitution: float  # fraction of the speed kept at a contact
+    roll: float = 0.4  # deceleration along the floor, heights/s²
+    hop: float = 0.0  # speed with which it jumps again, silently, after lying still for ``pause``; 0: never
+    pause: float = 0.4  # seconds
 
 
 @dataclass(frozen=True)
 class Loose:
-    """A thing that flies, falls, bounces and rolls. ``size`` is its diameter."""
+    """A thing that flies, falls, bounces and rolls."""
 
     material: Material
-    size: float
+    size: float  # diameter
     shape: str
     room: Room
     pieces: tuple[Piece, ...]
@@ -153,7 +138,7 @@ def throw_loose(
             break
         now = now.after(wait)
         speed = abs(now.vy) if what in ("floor", "ceiling") else abs(now.vx)
-        if what in ("floor", "ceiling", "wall") and speed >= SLOWEST_AUDIBLE:
+        if what in ("floor", "ceiling", "wall") and speed >= MIN_AUDIBLE_SPEED:
             hits.append(Hit(now.start, "bounce", material, size, speed))
         now, lying = _after_contact(now, what, room, radius, throw)
         pieces.append(now)
@@ -184,7 +169,7 @@ def _after_contact(now: Piece, what: str, room: Room, radius: float, throw: Thro
     vx, vy, y = now.vx, now.vy, now.y
     if what == "floor":
         vy, y = -throw.restitution * vy, room.floor + radius
-        lying = throw.gravity > 0 and 2 * vy / throw.gravity < SHORTEST_FLIGHT
+        lying = throw.gravity > 0 and 2 * vy / throw.gravity < MIN_FLIGHT_SECONDS
         vy = 0.0 if lying else vy
     elif what == "ceiling":
         vy = -throw.restitution * vy
@@ -205,29 +190,29 @@ def _first_root(a: float, v: float, p: float) -> float:
     else:
         inside = v * v - 2 * a * p
         roots = [(-v - math.sqrt(inside)) / a, (-v + math.sqrt(inside)) / a] if inside >= 0 else []
-    return min((root for root in roots if root > EPSILON), default=math.inf)
+    return min((root for root in roots if root > MIN_CONTACT_GAP), default=math.inf)
 
 
 @dataclass(frozen=True)
-class Target:
-    """A thing to be struck: centre of the struck spot, direction out of it, and the length that gives the pitch."""
+class StruckThing:
+    """A thing to be struck by a mallet."""
 
-    x: float
+    x: float  # centre of the spot that is struck
     y: float
-    normal: tuple[float, float]
-    size: float
+    normal: tuple[float, float]  # direction out of the spot
+    size: float  # the length that gives the pitch
     material: Material
     shape: str  # bar, drum, bell
 
 
 @dataclass(frozen=True)
 class Blow:
-    """One swing: the mallet starts ``height`` above the target ``swing`` seconds before ``time``."""
+    """One swing of a mallet."""
 
-    time: float
-    target: int
-    height: float
-    swing: float
+    time: float  # seconds at contact
+    target: int  # number of the thing that is struck
+    height: float  # above it, at which the swing starts
+    swing: float  # seconds from the start to the contact
 
     @property
     def speed(self) -> float:
@@ -237,16 +222,16 @@ class Blow:
 
 @dataclass(frozen=True)
 class Instrument:
-    """Targets and the mallet that strikes them. ``head`` is the radius of the mallet's head."""
+    """Things to be struck and the mallet that strikes them."""
 
-    targets: tuple[Target, ...]
+    targets: tuple[StruckThing, ...]
     blows: tuple[Blow, ...]
-    head: float
+    head: float  # radius of the mallet's head
     lift: float  # s the mallet takes to rise after a blow
 
     @cached_property
     def hits(self) -> tuple[Hit, ...]:
-        """What is heard of it."""
+        """Its audible contacts."""
         return tuple(
             Hit(
                 blow.time,
@@ -270,9 +255,9 @@ class Instrument:
             x, y, normal = *self._touching(nearer.target), self.targets[nearer.target].normal
         else:
             begin, end = before.time + 0.02, max(after.time - after.swing, before.time + 0.06)
-            share = _smooth((time - begin) / (end - begin))
+            fraction = _smooth((time - begin) / (end - begin))
             (x0, y0), (x1, y1) = self._touching(before.target), self._touching(after.target)
-            x, y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
+            x, y = x0 + fraction * (x1 - x0), y0 + fraction * (y1 - y0)
             normal = self.targets[after.target].normal
         height = self._height(time, before, after)
         return x + normal[0] * height, y + normal[1] * height
@@ -302,23 +287,28 @@ class Instrument:
         return after.height * (1 - into * into) if into > 0 else risen
 
 
-def _smooth(share: float) -> float:
+def _smooth(x: float) -> float:
     """Smooth step from 0 to 1."""
-    share = min(max(share, 0.0), 1.0)
-    return share * share * (3 - 2 * share)
+    x = min(max(x, 0.0), 1.0)
+    return x * x * (3 - 2 * x)
 
 
 @dataclass(frozen=True)
 class Rotor:
-    """A wheel that turns with changing speed. ``knots`` are (seconds, turns a second), joined without overshoot."""
+    """A wheel that turns with changing speed."""
 
     x: float
     y: float
     radius: float
     spokes: int
-    style: str
-    knots: tuple[tuple[float, float], ...]
-    direction: int
+    style: str  # wheel, fan, disc, gear
+    knots: tuple[tuple[float, float], ...]  # (seconds, turns a second), interpolated without overshoot
+    direction: int  # 1 or -1
+
+    @property
+    def size(self) -> float:
+        """Diameter, in heights of the frame."""
+        return 2 * self.radius
 
     def speed(self, times: np.ndarray | Sequence[float]) -> np.ndarray:
         """Turns a second at times [N] -> [N], never negative."""
@@ -338,8 +328,8 @@ class Rotor:
 
 
 @dataclass(frozen=True)
-class Idler:
-    """A thing that moves smoothly, touches nothing and is never heard: it drifts, hangs and swings, or blinks."""
+class Distractor:
+    """A thing that moves smoothly, touches nothing and makes no sound: it drifts, hangs and swings, or blinks."""
 
     style: str  # drift, pendulum, blink
     shape: str
@@ -359,6 +349,6 @@ class Idler:
             return self.centre[0] + self.reach[1] * math.sin(swing), self.centre[1] - self.reach[1] * math.cos(swing)
         return self.centre[0] + self.reach[0] * math.sin(turns[0]), self.centre[1] + self.reach[1] * math.sin(turns[1])
 
-    def visible(self, time: float) -> bool:
-        """Whether it shows at a time: one that blinks shows half of the time."""
+    def is_visible(self, time: float) -> bool:
+        """Whether it is visible at a time: one that blinks is visible half of the time."""
         return self.style != "blink" or (self.rates[0] * time + self.phases[0]) % 1 < 0.5

@@ -1,7 +1,6 @@
-"""Draws what happens in a clip: which things, where, how they move, and how the camera sees them; all from one generator.
+"""Draws at random what happens in a clip: which things, where, how they move, and how the camera sees them.
 
-Knows the bodies of ``motion`` and nothing of pixels or waves. Hits of one scene are kept ``CLOSEST`` seconds apart, so that
-each is an event of its own to a listener.
+Hits of one scene are at least ``MIN_HIT_GAP`` apart, so that each is an event of its own to a listener.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from train.demo.synthetic.materials import BARS, DRUM, DRUM_INCHES, INCH, SCALE, SLOWEST_AUDIBLE, SOLIDS, size_of
+from train.demo.synthetic.materials import BARS, DRUM, DRUM_INCHES, INCH, MIN_AUDIBLE_SPEED, SCALE, SOLIDS, size_of
 from train.demo.synthetic.motion import (
     Blow,
+    Distractor,
     Hit,
-    Idler,
     Instrument,
     Loose,
     Piece,
     Room,
     Rotor,
-    Target,
+    StruckThing,
     Throw,
     throw_loose,
 )
 
-CLOSEST = 0.1  # s between two hits of a scene, and from either end
-KINDS = {"bounce": 0.30, "strike": 0.30, "spin": 0.14, "mixed": 0.16, "nothing": 0.10}  # and their shares
+MIN_HIT_GAP = 0.1  # s between two hits of a scene, and from either end
+SCENE_KINDS = {"bounce": 0.30, "strike": 0.30, "spin": 0.14, "mixed": 0.16, "nothing": 0.10}  # and their probabilities
 ROUND_SHAPES = ("circle", "circle", "circle", "ring", "hexagon", "octagon")
 SHAPES = (*ROUND_SHAPES, "square", "square")
 ASPECTS = (1.0, 1.0, 4 / 3, 4 / 3, 16 / 9)  # all happens in the middle square, which a centre crop keeps
@@ -38,31 +37,22 @@ FRAME_RATES = (16.0, 20.0, 24.0, 24.0, 25.0, 25.0, 25.0, 30000 / 1001, 30.0, 30.
 
 @dataclass(frozen=True)
 class Look:
-    """How a scene is lit, filmed and stored.
+    """How a scene is lit, recorded and stored."""
 
-    Attributes:
-        seed: of everything the renderer draws by chance: textures, colours, light.
-        backdrop: name of the background's kind.
-        drift: heights the camera moves at most; ``rates`` in Hz.
-        lighting: depth of the light's fall-off over the picture, 0 to 1; ``flicker`` of its change in time.
-        blur: radius in pixels; ``noise``: standard deviation of the sensor, of 255; ``shutter``: exposures a frame.
-        height: of the picture in pixels; ``frame_rate``, ``crf`` and ``preset`` of the video file.
-    """
-
-    seed: int
-    backdrop: str
-    drift: float
-    rates: tuple[float, float]
-    lighting: float
-    flicker: float
+    seed: int  # of everything the renderer draws at random: textures, colours, light
+    backdrop: str  # kind of background
+    drift: float  # heights the camera moves at most
+    rates: tuple[float, float]  # Hz, of its motion along either axis
+    lighting: float  # depth of the light's fall-off over the frame, 0 to 1
+    flicker: float  # depth of its change in time
     shadows: bool
-    blur: float
-    noise: float
-    shutter: int
-    height: int
+    blur: float  # radius in pixels
+    noise: float  # std of the sensor's noise, of 255
+    shutter: int  # exposures a frame
+    height: int  # of the frame in pixels
     aspect: float
     frame_rate: float
-    crf: int
+    crf: int  # of the video file, as the preset
     preset: str
 
 
@@ -76,7 +66,7 @@ class Scene:
     loose: tuple[Loose, ...] = ()
     instruments: tuple[Instrument, ...] = ()
     rotors: tuple[Rotor, ...] = ()
-    idlers: tuple[Idler, ...] = ()
+    distractors: tuple[Distractor, ...] = ()
     rooms: tuple[Room, ...] = ()
 
     @property
@@ -87,14 +77,24 @@ class Scene:
         return tuple(sorted(hits, key=lambda hit: hit.time))
 
     @property
-    def sources(self) -> tuple[Loose | Target | Rotor, ...]:
-        """Everything that may sound, in the order of its kinds: loose things, what can be struck, wheels."""
+    def sources(self) -> tuple[Loose | StruckThing | Rotor, ...]:
+        """Everything that may sound: loose things, then what can be struck, then wheels."""
         targets = [target for instrument in self.instruments for target in instrument.targets]
         return (*self.loose, *targets, *self.rotors)
 
     @property
+    def source_hits(self) -> list[list[float]]:
+        """Seconds at which each of ``sources`` is hit; a wheel never is."""
+        blows = [
+            [blow.time for blow in instrument.blows if blow.target == index]
+            for instrument in self.instruments
+            for index in range(len(instrument.targets))
+        ]
+        return [*([hit.time for hit in thing.hits] for thing in self.loose), *blows, *([] for _ in self.rotors)]
+
+    @property
     def description(self) -> str:
-        """One line of text that says what is seen and heard."""
+        """What is seen and heard, in one line of text."""
         parts = [f"a {body.material.name} {_noun(body.shape)} bounces" for body in self.loose if body.hits]
         parts += [f"a mallet strikes a {body.targets[0].material.name}" for body in self.instruments]
         parts += [f"a {rotor.style} turns and hums" for rotor in self.rotors]
@@ -105,33 +105,35 @@ def compose(rng: np.random.Generator, seconds: float, kind: str | None = None) -
     """Draw a scene.
 
     Args:
-        kind: one of ``KINDS``; drawn by its share if not given.
+        kind: one of ``SCENE_KINDS``; drawn by its probability if not given.
     """
-    kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
-    look = _look(rng)
+    kind = kind or str(rng.choice(list(SCENE_KINDS), p=list(SCENE_KINDS.values())))
+    look = _draw_look(rng)
     scene = Scene(kind, seconds, look)
     left = (look.aspect - 1) / 2  # of the middle square
     if kind == "mixed":
-        makers: list[Maker] = [_with_loose, _with_instrument, _with_rotor]
+        makers: list[Maker] = [_add_loose, _add_instrument, _add_rotor]
         chosen = rng.permutation(3)[: 2 if rng.random() < 0.8 else 3]
         width = 1 / len(chosen)
         for column, index in enumerate(chosen):
             scene = makers[index](rng, scene, left + column * width, left + (column + 1) * width)
     elif kind != "nothing":
-        maker = {"bounce": _with_loose, "strike": _with_instrument, "spin": _with_rotor}[kind]
+        maker = {"bounce": _add_loose, "strike": _add_instrument, "spin": _add_rotor}[kind]
         scene = maker(rng, scene, left, left + 1)
     if kind == "nothing" and rng.random() < 0.5:
-        scene = _with_resting(rng, scene)
+        scene = _add_resting(rng, scene)
     if kind == "nothing" or rng.random() < 0.2:
-        idlers = tuple(_idler(rng, look.aspect) for _ in range(rng.integers(0 if kind == "nothing" else 1, 4)))
-        scene = replace(scene, idlers=idlers)
+        distractors = tuple(
+            _draw_distractor(rng, look.aspect) for _ in range(rng.integers(0 if kind == "nothing" else 1, 4))
+        )
+        scene = replace(scene, distractors=distractors)
     return scene
 
 
 Maker = Callable[[np.random.Generator, Scene, float, float], Scene]
 
 
-def _look(rng: np.random.Generator) -> Look:
+def _draw_look(rng: np.random.Generator) -> Look:
     still = rng.random() < 0.45
     aspect = ASPECTS[rng.integers(len(ASPECTS))]
     short = int(rng.choice([96, 112, 128, 144, 160, 192]))
@@ -154,9 +156,9 @@ def _look(rng: np.random.Generator) -> Look:
     )
 
 
-def _with_loose(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
+def _add_loose(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
     """One to three things that bounce or fall between two walls."""
-    closed = rng.random() < 0.15  # no weight: from wall to wall of a box
+    closed = rng.random() < 0.15  # weightless, from wall to wall of a box
     margin = rng.uniform(0.0, 0.06)
     floor = rng.uniform(0.03, 0.3)
     room = Room(left + margin, right - margin, floor, rng.uniform(0.85, 0.98) if closed else None)
@@ -166,13 +168,13 @@ def _with_loose(rng: np.random.Generator, scene: Scene, left: float, right: floa
         for _ in range(60):
             body = _throw(rng, room, scene.seconds)
             own = [hit.time for hit in body.hits]
-            if own and _apart(taken + own, scene.seconds):
+            if own and _are_apart(taken + own, scene.seconds):
                 bodies.append(body)
                 break
     return replace(scene, loose=scene.loose + tuple(bodies), rooms=(*scene.rooms, room))
 
 
-def _with_resting(rng: np.random.Generator, scene: Scene) -> Scene:
+def _add_resting(rng: np.random.Generator, scene: Scene) -> Scene:
     """Things that lie on a floor and stay there."""
     room = Room(0.0, scene.look.aspect, rng.uniform(0.03, 0.4))
     bodies = []
@@ -196,7 +198,7 @@ def _throw(rng: np.random.Generator, room: Room, seconds: float) -> Loose:
         throw = Throw(x, y, speed * math.cos(angle), speed * math.sin(angle), release, 0.0, 1.0)
     else:
         gravity = rng.uniform(1.2, 6.0)
-        enters = rng.random() < 0.3  # from above the picture
+        enters = rng.random() < 0.3  # from above the frame
         y = 1.1 + size if enters else rng.uniform(min(room.floor + 0.3 + size, 0.95), 0.97)
         hop = math.sqrt(2 * gravity * rng.uniform(0.15, 0.45)) if rng.random() < 0.35 else 0.0
         throw = Throw(
@@ -216,7 +218,7 @@ def _throw(rng: np.random.Generator, room: Room, seconds: float) -> Loose:
     return Loose(material, size, shape, room, pieces, hits, 2 / size if turns else 0.0, hidden)
 
 
-def _with_instrument(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
+def _add_instrument(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
     """Bars, a drum or something that hangs, and a mallet that plays it."""
     style = str(rng.choice(["row", "row", "row", "drum", "hung"]))
     y = rng.uniform(0.15, 0.45)
@@ -225,23 +227,25 @@ def _with_instrument(rng: np.random.Generator, scene: Scene, left: float, right:
     elif style == "drum":
         fitting = [inches * INCH for inches in DRUM_INCHES if inches * INCH <= 0.85 * (right - left)]
         size = fitting[rng.integers(len(fitting))]
-        targets = (Target(rng.uniform(left + size / 2, right - size / 2), y, (0.0, 1.0), size, DRUM, "drum"),)
+        targets = (StruckThing(rng.uniform(left + size / 2, right - size / 2), y, (0.0, 1.0), size, DRUM, "drum"),)
     else:
         material = BARS[rng.integers(len(BARS))]
         pitch = _note(rng, 0.16, 0.56, material.pitch)
         side = float(rng.choice([-1.0, 1.0]))
         middle = (left + right) / 2 - side * 0.12 * (right - left)
-        targets = (Target(middle, rng.uniform(0.4, 0.6), (side, 0.0), size_of(material, pitch), material, "hung bar"),)
+        targets = (
+            StruckThing(middle, rng.uniform(0.4, 0.6), (side, 0.0), size_of(material, pitch), material, "hung bar"),
+        )
     taken = [hit.time for hit in scene.hits]
     blows: list[Blow] = []
     time, pace = rng.uniform(0.3, 1.0), rng.uniform(0.3, 1.0)
-    while time < scene.seconds - CLOSEST:
-        speed = float(np.exp(rng.uniform(math.log(2 * SLOWEST_AUDIBLE), math.log(3.0))))
+    while time < scene.seconds - MIN_HIT_GAP:
+        speed = float(np.exp(rng.uniform(math.log(2 * MIN_AUDIBLE_SPEED), math.log(3.0))))
         height = rng.uniform(0.08, 0.3)
         swing = min(2 * height / speed, 0.2)
         height = speed * swing / 2
         begins = blows[-1].time + 0.1 if blows else 0.0
-        if time - swing > begins and _apart([*taken, time], scene.seconds):
+        if time - swing > begins and _are_apart([*taken, time], scene.seconds):
             blows.append(Blow(float(time), int(rng.integers(len(targets))), float(height), float(swing)))
             taken.append(time)
         time += pace * rng.choice([1.0, 1.0, 0.5, 2.0]) * rng.uniform(0.9, 1.1)
@@ -251,7 +255,7 @@ def _with_instrument(rng: np.random.Generator, scene: Scene, left: float, right:
     return replace(scene, instruments=(*scene.instruments, instrument))
 
 
-def _row(rng: np.random.Generator, left: float, right: float, y: float) -> tuple[Target, ...]:
+def _row(rng: np.random.Generator, left: float, right: float, y: float) -> tuple[StruckThing, ...]:
     """As many bars as fit side by side, longest first or shuffled; each as long as its note asks."""
     material = BARS[rng.integers(len(BARS))]
     shape = "bell" if material.name == "bell" else "bar"
@@ -268,7 +272,7 @@ def _row(rng: np.random.Generator, left: float, right: float, y: float) -> tuple
     x = left + (right - left - sum(sizes) - gap * (len(sizes) - 1)) * rng.uniform(0.2, 0.8)
     targets = []
     for size in sizes:
-        targets.append(Target(x + size / 2, y, (0.0, 1.0), size, material, shape))
+        targets.append(StruckThing(x + size / 2, y, (0.0, 1.0), size, material, shape))
         x += size + gap
     return tuple(targets)
 
@@ -280,8 +284,8 @@ def _note(rng: np.random.Generator, smallest: float, largest: float, pitch: floa
     return 440 * 2 ** ((notes[rng.integers(len(notes))] - 69) / 12)
 
 
-def _with_rotor(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
-    """A wheel whose spokes never pass quicker than half of the frame rate, so that its speed can be seen."""
+def _add_rotor(rng: np.random.Generator, scene: Scene, left: float, right: float) -> Scene:
+    """A wheel whose spokes pass at less than half the frame rate, so that its speed can be seen."""
     radius = max(rng.uniform(0.2, 0.42) * (right - left), 0.13)
     spokes = int(rng.integers(1, 7))
     fastest = min(2.4, 0.45 * min(scene.look.frame_rate, 25.0) / spokes)
@@ -301,7 +305,7 @@ def _with_rotor(rng: np.random.Generator, scene: Scene, left: float, right: floa
     return replace(scene, rotors=(*scene.rotors, rotor))
 
 
-def _idler(rng: np.random.Generator, aspect: float) -> Idler:
+def _draw_distractor(rng: np.random.Generator, aspect: float) -> Distractor:
     style = str(rng.choice(["drift", "drift", "pendulum", "blink"]))
     centre = (rng.uniform(0.1, aspect - 0.1), rng.uniform(0.2, 0.9))
     reach = (rng.uniform(0.02, 0.3), rng.uniform(0.02, 0.3))
@@ -309,13 +313,13 @@ def _idler(rng: np.random.Generator, aspect: float) -> Idler:
         centre, reach = (centre[0], rng.uniform(0.8, 1.1)), (rng.uniform(0.2, 0.8), rng.uniform(0.3, 0.7))
     rates = (rng.uniform(0.1, 0.7), rng.uniform(0.1, 0.7))
     phases = (rng.uniform(), rng.uniform())
-    return Idler(style, str(rng.choice(SHAPES)), rng.uniform(0.05, 0.22), centre, reach, rates, phases)
+    return Distractor(style, str(rng.choice(SHAPES)), rng.uniform(0.05, 0.22), centre, reach, rates, phases)
 
 
-def _apart(times: list[float], seconds: float) -> bool:
-    """Whether no two times, and no time and an end of the clip, are closer than ``CLOSEST``."""
+def _are_apart(times: list[float], seconds: float) -> bool:
+    """Whether no two times, and no time and an end of the clip, are closer than ``MIN_HIT_GAP``."""
     ordered = sorted([0.0, *times, seconds])
-    return all(second - first >= CLOSEST for first, second in itertools.pairwise(ordered))
+    return all(second - first >= MIN_HIT_GAP for first, second in itertools.pairwise(ordered))
 
 
 def _noun(shape: str) -> str:

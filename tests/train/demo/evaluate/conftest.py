@@ -12,9 +12,9 @@ import pytest
 from train.demo.evaluate.clips import Clip, clip_of
 from train.demo.evaluate.judge import Judge
 from train.demo.evaluate.score import fit_judge
+from train.demo.synthetic.audio import synthesise
 from train.demo.synthetic.dataset import ground_truth
 from train.demo.synthetic.scene import compose
-from train.demo.synthetic.sound import synthesise
 
 
 def make_clips(seed: int, kinds: Sequence[str], seconds: float = 5.12) -> list[Clip]:

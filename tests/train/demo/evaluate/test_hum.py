@@ -7,8 +7,8 @@ import pytest
 
 from train.demo.evaluate.clips import Wheel
 from train.demo.evaluate.hum import follow, track_hum
+from train.demo.synthetic.audio import hum
 from train.demo.synthetic.motion import Rotor
-from train.demo.synthetic.sound import hum
 
 RATE, STEP, SECONDS = 16_000, 0.04, 5.0
 TIMES = np.arange(125) * STEP

@@ -13,10 +13,10 @@ import pytest
 from train.data.audio import read_audio, to_int16
 from train.demo.evaluate import systems
 from train.demo.evaluate.__main__ import main
+from train.demo.synthetic.audio import synthesise
 from train.demo.synthetic.dataset import ground_truth, split_of, write_video
-from train.demo.synthetic.picture import Camera
+from train.demo.synthetic.render import Camera
 from train.demo.synthetic.scene import compose
-from train.demo.synthetic.sound import synthesise
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
 from vta_rt.files import sha256_of

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from train.demo.evaluate.pitch import strike_pitch
+from train.demo.synthetic.audio import hum, strike
 from train.demo.synthetic.materials import BARS, DRUM, Material, size_of
 from train.demo.synthetic.motion import Hit, Rotor
-from train.demo.synthetic.sound import hum, strike
 
 RATE = 16_000
 STRUCK = [*BARS, DRUM]

@@ -12,7 +12,7 @@ from train.data.lists import read_list
 from train.data.networks import open_encoder
 from train.data.prepare import Networks, prepare
 from train.demo.pretrain.__main__ import main
-from train.demo.synthetic.dataset import Recipe, write_dataset
+from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.demo.synthetic.glimpses import write_glimpses
 from train.settings import read_model
 
@@ -34,7 +34,7 @@ tokens_dim = 8
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe, a world of ten clips of a second, and its films prepared."""
     folder = tmp_path_factory.mktemp("films")
-    list(write_dataset(folder / "world", Recipe(3, 1.0), 10))
+    list(write_dataset(folder / "world", WorldRecipe(3, 1.0), 10))
     _, materials = read_labels(folder / "world" / "events.jsonl", 25.0, 24)
     (folder / "small.toml").write_text(RECIPE.replace("MATERIALS", str(len(materials))))
     listings = [read_list(folder / "world" / f"{split}.jsonl") for split in ("train", "valid")]
@@ -61,7 +61,7 @@ def test_glimpses_are_what_it_sees_between_windows(
     films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     glimpses = tmp_path / "glimpses.safetensors"
-    list(write_glimpses(glimpses, Recipe(8, 1.0), 20, 16))
+    list(write_glimpses(glimpses, WorldRecipe(8, 1.0), 20, 16))
     towers = []
     for name, more in (("films", {}), ("glimpses", {"glimpses": str(glimpses)})):
         assert main(options(films, tmp_path / f"{name}.safetensors", **more)) == 0

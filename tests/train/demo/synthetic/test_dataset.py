@@ -19,13 +19,13 @@ import pytest
 
 from train.demo.synthetic import dataset
 from train.demo.synthetic.__main__ import main
-from train.demo.synthetic.dataset import Recipe, write_dataset
+from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.demo.synthetic.motion import Rotor
-from train.demo.synthetic.picture import Camera
+from train.demo.synthetic.render import Camera
 from train.demo.synthetic.scene import Look, Scene
 from vta_rt.errors import OutputError
 
-RECIPE = Recipe(seed=5, seconds=1.0)
+RECIPE = WorldRecipe(seed=5, seconds=1.0)
 WHEEL = Rotor(0.9, 0.4, 0.2, 5, "disc", ((0.0, 1.0), (1.0, 1.0)), 1)
 PLAIN = Look(3, "plain", 0.0, (0.4, 0.3), 0.0, 0.0, False, 0.0, 0.0, 1, 360, 1.0, 25.0, 20, "veryfast")
 
@@ -79,7 +79,7 @@ def test_things_show_where_they_are_said_to_be(out: Path) -> None:
         assert len(row["continuous"]) == sum(thing["material"] == "wheel" for thing in row["things"])
     scene = Scene("spin", 1.0, replace(PLAIN, aspect=16 / 9, drift=0.04), rotors=(WHEEL,))
     camera = Camera(scene)
-    [thing] = dataset.things_seen(scene, camera)
+    [thing] = dataset.visible_things(scene, camera)
     for moment, (x, y) in zip((0.0, 0.4, 0.8), thing["places"][::10], strict=False):
         pixels = camera.frame(moment)[:, 140:500].astype(float)  # the middle square, 360 pixels wide
         still = Camera(replace(scene, rotors=())).frame(moment)[:, 140:500]

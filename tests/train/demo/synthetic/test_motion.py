@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from train.demo.synthetic.materials import DRUM, SLOWEST_AUDIBLE, SOLIDS
-from train.demo.synthetic.motion import Blow, Instrument, Room, Rotor, Target, Throw, throw_loose
+from train.demo.synthetic.materials import DRUM, MIN_AUDIBLE_SPEED, SOLIDS
+from train.demo.synthetic.motion import Blow, Instrument, Room, Rotor, StruckThing, Throw, throw_loose
 from train.demo.synthetic.scene import Scene, compose
 
 RUBBER = SOLIDS[0]
@@ -45,7 +45,7 @@ def test_what_bounces_touches_a_side_at_each_hit_and_never_leaves_its_room() -> 
             gaps = [x - radius - room.left, room.right - x - radius, y - radius - room.floor]
             gaps += [] if room.ceiling is None else [room.ceiling - y - radius]
             assert min(map(abs, gaps)) < 1e-6
-            assert hit.speed >= SLOWEST_AUDIBLE
+            assert hit.speed >= MIN_AUDIBLE_SPEED
         path = np.asarray([body.at(time) for time in np.linspace(0, 5.12, 500)])
         assert path[:, 0].min() >= room.left + radius - 1e-6
         assert path[:, 0].max() <= room.right - radius + 1e-6
@@ -75,7 +75,7 @@ def test_a_mallet_touches_its_target_at_each_blow_and_at_no_other_time() -> None
 
 
 def test_a_mallet_arrives_with_the_speed_of_its_hit() -> None:
-    target = Target(0.5, 0.3, (0.0, 1.0), 0.3, DRUM, "drum")
+    target = StruckThing(0.5, 0.3, (0.0, 1.0), 0.3, DRUM, "drum")
     instrument = Instrument((target,), (Blow(1.0, 0, 0.2, 0.2),), 0.03, 0.2)
     step = 1e-5
     speed = (instrument.at(1.0 - step)[1] - instrument.at(1.0)[1]) / step

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from train.demo.synthetic.materials import DRUM_INCHES, INCH, SCALE, pitch_of
-from train.demo.synthetic.scene import CLOSEST, KINDS, Scene, compose
+from train.demo.synthetic.scene import MIN_HIT_GAP, SCENE_KINDS, Scene, compose
 
 
 def draw(index: int, kind: str | None = None) -> Scene:
@@ -23,15 +23,15 @@ def test_the_same_generator_gives_the_same_scene_and_another_does_not() -> None:
 
 def test_all_kinds_occur_about_as_often_as_they_should() -> None:
     kinds = [draw(index).kind for index in range(400)]
-    for kind, share in KINDS.items():
+    for kind, share in SCENE_KINDS.items():
         assert kinds.count(kind) / 400 == pytest.approx(share, abs=0.07)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENE_KINDS)
 def test_hits_keep_their_distance_and_lie_within_the_clip(kind: str) -> None:
     for index in range(30):
         times = [0.0, *(hit.time for hit in draw(index, kind).hits), 5.12]
-        assert all(later - sooner >= CLOSEST - 1e-9 for sooner, later in itertools.pairwise(times))
+        assert all(later - sooner >= MIN_HIT_GAP - 1e-9 for sooner, later in itertools.pairwise(times))
 
 
 def test_each_kind_holds_what_its_name_says() -> None:

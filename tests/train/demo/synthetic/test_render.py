@@ -9,8 +9,8 @@ import pytest
 
 from train.demo.synthetic.materials import SOLIDS
 from train.demo.synthetic.motion import Loose, Room, Throw, throw_loose
-from train.demo.synthetic.picture import Camera
-from train.demo.synthetic.scene import KINDS, Look, Scene, compose
+from train.demo.synthetic.render import Camera
+from train.demo.synthetic.scene import SCENE_KINDS, Look, Scene, compose
 
 CLEAN = Look(
     seed=1,
@@ -57,7 +57,7 @@ def test_a_falling_thing_is_lowest_at_its_hit() -> None:
     assert abs(seen - contact) <= 1 / 25
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCENE_KINDS)
 def test_frames_have_one_shape_and_are_the_same_again(kind: str) -> None:
     scene = compose(np.random.default_rng(6), 1.0, kind)
     first, again = list(Camera(scene).frames()), list(Camera(scene).frames())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from train.demo.synthetic.audio import SAMPLE_RATE, hum, strike, synthesise
 from train.demo.synthetic.materials import BARS, SOLIDS, Material
 from train.demo.synthetic.motion import Hit, Rotor
 from train.demo.synthetic.scene import compose
-from train.demo.synthetic.sound import SAMPLE_RATE, hum, strike, synthesise
 
 
 def ring(material: Material, size: float = 0.15, speed: float = 1.0) -> np.ndarray:

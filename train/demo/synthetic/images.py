@@ -1,6 +1,6 @@
-"""Small pictures of bodies, with texture, shading and a soft edge, made once and placed many times.
+"""Images that scenes are rendered from: backgrounds, the light on them, and sprites of bodies, made once and placed many times.
 
-Knows shapes and colours; not where things are or how they move. All sprites are RGBA and face upwards.
+Sprites have texture, shading and a soft edge; all are RGBA and face upwards.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from PIL import Image, ImageDraw
 
 from train.demo.synthetic.materials import Colour, Material
 
-SHARP = 3  # drawn that many times larger, then reduced
-EDGE = 0.022  # width of a struck body's edge, of its length
+SPRITE_OVERSAMPLING = 3  # drawn that many times larger, then reduced
+EDGE_WIDTH = 0.022  # width of a struck body's edge, of its length
 NODE = 0.224  # of a bar's length from either end its first mode has no motion: there it is bored and held by a cord
 
 
 def varied(colour: Colour, rng: np.random.Generator, amount: int = 28) -> Colour:
-    """The colour, a little off."""
+    """A random colour near the given one."""
     shift = rng.integers(-amount, amount + 1) + rng.integers(-12, 13, 3)
     red, green, blue = np.clip(np.asarray(colour) + shift, 0, 255).tolist()
     return red, green, blue
 
 
 def any_colour(rng: np.random.Generator) -> Colour:
-    """Any colour at all."""
+    """A random colour."""
     red, green, blue = rng.integers(0, 256, 3).tolist()
     return red, green, blue
 
 
 def body(shape: str, size: int, material: Material | None, rng: np.random.Generator) -> Image.Image:
-    """A thing of ``size`` pixels across, in the manner of its material; without material in any colours."""
-    big = max(size, 3) * SHARP
+    """A thing ``size`` pixels across that looks like its material; without a material, of any colours."""
+    big = max(size, 3) * SPRITE_OVERSAMPLING
     base = any_colour(rng) if material is None else varied(material.colours[rng.integers(len(material.colours))], rng)
     pixels = _texture(big, base, material.name if material else str(rng.choice(["rubber", "wood", "stone"])), rng)
     mask = Image.new("L", (big, big), 0)
@@ -50,7 +50,7 @@ def body(shape: str, size: int, material: Material | None, rng: np.random.Genera
     if material is not None and material.name == "glass":
         alpha = alpha * np.clip(0.45 + _from_centre(big) ** 3, 0, 1)
     rgba = np.dstack([pixels, alpha]).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(rgba, "RGBA").reduce(SHARP)
+    return Image.fromarray(rgba, "RGBA").reduce(SPRITE_OVERSAMPLING)
 
 
 def _from_centre(size: int, x: float = 0.5, y: float = 0.5) -> np.ndarray:
@@ -60,7 +60,7 @@ def _from_centre(size: int, x: float = 0.5, y: float = 0.5) -> np.ndarray:
 
 
 def _texture(size: int, base: Colour, manner: str, rng: np.random.Generator) -> np.ndarray:
-    """[size, size, 3] float32 before the shape is cut out of it."""
+    """A square texture [size, size, 3] float32, from which the shape is cut."""
     grid = (np.arange(size) + 0.5) / size
     shade = np.ones((size, size))
     if manner in ("wood", "wooden bar"):
@@ -95,19 +95,19 @@ def wheel(style: str, spokes: int, size: int, rng: np.random.Generator) -> Image
     dark, light = any_colour(rng), any_colour(rng)
     while sum(abs(first - second) for first, second in zip(dark, light, strict=True)) < 180:
         light = any_colour(rng)
-    middle, whole = big / 2, (1, 1, big - 2, big - 2)
+    middle, outline = big / 2, (1, 1, big - 2, big - 2)
     step = 360 / spokes
     if style == "disc":
-        draw.ellipse(whole, fill=dark)
+        draw.ellipse(outline, fill=dark)
         for index in range(spokes):
-            draw.pieslice(whole, index * step, index * step + step * rng.uniform(0.4, 0.5), fill=light)
+            draw.pieslice(outline, index * step, index * step + step * rng.uniform(0.4, 0.5), fill=light)
     elif style == "fan":
         for index in range(spokes):
-            draw.pieslice(whole, index * step, index * step + min(step * 0.5, 55), fill=dark)
+            draw.pieslice(outline, index * step, index * step + min(step * 0.5, 55), fill=dark)
     elif style == "gear":
         for index in range(4 * spokes):
             start = index * step / 4
-            draw.pieslice(whole, start, start + step / 8, fill=dark)
+            draw.pieslice(outline, start, start + step / 8, fill=dark)
         rim = big * 0.08
         draw.ellipse((rim, rim, big - rim, big - rim), fill=dark)
         for index in range(spokes):
@@ -116,13 +116,13 @@ def wheel(style: str, spokes: int, size: int, rng: np.random.Generator) -> Image
             draw.ellipse((x - hole, y - hole, x + hole, y + hole), fill=light)
     else:
         if rng.random() < 0.5:
-            draw.ellipse(whole, fill=light)
-        draw.ellipse(whole, outline=dark, width=max(2, int(big * rng.uniform(0.03, 0.09))))
+            draw.ellipse(outline, fill=light)
+        draw.ellipse(outline, outline=dark, width=max(2, int(big * rng.uniform(0.03, 0.09))))
         for index in range(spokes):
             draw.line((middle, middle, *_on_circle(middle, middle * 0.95, index * step)), fill=dark, width=big // 16)
     hub = big * rng.uniform(0.04, 0.12)
     draw.ellipse((middle - hub, middle - hub, middle + hub, middle + hub), fill=light)
-    if rng.random() < 0.5:  # one mark tells a whole turn from a part of one
+    if rng.random() < 0.5:  # a single mark tells a full turn from a part of one
         x, y = _on_circle(middle, middle * 0.75, step * 0.25)
         draw.ellipse((x - hub, y - hub, x + hub, y + hub), fill=any_colour(rng))
     return image.reduce(2)
@@ -142,8 +142,8 @@ def struck(shape: str, length: int, material: Material, rng: np.random.Generator
     draw = ImageDraw.Draw(mask)
     width, height = pixels.size
     marks = ImageDraw.Draw(pixels)
-    # Ends that can be told from a neighbour's and from the ground: all bodies have a darker edge.
-    edge, dark = max(2, round(EDGE * width)), tuple(part // 4 for part in base)
+    # All bodies have a darker edge, so that their ends stand out from neighbours and from the ground.
+    edge, dark = max(2, round(EDGE_WIDTH * width)), tuple(part // 4 for part in base)
     if shape == "bell":
         outline = _bell(width, height)
         draw.polygon(outline, fill=255)
@@ -172,3 +172,60 @@ def _bell(width: int, height: int) -> list[tuple[float, float]]:
     right = [(width * (0.5 + h), height * d) for h, d in zip(half, down, strict=True)]
     left = [(width * (0.5 - h), height * d) for h, d in zip(half[::-1], down[::-1], strict=True)]
     return [(float(x), float(y)) for x, y in right + left]
+
+
+def backdrop(kind: str, width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """A background of one of the kinds ``plain``, ``gradient``, ``noise``, ``stripes``, ``tiles``, ``blobs``, ``planks``."""
+    base = any_colour(rng)
+    image = Image.new("RGB", (width, height), base)
+    draw = ImageDraw.Draw(image)
+    unit = int(height * rng.uniform(0.06, 0.3)) + 2
+    if kind == "gradient":
+        ends = np.asarray([[base, any_colour(rng)], [any_colour(rng), any_colour(rng)]], np.uint8)
+        image = Image.fromarray(ends, "RGB").resize((width, height), Image.Resampling.BICUBIC)
+    elif kind == "noise":
+        image = _clouds(base, width, height, rng)
+    elif kind == "stripes":
+        other = varied(base, rng, 70)
+        slope = int(rng.uniform(-1, 1) * height)
+        for start in range(-height, width + height, 2 * unit):
+            draw.polygon(
+                [(start, 0), (start + unit, 0), (start + unit + slope, height), (start + slope, height)], fill=other
+            )
+    elif kind == "tiles":
+        other = varied(base, rng, 50)
+        for row, y in enumerate(range(0, height, unit)):
+            for x in range((row % 2) * unit, width, 2 * unit):
+                draw.rectangle((x, y, x + unit - 1, y + unit - 1), fill=other)
+    elif kind == "blobs":
+        for _ in range(rng.integers(5, 40)):
+            across, down = rng.uniform(0, width), rng.uniform(0, height)
+            a, b = rng.uniform(0.02, 0.25, 2) * height
+            colour = varied(base, rng, 90)
+            (draw.ellipse if rng.random() < 0.6 else draw.rectangle)(
+                (across - a, down - b, across + a, down + b), fill=colour
+            )
+    elif kind == "planks":
+        for top in range(0, height, unit):
+            draw.rectangle((0, top, width, top + unit - 1), fill=varied(base, rng, 18))
+            draw.line((0, top, width, top), fill=varied(base, rng, 70), width=1)
+    return image
+
+
+def _clouds(base: tuple[int, int, int], width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """Noise of several octaves, each half as strong as the one before."""
+    total = np.zeros((height, width), np.float32)
+    for octave in range(5):
+        cells = 3 * 2**octave
+        coarse = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
+        total += np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)) / 2**octave
+    pixels = np.asarray(base, np.float32) + rng.uniform(15, 70) * total[..., None] * rng.uniform(0.5, 1.2, 3)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8), "RGB")
+
+
+def light(depth: float, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    """Gain of each pixel, [height, width, 1] float32: a lamp somewhere, falling off by ``depth`` towards the far end."""
+    x = np.linspace(0, width / height, width)[None] - rng.uniform(0, width / height)
+    y = np.linspace(0, 1, height)[:, None] - rng.uniform(0, 1)
+    distance = np.hypot(x, y)
+    return (1.1 - depth * distance / distance.max())[..., None].astype(np.float32)

@@ -1,7 +1,4 @@
-"""Shows a scene: frames at any time, drawn with Pillow over a moving background, lit, blurred and grained.
-
-Knows a scene's bodies and its look; hears nothing and writes no files.
-"""
+"""Renders the frames of a scene with Pillow: bodies over a moving background, with light, blur and noise."""
 
 from __future__ import annotations
 
@@ -11,13 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from train.demo.synthetic.backdrop import backdrop, light
-from train.demo.synthetic.motion import Idler, Instrument, Loose, Room, Rotor
+from train.demo.synthetic.images import any_colour, backdrop, body, light, struck, varied, wheel
+from train.demo.synthetic.motion import Distractor, Instrument, Loose, Room, Rotor, StruckThing
 from train.demo.synthetic.scene import Scene
-from train.demo.synthetic.sprites import any_colour, body, struck, varied, wheel
 
-FINE = 2  # drawn that many times larger, then reduced
-GRAINS = 7  # pictures of noise drawn ahead, used in turn with a random shift
+OVERSAMPLING = 2  # drawn that many times larger, then reduced
+GRAINS = 7  # images of noise drawn ahead, used in turn with a shift
 
 
 class Camera:
@@ -27,11 +23,11 @@ class Camera:
         look = scene.look
         self._scene, self._look = scene, look
         self.size = (round(look.height * look.aspect / 2) * 2, look.height)
-        self._scale = look.height * FINE  # pixels a unit on the canvas
+        self._scale = look.height * OVERSAMPLING  # pixels a unit on the canvas
         self._rng = np.random.default_rng(look.seed)
         rng = self._rng
         self._margin = math.ceil(look.drift * self._scale) + 2
-        canvas = (self.size[0] * FINE, self.size[1] * FINE)
+        canvas = (self.size[0] * OVERSAMPLING, self.size[1] * OVERSAMPLING)
         self._canvas = canvas
         wide, high = (side + 2 * self._margin for side in canvas)
         self._back = backdrop(look.backdrop, wide, high, rng)
@@ -44,7 +40,7 @@ class Camera:
         self._lean = rng.uniform(-0.5, 0.5)
         self._dips = rng.random() < 0.6
         self._loose = [body(thing.shape, self._pixels(thing.size), thing.material, rng) for thing in scene.loose]
-        self._idlers = [body(thing.shape, self._pixels(thing.size), None, rng) for thing in scene.idlers]
+        self._distractors = [body(thing.shape, self._pixels(thing.size), None, rng) for thing in scene.distractors]
         self._wheels = [wheel(rotor.style, rotor.spokes, self._pixels(2 * rotor.radius), rng) for rotor in scene.rotors]
         self._targets = [
             [struck(target.shape, self._pixels(target.size), target.material, rng) for target in thing.targets]
@@ -59,7 +55,7 @@ class Camera:
             yield self.frame(index / self._look.frame_rate)
 
     def frame(self, time: float) -> np.ndarray:
-        """The picture at a time, [height, width, 3] uint8; exposures of a slow shutter end at that time."""
+        """The frame at a time, [height, width, 3] uint8; exposures of a slow shutter end at that time."""
         opened = 0.5 / self._look.frame_rate
         count = self._look.shutter
         times = [max(time - opened * index / count, 0.0) for index in range(count)]
@@ -76,13 +72,19 @@ class Camera:
             pixels = pixels + np.roll(self._grain[number % GRAINS], shift, axis=(0, 1))
         return pixels.clip(0, 255).astype(np.uint8)
 
-    def seen(self, x: float, y: float, time: float) -> tuple[float, float]:
-        """Where a point of the scene shows: parts of the middle square's side, from its left and from its top."""
+    def locate(self, source: Loose | StruckThing | Rotor, time: float) -> tuple[float, float] | None:
+        """Where the centre of a thing shows, or None while it is hidden: see ``project``."""
+        if not isinstance(source, Loose):
+            return self.project(source.x, source.y, time)
+        return self.project(*source.at(time), time) if time >= source.hidden_before else None
+
+    def project(self, x: float, y: float, time: float) -> tuple[float, float]:
+        """Where a point of the scene shows: fractions of the middle square's side, from its left and from its top."""
         dx, dy = self._drift(time)
         return x - dx / self._scale - (self._look.aspect - 1) / 2, 1 - y - dy / self._scale
 
     def _drift(self, time: float) -> tuple[int, int]:
-        """How far the camera has moved, in canvas pixels: that is finer than the picture, so whole steps are smooth."""
+        """How far the camera has moved, in canvas pixels; these are finer than the frame's, so integer steps look smooth."""
         moved = (
             self._look.drift * self._scale * math.sin(phase + 2 * math.pi * rate * time)
             for phase, rate in zip(self._phases, self._look.rates, strict=False)
@@ -98,13 +100,13 @@ class Camera:
         view = _View(canvas, self._scale, dx, dy)
         for rotor, sprite in zip(self._scene.rotors, self._wheels, strict=True):
             self._draw_rotor(view, rotor, sprite, time)
-        for idler, sprite in zip(self._scene.idlers, self._idlers, strict=True):
-            self._draw_idler(view, idler, sprite, time)
+        for distractor, sprite in zip(self._scene.distractors, self._distractors, strict=True):
+            self._draw_distractor(view, distractor, sprite, time)
         for instrument, sprites in zip(self._scene.instruments, self._targets, strict=True):
             self._draw_instrument(view, instrument, sprites, time)
         for thing, sprite in zip(self._scene.loose, self._loose, strict=True):
             self._draw_loose(view, thing, sprite, time)
-        return canvas.reduce(FINE)
+        return canvas.reduce(OVERSAMPLING)
 
     def _draw_loose(self, view: _View, thing: Loose, sprite: Image.Image, time: float) -> None:
         if time < thing.hidden_before:
@@ -142,12 +144,12 @@ class Camera:
         turned = sprite.rotate(math.degrees(rotor.angle(time)), Image.Resampling.BILINEAR)
         view.paste(turned, rotor.x, rotor.y)
 
-    def _draw_idler(self, view: _View, idler: Idler, sprite: Image.Image, time: float) -> None:
-        if not idler.visible(time):
+    def _draw_distractor(self, view: _View, distractor: Distractor, sprite: Image.Image, time: float) -> None:
+        if not distractor.is_visible(time):
             return
-        x, y = idler.at(time)
-        if idler.style == "pendulum":
-            view.line(idler.centre, (x, y), self._rope, 0.008)
+        x, y = distractor.at(time)
+        if distractor.style == "pendulum":
+            view.line(distractor.centre, (x, y), self._rope, 0.008)
         view.paste(sprite, x, y)
 
     def _draw_room(self, room: Room) -> None:
@@ -163,7 +165,7 @@ class Camera:
         depth = self._back.height if rng.random() < 0.6 else floor + thickness
         draw.rectangle((span[0], floor, span[1], depth), fill=colour)
         if rng.random() < 0.5:
-            draw.line((span[0], floor, span[1], floor), fill=varied(colour, rng, 80), width=2 * FINE)
+            draw.line((span[0], floor, span[1], floor), fill=varied(colour, rng, 80), width=2 * OVERSAMPLING)
         top = 0.0 if room.ceiling is None else high - room.ceiling * scale
         draw.rectangle((left - thickness, top, left, floor), fill=colour)
         draw.rectangle((right, top, right + thickness, floor), fill=colour)
@@ -175,7 +177,7 @@ class Camera:
 
 
 class _View:
-    """A canvas addressed in heights of the picture, y upwards, as the camera stands now."""
+    """A canvas addressed in heights of the frame, y upwards, from where the camera is now."""
 
     def __init__(self, canvas: Image.Image, scale: int, dx: float, dy: float) -> None:
         self._canvas, self._scale, self._dx, self._dy = canvas, scale, dx, dy
@@ -185,7 +187,7 @@ class _View:
         return x * self._scale - self._dx, self._canvas.height - y * self._scale - self._dy
 
     def paste(self, sprite: Image.Image, x: float, y: float) -> None:
-        """Put a sprite's centre there, to a canvas pixel."""
+        """Paste a sprite with its centre at a point, rounded to a canvas pixel."""
         column, row = self._at(x, y)
         corner = (round(column - sprite.width / 2), round(row - sprite.height / 2))
         self._canvas.paste(sprite, corner, sprite)
