@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.commands import build_parser, print_report, run_training_command
+from train.commands import build_parser, parse, print_report, run_training_command
 from vta_rt.errors import OptionError
 
 EPILOG = """examples:
@@ -37,7 +37,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     )
     parser.add_argument("--guidance", type=float, default=2.0, metavar="G", help="of the teacher (default: 2)")
     parser.add_argument("--config", metavar="FILE", help="a recipe, where the teacher's own settings are not known")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     from train.diffusion import train
     from train.settings import TrainSettings, override_settings, read_values
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from train.commands import build_parser, print_report, run_training_command
+from train.commands import build_parser, parse, print_report, run_training_command
 from vta_rt.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         metavar=("CKPT", "OUT"),
         help="write a checkpoint in the layout of the published weights: summary.jsonl and pytorch_model_2.bin",
     )
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     if options.to_published:
         if options.config or options.resume or options.settings:
             raise OptionError("--to-published takes a checkpoint and a folder, and nothing else")

@@ -26,9 +26,18 @@ from torch.nn import Module, Parameter
 from torch.optim import AdamW, Optimizer
 from tqdm import tqdm
 
-from train.checkpoints import MetricsFile, Progress, RunFolder, ema_weights, load_checkpoint, save_checkpoint
+from train.checkpoints import (
+    MetricsFile,
+    Progress,
+    RunFolder,
+    ema_weights,
+    load_checkpoint,
+    read_training,
+    save_checkpoint,
+)
 from train.data.loader import LoadReport
 from train.data.networks import open_device
+from train.models.weights import CheckpointError
 from train.settings import MachineSettings, OptimizerSettings, RunSettings, to_dict
 from vta_rt.errors import OptionError, VTAError
 
@@ -150,8 +159,7 @@ class Trainer:
         self.ema = None
         if settings.optimizer.ema:  # of what this process holds, should accelerate have sharded it
             self.ema = EMAModel(trained_parameters(self.model), settings.optimizer.ema, foreach=True)
-        self.progress = Progress()
-        self.steps = task.steps
+        self.progress = Progress(steps=task.steps)
         self._timed = 0.0
 
     def train(self) -> TrainingReport:
@@ -175,14 +183,25 @@ class Trainer:
         finally:
             self.accelerator.end_training()
 
-    def resume(self, checkpoint: Path) -> None:
+    def resume(self, checkpoint: Path, *, same_settings: bool = False) -> None:
         """Bring everything back to where a checkpoint was written, to go on exactly from there.
+
+        Args:
+            same_settings: only with the settings that it was written with, but for ``out`` and ``machine``.
 
         Raises:
             CheckpointError: it is damaged, or does not fit the settings.
         """
-        self.progress = load_checkpoint(checkpoint, self.accelerator, self.ema)
-        self.steps = self.task.steps or self.progress.steps
+        changed = _find_changes(read_training(checkpoint)["settings"], to_dict(self.settings)) if same_settings else []
+        if changed:
+            raise CheckpointError(f"{checkpoint}: was made with other settings: {'; '.join(changed)}")
+        progress = load_checkpoint(checkpoint, self.accelerator, self.ema)
+        self.progress = replace(progress, steps=self.task.steps or progress.steps)
+
+    @property
+    def steps(self) -> int | None:
+        """Length of the run, None as long as it is not known."""
+        return self.progress.steps
 
     def fit(self) -> TrainingReport:
         """Train to the end.
@@ -211,7 +230,7 @@ class Trainer:
                     if not hidden:
                         tqdm.write(f"{self.task.name}: step {step:,}: {_format(values | found)}", file=sys.stderr)
                 if found or self.task.records_every_step:
-                    metrics.write(step, values | found)
+                    metrics.write(step, values | found | {"seconds": time.perf_counter() - started})
                 if found:
                     self._publish(is_best)
                 if is_best or self._is_due(step, self.settings.checkpoints.every):
@@ -298,7 +317,7 @@ class Trainer:
         step = self.progress.step
         weights = torch.stack([parameter.detach().sum() for parameter in trained_parameters(self.model)]).sum()
         self._check("sum of all weights", self.accelerator.reduce(weights, "mean").item())
-        training = asdict(replace(self.progress, steps=self.steps)) | {"settings": to_dict(self.settings)}
+        training = asdict(self.progress) | {"settings": to_dict(self.settings)}
         save_checkpoint(
             self.run.checkpoint(step), self.accelerator, self.model, self.ema, training, write=self.task.write
         )
@@ -331,7 +350,7 @@ class Trainer:
             left = self.settings.length.minutes * 60 - (time.perf_counter() - started)
             steps = last + max(0, int(left * (1 - VALIDATION_TIME) / speed))
             mean = self.accelerator.reduce(torch.tensor(float(steps), device=self.accelerator.device), "mean")
-            self.steps = int(mean)
+            self.progress = replace(self.progress, steps=int(mean))
             self.accelerator.print(f"{self.task.name}: {speed:.3f} s a step, {self.steps} steps", file=sys.stderr)
 
     def _clip(self, module: Module) -> float:
@@ -426,6 +445,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value if isinstance(value, (bool, int, float, str)) else str(value)
     return flat
+
+
+def _find_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What two settings do not share, in words."""
+    found: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, now = old.get(key), new.get(key)
+        if prefix + key in ("out", "machine"):
+            continue
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += _find_changes(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found.append(f"{prefix}{key} {before}, now {now}")
+    return found
 
 
 def _configure_deepspeed(accelerator: Accelerator, task: Task, clip: float) -> None:

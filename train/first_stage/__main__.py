@@ -1,180 +1,112 @@
-"""The command ``python -m train.first_stage``. Knows arguments; ``loop`` and the two tasks do the work."""
+"""The command ``python -m train.first_stage``."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vta_rt.cli import run_command
-from vta_rt.errors import OptionError, check_integer
+from train.commands import build_parser, parse, print_report, run_training_command
+from vta_rt.errors import OptionError
 
 if TYPE_CHECKING:
-    from train.models.config import SystemConfig
+    from accelerate import Accelerator
 
-LEARNING_RATE = {"vae": 1e-3, "hifigan": 1e-3, "sinusoidal": 3e-3}
-FRAMES = {"vae": 64, "vocoder": 48}
+    from train.first_stage.data import Sounds
+    from train.first_stage.task import FirstStageSettings
+
 HELD_OUT = 20  # of as many sounds the first is kept for validation where no list is given for it
+ALIASES = (
+    *("data", "valid", "out", "set", "steps", "minutes", "batch", "frames", "learning-rate", "seed", "validate-every"),
+    *("start", "kl", "vae", "adversarial-from", "critic-width", "device", "mixed-precision", "threads"),
+)
+DESCRIPTION = """Train the autoencoder or the vocoder. Both with the same out make one folder, which
+python -m export.build --first-stage opens."""
+EPILOG = """examples:
+  python -m train.first_stage vae --config demo data.train=world/train.jsonl out=first length.steps=2400
+  python -m train.first_stage vocoder --config demo data.train=world/train.jsonl out=first vae=first
+  python -m train.first_stage vocoder --config demo data.train=world/train.jsonl out=first vae=first --resume
+
+Settings, their defaults and what they mean: train/first_stage/task.py and train/settings.py. A TOML file's settings for this
+command are its sections [model] and [vae] or [vocoder]."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the command line says; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
-    return run_command(_train, arguments, extra="train")
+    return run_training_command(_run, arguments)
 
 
-def _train(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = build_parser("train.first_stage", DESCRIPTION, EPILOG, ALIASES)
+    parser.add_argument("half", choices=("vae", "vocoder"), help="what to train")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file, the name of a recipe, or a config.json")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in out, if it has one")
+    options = parse(parser, arguments)
     import torch
-    from accelerate import Accelerator
 
-    from train.first_stage.loop import Recipe, Trainer
+    from train.checkpoints import RunFolder
+    from train.first_stage.publish import SECTIONS
+    from train.first_stage.task import VAESettings, VocoderSettings
+    from train.first_stage.vae import VAETask
+    from train.first_stage.vocoder import LEARNING_RATE, VocoderTask
+    from train.settings import model_config, override_settings, read_values
+    from train.trainer import Trainer, build_accelerator
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    check_integer("seed", options.seed, 0)
-    try:
-        accelerator = Accelerator(mixed_precision=options.mixed_precision, cpu=options.device == "cpu")
-    except (ValueError, NotImplementedError) as error:
-        raise OptionError(f"--mixed-precision {options.mixed_precision}: {error}") from error
-    config = read_config(options.config, options.set)
-    out = Path(options.out)
-    recipe = Recipe(
-        steps=options.steps,
-        minutes=options.minutes,
-        batch=options.batch,
-        seed=options.seed,
-        learning_rate=options.learning_rate
-        or LEARNING_RATE[config.vocoder.kind if options.half == "vocoder" else "vae"],
-        validate_every=options.validate_every,
-        adversarial_from=options.adversarial_from,
+    task_type, settings_type = {"vae": (VAETask, VAESettings), "vocoder": (VocoderTask, VocoderSettings)}[options.half]
+    values = read_values(options.config, options.half)
+    settings: FirstStageSettings = override_settings(
+        values, options.settings, str(options.config or "settings"), settings_type
     )
-    sounds = _sounds(options, config, accelerator)
-    torch.manual_seed(options.seed)
-    task = _task(options, config)
-    own = {name: getattr(options, name) for name in ("kl", "vae", "critic_width", "start")}
-    identity = {"config": _sections(config), "frames": task.frames, **own}
-    trainer = Trainer(task, recipe, out, sounds, accelerator, identity)
-    if options.resume:
-        trainer.resume()
-    trainer.run()
-    accelerator.print(f"{out}: {options.half} trained for {trainer.progress.step} steps")
+    config = model_config(settings)
+    if not settings.out:
+        raise OptionError("out: name the first stage's folder, for example out=runs/first")
+    rate = (
+        settings.optimizer.learning_rate or LEARNING_RATE[config.vocoder.kind if options.half == "vocoder" else "vae"]
+    )
+    settings = replace(
+        settings,
+        model={name: section for name, section in settings.model.items() if name in SECTIONS},
+        optimizer=replace(settings.optimizer, learning_rate=rate),
+    )
+    run = RunFolder(Path(settings.out) / "training" / options.half)
+    checkpoint = run.last() if options.resume else None
+    if options.resume and run.path.with_suffix(".pt").exists() and checkpoint is None:
+        raise OptionError(f"{run.path}.pt: is of an older version and cannot be gone on from; begin without --resume")
+    accelerator = build_accelerator(settings.machine, run.path)
+    sounds = _read_sounds(settings, config.mel.sample_rate, accelerator)
+    torch.manual_seed(settings.seed)
+    trainer = Trainer(task_type(settings, config, sounds, accelerator), settings, run, accelerator)
+    if checkpoint is not None:
+        trainer.resume(checkpoint, same_settings=True)
+    print_report(settings.out, trainer.train())
     return 0
 
 
-def _task(options: argparse.Namespace, config: SystemConfig) -> Any:
-    from train.first_stage.publish import open_vae, read_weights
-    from train.first_stage.vae import VAETask
-    from train.first_stage.vocoder import VocoderTask
-
-    frames = options.frames or FRAMES[options.half]
-    start = read_weights(Path(options.start) / options.half) if options.start else None
-    if options.half == "vae":
-        return VAETask(config, frames, options.kl, start)
-    vae = open_vae(Path(options.vae)) if options.vae else None
-    critic = None if options.adversarial_from is None else options.critic_width
-    return VocoderTask(config, frames, vae, critic, start)
-
-
-def _sounds(options: argparse.Namespace, config: SystemConfig, accelerator: Any) -> Any:
+def _read_sounds(settings: FirstStageSettings, sample_rate: int, accelerator: Accelerator) -> tuple[Sounds, Sounds]:
     """Training and validation sounds; says what could not be read."""
     from train.first_stage.data import Sounds, find_sounds
 
-    files = find_sounds(Path(options.data))
-    split: tuple[list[Path], list[Path]]
-    if options.valid:
-        split = files, find_sounds(Path(options.valid))
+    data = settings.data
+    if not data.train:
+        raise OptionError("data.train: name a .jsonl list with audio_file a line, or a folder of sounds")
+    files = find_sounds(Path(data.train))
+    if data.valid:
+        split = files, find_sounds(Path(data.valid))
+    elif len(files) < 2:
+        raise OptionError(f"{data.train}: has one sound, two are needed: one is kept to validate on")
     else:
-        if len(files) < 2:
-            raise OptionError(f"{options.data}: has one sound, two are needed: one is kept to validate on")
-        held_out = set(range(0, len(files), HELD_OUT))
-        split = (
-            [file for index, file in enumerate(files) if index not in held_out],
-            [files[index] for index in held_out],
-        )
-    training, validation = (Sounds(part, config.mel.sample_rate) for part in split)
-    for line in (*training.broken, *validation.broken):
+        split = [file for index, file in enumerate(files) if index % HELD_OUT], files[::HELD_OUT]
+    training, validation = (Sounds(part, sample_rate) for part in split)
+    broken = [*training.broken, *validation.broken]
+    for line in broken:
         accelerator.print(f"skipped: {line}", file=sys.stderr)
-    count = len(training.broken) + len(validation.broken)
     accelerator.print(
         f"{len(training)} sounds, {training.seconds / 60:.1f} minutes, to train on, {len(validation)} to validate, "
-        f"{count} skipped"
+        f"{len(broken)} skipped"
     )
     return training, validation
-
-
-def read_config(recipe: str | None, overrides: Sequence[str]) -> SystemConfig:
-    """The system that a recipe or a ``config.json`` describes, with ``section.field=VALUE`` put over it.
-
-    Raises:
-        OptionError: an unreadable file, an override of another form, an unknown field or a value of the wrong type.
-    """
-    from train.settings import RunSettings, model_config, override_settings, read_values
-
-    named = [f"model.{override}" for override in overrides]
-    values = {"model": read_values(recipe).get("model", {})}
-    return model_config(override_settings(values, named, recipe or "--set", RunSettings))
-
-
-def _sections(config: SystemConfig) -> dict[str, Any]:
-    from train.first_stage.publish import SECTIONS
-    from train.models.config import to_dict
-
-    return {name: section for name, section in to_dict(config).items() if name in SECTIONS}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m train.first_stage",
-        description="Train the autoencoder or the vocoder. Both with the same --out make one folder, which "
-        "python -m export.build --first-stage opens.",
-    )
-    parser.add_argument("half", choices=("vae", "vocoder"), help="what to train")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", required=True, metavar="PATH", help="a jsonl with audio_file a line, or a folder of sounds"
-    )
-    data.add_argument("--valid", metavar="PATH", help=f"the same to validate on (default: one of {HELD_OUT} of --data)")
-    data.add_argument("--out", required=True, metavar="DIR", help="the first stage's folder, made if needed")
-    data.add_argument(
-        "--config",
-        metavar="FILE",
-        help="a recipe (demo, or a TOML file with a section [model]), or a config.json; of it vae, vocoder and mel count",
-    )
-    data.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="one field over the file's"
-    )
-    length = parser.add_argument_group("training")
-    length.add_argument("--steps", type=int, default=100_000, metavar="N", help="how long (default: 100000)")
-    length.add_argument("--minutes", type=float, metavar="M", help="or as many steps as fit into so much time")
-    length.add_argument(
-        "--batch", type=int, default=16, metavar="B", help="crops a step, over all devices (default: 16)"
-    )
-    length.add_argument("--frames", type=int, metavar="N", help="mel frames of a crop (default: 64, vocoder 48)")
-    length.add_argument(
-        "--learning-rate", type=float, metavar="X", help="at its highest (default: 1e-3, oscillators 3e-3)"
-    )
-    length.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, crops and noise (default: 0)")
-    length.add_argument("--validate-every", type=int, metavar="N", help="steps (default: ten times in all)")
-    length.add_argument("--start", metavar="DIR", help="begin with the weights of a first stage")
-    length.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out, if it has one")
-    halves = parser.add_argument_group("one half's own")
-    halves.add_argument(
-        "--kl", type=float, default=1e-4, metavar="X", help="vae: weight of the divergence (default: 1e-4)"
-    )
-    halves.add_argument("--vae", metavar="DIR", help="vocoder: pass half of the mels through this trained autoencoder")
-    halves.add_argument(
-        "--adversarial-from", type=int, metavar="N", help="vocoder: train against a critic from this step"
-    )
-    halves.add_argument(
-        "--critic-width", type=int, default=16, metavar="C", help="channels of the critic (default: 16)"
-    )
-    machine = parser.add_argument_group("machine")
-    machine.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto takes a GPU if there is one")
-    machine.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="no", help="(default: no)")
-    machine.add_argument("--threads", type=int, metavar="N", help="of the CPU")
-    return parser
 
 
 if __name__ == "__main__":

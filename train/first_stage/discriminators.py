@@ -1,6 +1,6 @@
-"""Critics of waves: multi-period (HiFi-GAN, arXiv 2010.05646) and multi-resolution (UnivNet, arXiv 2106.07889).
+"""Discriminators of waves: multi-period (HiFi-GAN, arXiv 2010.05646) and multi-resolution (UnivNet, arXiv 2106.07889).
 
-Widths are a parameter, so a small generator can have a small adversary. Knows waves; not what makes them.
+Widths are a parameter, so that a small generator can have a small adversary.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from train.first_stage.losses import RESOLUTIONS, spectrum
 PERIODS = (2, 3, 5, 7, 11)
 SLOPE = 0.1
 
-Verdict = list[Tensor]  # a critic's features, layer by layer; the last is the score
+Features = list[Tensor]  # of a discriminator, layer by layer; the last is its score
 
 
-class PeriodCritic(nn.Module):
-    """Looks at every ``period``-th sample: waves [B, samples] -> features of pictures [B, C, samples / period, period]."""
+class PeriodDiscriminator(nn.Module):
+    """Looks at every ``period``-th sample: waves [B, samples] -> features [B, C, samples / period, period]."""
 
     def __init__(self, period: int, width: int) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class PeriodCritic(nn.Module):
         )
         self.layers.append(weight_norm(nn.Conv2d(channels[-1], 1, (3, 1), padding=(1, 0))))
 
-    def forward(self, wave: Tensor) -> Verdict:
+    def forward(self, wave: Tensor) -> Features:
         padded = functional.pad(wave, (0, -wave.shape[-1] % self.period))
         return _features(self.layers, padded.view(len(wave), 1, -1, self.period))
 
 
-class SpectrumCritic(nn.Module):
+class ResolutionDiscriminator(nn.Module):
     """Looks at log magnitudes at one resolution: waves [B, samples] -> features of spectrograms."""
 
     def __init__(self, window: int, width: int) -> None:
@@ -49,48 +49,48 @@ class SpectrumCritic(nn.Module):
         )
         self.layers.append(weight_norm(nn.Conv2d(width, 1, 3, padding=1)))
 
-    def forward(self, wave: Tensor) -> Verdict:
+    def forward(self, wave: Tensor) -> Features:
         return _features(self.layers, spectrum(wave, self.window).clamp(min=1e-4).log()[:, None])
 
 
-class Critic(nn.Module):
-    """All of them: waves [B, samples] -> one verdict each."""
+class Discriminators(nn.Module):
+    """All of them: waves [B, samples] -> the features of each."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.critics = nn.ModuleList(
-            [PeriodCritic(period, width) for period in PERIODS]
-            + [SpectrumCritic(window, width) for window in RESOLUTIONS]
+        self.discriminators = nn.ModuleList(
+            [PeriodDiscriminator(period, width) for period in PERIODS]
+            + [ResolutionDiscriminator(window, width) for window in RESOLUTIONS]
         )
 
-    def forward(self, wave: Tensor) -> list[Verdict]:
-        return [critic(wave) for critic in self.critics]
+    def forward(self, wave: Tensor) -> list[Features]:
+        return [discriminator(wave) for discriminator in self.discriminators]
 
 
-def critic_loss(critic: nn.Module, true: Tensor, made: Tensor) -> Tensor:
-    """Least-squares: one for the true, zero for the made (arXiv 1611.04076), mean over the critics."""
-    verdicts = zip(critic(true), critic(made), strict=True)
-    losses = [(1 - real[-1]).square().mean() + fake[-1].square().mean() for real, fake in verdicts]
+def discriminator_loss(discriminator: nn.Module, real: Tensor, generated: Tensor) -> Tensor:
+    """Least-squares: one for the real wave, zero for the generated one (arXiv 1611.04076), mean over the discriminators."""
+    pairs = zip(discriminator(real), discriminator(generated), strict=True)
+    losses = [(1 - ours[-1]).square().mean() + theirs[-1].square().mean() for ours, theirs in pairs]
     return torch.stack(losses).mean()
 
 
-def fooling_loss(critic: nn.Module, true: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
-    """What the generator pays: for being told from the true, and for features unlike the true ones'."""
+def generator_losses(discriminator: nn.Module, real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """The generator's adversarial loss, and feature matching: how far its features are from the real wave's."""
     with torch.no_grad():
-        reals = critic(true)
-    fakes = critic(made)
-    fooling = torch.stack([(1 - fake[-1]).square().mean() for fake in fakes]).mean()
-    features = torch.stack(
+        expected = discriminator(real)
+    found = discriminator(generated)
+    adversarial = torch.stack([(1 - features[-1]).square().mean() for features in found]).mean()
+    matching = torch.stack(
         [
             (ours - theirs).abs().mean()
-            for real, fake in zip(reals, fakes, strict=True)
-            for ours, theirs in zip(fake[:-1], real[:-1], strict=True)
+            for wanted, made in zip(expected, found, strict=True)
+            for ours, theirs in zip(made[:-1], wanted[:-1], strict=True)
         ]
     ).mean()
-    return fooling, features
+    return adversarial, matching
 
 
-def _features(layers: nn.ModuleList, value: Tensor) -> Verdict:
+def _features(layers: nn.ModuleList, value: Tensor) -> Features:
     features = []
     for layer in layers[:-1]:
         value = functional.leaky_relu(layer(value), SLOPE)

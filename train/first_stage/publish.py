@@ -1,6 +1,6 @@
 """The first stage as a diffusers-style folder: ``vae/`` and ``vocoder/``, and the configuration both were trained with.
 
-``export.build --first-stage`` opens it. Knows the layout; does not train.
+``export.build --first-stage`` opens it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import SpeechT5HifiGan
 
 from train.models.config import SystemConfig, to_dict
 from train.models.vocoder import build_vocoder
+from train.models.weights import read_tensors
 from vta_rt.errors import OptionError, OutputError, VTAError
 from vta_rt.files import atomic_write, raise_output_errors
 
 SECTIONS = ("vae", "vocoder", "mel")
-WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+WEIGHT_FILES = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
 def publish_vae(vae: AutoencoderKL, config: SystemConfig, folder: Path) -> None:
-    """Write ``folder/vae``; latents have unit deviation, so its scale factor is 1."""
+    """Write ``folder/vae``; latents have unit standard deviation, so its scale factor is 1."""
     vae.register_to_config(scaling_factor=1.0)
     _replace_folder(folder / "vae", lambda part: vae.save_pretrained(part))
     _write_config(config, folder)
@@ -96,29 +97,18 @@ def open_vae(folder: Path) -> AutoencoderKL:
     return vae.eval().requires_grad_(False)
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of one half's folder, as ``publish_vae`` and ``publish_vocoder`` write them.
+def load_start(module: nn.Module, folder: Path) -> None:
+    """Put the weights of one half's folder, as ``publish_vae`` and ``publish_vocoder`` write it, into a module.
 
     Raises:
         VTAError: there are none, or they cannot be read.
-    """
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            try:
-                return load_file(folder / name)
-            except (OSError, SafetensorError) as error:
-                raise VTAError(f"{folder / name}: cannot be read as weights ({error})") from error
-    raise VTAError(f"{folder}: holds no weights to begin with ({' or '.join(WEIGHTS)})")
-
-
-def load_start(module: nn.Module, start: dict[str, Tensor]) -> None:
-    """Put weights into a module.
-
-    Raises:
         OptionError: they are of other sizes.
     """
+    files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+    if not files:
+        raise VTAError(f"{folder}: holds no weights to begin with ({' or '.join(WEIGHT_FILES)})")
     try:
-        module.load_state_dict(start)
+        module.load_state_dict(read_tensors(files[0]))
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise OptionError(f"the weights to begin with are not of the sizes configured: {reason}") from error

@@ -3,76 +3,82 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from train.first_stage.data import Sounds
-from train.first_stage.discriminators import Critic, critic_loss, fooling_loss
-from train.first_stage.loop import Losses
+from train.first_stage.discriminators import Discriminators, discriminator_loss, generator_losses
 from train.first_stage.losses import partial_places, stft_loss
 from train.first_stage.measures import griffin_lim, levels_in_quiet, pitch_errors
-from train.first_stage.publish import load_start, publish_vocoder
-from train.first_stage.vae import margin_frames
+from train.first_stage.publish import load_start, open_vae, publish_vocoder
+from train.first_stage.task import FirstStageTask, VocoderSettings, margin_frames
 from train.models.config import SystemConfig
 from train.models.mel import log_mel
 from train.models.sinusoidal import REACH, SinusoidalVocoder
 from train.models.vocoder import build_vocoder
 from train.onsets import detect_onsets
+from train.trainer import Loss
 from vta_rt.errors import OptionError
 
 MEL_WEIGHT, LEVEL_WEIGHT = 10.0, 5.0  # of log-mels and of log spectra; the latter tell tones from noise
 PLACE_WEIGHT = 10.0  # of oscillators' frequencies
-VALIDATED = 16  # sounds
+MATCHING_WEIGHT = 2.0  # of feature matching beside the adversarial loss
+VALIDATION_SOUNDS = 16
+FRAMES = 48  # mel frames of a crop where the settings give none
+LEARNING_RATE = {"vae": 1e-3, "hifigan": 1e-3, "sinusoidal": 3e-3}  # where the settings give none
 
 
-class VocoderTask:
-    """Trains ``train.models.vocoder``'s generator on mel and spectral distances, against a critic if there is one.
+class VocoderTask(FirstStageTask):
+    """Trains ``train.models.vocoder``'s generator on mel and spectral distances, against discriminators if there are any.
 
-    Args:
-        frames: mel frames of a crop.
-        vae: an autoencoder through which half of each batch's mels pass, as the vocoder will meet them; or None.
-        critic: the adversary's width, or None for none.
-        start: weights to begin with; None for fresh ones.
+    Raises:
+        OptionError: the vocoder's sizes are not those of the mel, or of the weights to begin with.
     """
 
     name = "vocoder"
-    betas = (0.8, 0.99)
 
     def __init__(
-        self,
-        config: SystemConfig,
-        frames: int,
-        vae: AutoencoderKL | None = None,
-        critic: int | None = None,
-        start: dict[str, Tensor] | None = None,
+        self, settings: VocoderSettings, config: SystemConfig, sounds: tuple[Sounds, Sounds], accelerator: Accelerator
     ) -> None:
-        self.config, self.mel, self.frames, self.vae = config, config.mel, frames, vae
-        self.vocoder = trainable_vocoder(config, start)
-        self.model: nn.Module = _Sound(self.vocoder)
-        self.critic: nn.Module | None = None if critic is None else Critic(critic)
+        self.config, self.mel = config, config.mel
+        self.vae = open_vae(Path(settings.vae)) if settings.vae else None
+        self.vocoder = build_trainable_vocoder(config, Path(settings.start) / self.name if settings.start else None)
+        self.from_step = settings.discriminator.from_step
+        modules: list[nn.Module] = [_Generator(self.vocoder)]
+        if self.from_step >= 0:
+            modules.append(Discriminators(settings.discriminator.width))
         self.margin = margin_frames(config)
-        self.crop = (frames + 2 * self.margin) * config.mel.hop
         self._floor: dict[str, float] = {}
+        crop = ((settings.data.frames or FRAMES) + 2 * self.margin) * config.mel.hop
+        super().__init__(settings, sounds, accelerator, modules, crop)
 
-    def losses(self, model: nn.Module, waves: Tensor) -> Losses:
+    def losses(self, batch: tuple[int, Tensor], *modules: nn.Module) -> Iterator[Loss]:
+        (model, *discriminators), (step, waves) = modules, batch
         mel = log_mel(waves, self.mel)[:, self.margin : -self.margin]  # [B, T, bins]
         true = waves[:, self.margin * self.mel.hop : -self.margin * self.mel.hop]
-        made, place = model(self._seen(mel))
+        made, place = model(self._decode_half(mel))
         made = made[..., : true.shape[-1]]  # published kernels give a tail
         mel_distance = (log_mel(made, self.mel) - log_mel(true, self.mel)).abs().mean()
         convergence, level = stft_loss(made, true)
         total = MEL_WEIGHT * mel_distance + convergence + LEVEL_WEIGHT * level
-        parts = {"mel": mel_distance, "convergence": convergence, "level": level}
+        figures = {"mel": mel_distance, "convergence": convergence, "level": level}
         if isinstance(self.vocoder, SinusoidalVocoder):
-            parts["place"] = self._place_distance(self.vocoder, place, waves)
-            total = total + PLACE_WEIGHT * parts["place"]
-        return Losses(total, parts, (true, made))
+            figures["place"] = self._place_distance(self.vocoder, place, waves)
+            total = total + PLACE_WEIGHT * figures["place"]
+        if discriminators and step >= self.from_step:
+            loss = discriminator_loss(discriminators[0], true, made.detach())
+            yield Loss(loss, {"critic": loss}, player=1)
+            adversarial, matching = generator_losses(discriminators[0], true, made)
+            figures |= {"fooling": adversarial, "features": MATCHING_WEIGHT * matching}
+            total = total + (adversarial + figures["features"])
+        yield Loss(total, {"loss": total, **figures})
 
     def _place_distance(self, vocoder: SinusoidalVocoder, place: Tensor, waves: Tensor) -> Tensor:
         """Mean distance of partials [B, T, bins] from where they truly lie, in distances of bands."""
@@ -80,7 +86,7 @@ class VocoderTask:
         true, weight = true[:, self.margin : -self.margin], weight[:, self.margin : -self.margin]
         return ((place - true).abs() * weight).sum() / weight.sum().clamp(min=1)
 
-    def _seen(self, mel: Tensor) -> Tensor:
+    def _decode_half(self, mel: Tensor) -> Tensor:
         """The second half of a batch as the autoencoder decodes it."""
         if self.vae is None:
             return mel
@@ -89,25 +95,17 @@ class VocoderTask:
             decoded = self.vae.to(mel.device)(mel[half:, None]).sample[:, 0]
         return torch.cat([mel[:half], decoded])
 
-    def adversarial(self, critic: nn.Module, pair: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        fooling, features = fooling_loss(critic, *pair)
-        return {"fooling": fooling, "features": 2 * features}
-
-    def critic_loss(self, critic: nn.Module, pair: tuple[Tensor, Tensor]) -> Tensor:
-        true, made = pair
-        return critic_loss(critic, true, made.detach())
-
-    def validate(self, sounds: Sounds, device: torch.device) -> dict[str, float]:
+    def validate(self, model: nn.Module) -> dict[str, float]:
         """Mel distance, median pitch error in cents after onsets, level where the truth is quiet; Griffin-Lim's beside."""
-        pairs = [self._pair(sounds, index, device) for index in range(min(len(sounds), VALIDATED))]
+        pairs = [self._pair(index) for index in range(min(len(self.validation), VALIDATION_SOUNDS))]
         made = [(self.vocoder(mel)[0], wave) for mel, wave in pairs]
         if not self._floor:  # the same every time
             lim = [(griffin_lim(mel, self.mel)[0], wave) for mel, wave in pairs]
             self._floor = {f"griffin_lim_{name}": value for name, value in self._figures(lim).items()}
         return {f"valid_{name}": value for name, value in self._figures(made).items()} | self._floor
 
-    def _pair(self, sounds: Sounds, index: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        wave = torch.from_numpy(sounds.wave(index)).to(device)
+    def _pair(self, index: int) -> tuple[Tensor, Tensor]:
+        wave = torch.from_numpy(self.validation.wave(index)).to(self.accelerator.device)
         mel = log_mel(wave[None], self.mel)
         return mel, wave[: mel.shape[1] * self.mel.hop]
 
@@ -127,12 +125,12 @@ class VocoderTask:
             "quiet_db": float(np.median(quiet)) if quiet else 0.0,
         }
 
-    def publish(self, folder: Path, sounds: Sounds, device: torch.device) -> None:
+    def write_folder(self, out: Path) -> None:
         """Write the weights as ``build_vocoder`` takes them, weight norm folded in."""
-        publish_vocoder(plain_state(self.vocoder), self.config, folder)
+        publish_vocoder(plain_state(self.vocoder), self.config, out)
 
 
-class _Sound(nn.Module):
+class _Generator(nn.Module):
     """The vocoder as the accelerator may change it, so that the vocoder itself stays in full precision."""
 
     def __init__(self, vocoder: nn.Module) -> None:
@@ -147,8 +145,8 @@ class _Sound(nn.Module):
         return self.vocoder(mel), None
 
 
-def trainable_vocoder(config: SystemConfig, start: dict[str, Tensor] | None = None) -> nn.Module:
-    """One ready to be trained, fresh or with ``start``'s weights: oscillators with tables, or HiFi-GAN with weight norm.
+def build_trainable_vocoder(config: SystemConfig, start: Path | None = None) -> nn.Module:
+    """One to train, fresh or with the weights in ``start``: oscillators with tables, or HiFi-GAN with weight norm.
 
     Raises:
         OptionError: the vocoder's sizes are not those of the mel, or of ``start``.

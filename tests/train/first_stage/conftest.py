@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
+from train.first_stage.data import Sounds, find_sounds
+from train.first_stage.task import FirstStageSettings, FirstStageTask, VAESettings
+from train.first_stage.vae import VAETask
+from train.first_stage.vocoder import VocoderTask
 from train.models.config import MelConfig, SystemConfig, VAEConfig, VocoderConfig
 from vta_rt.audio import Audio
 
@@ -60,3 +65,20 @@ def config() -> SystemConfig:
         ),
         mel=MelConfig(floor=float(np.exp(-8))),
     )
+
+
+@pytest.fixture(scope="session")
+def sounds(sound_list: Path) -> tuple[Sounds, Sounds]:
+    files = find_sounds(sound_list)
+    return Sounds(files[:6], RATE), Sounds(files[6:], RATE)
+
+
+@pytest.fixture
+def build_task(config: SystemConfig, sounds: tuple[Sounds, Sounds]) -> Callable[..., FirstStageTask]:
+    """The task of ``settings``, of the small system or of another."""
+
+    def build(settings: FirstStageSettings, config: SystemConfig = config) -> FirstStageTask:
+        task = VAETask if isinstance(settings, VAESettings) else VocoderTask
+        return task(settings, config, sounds, Accelerator(cpu=True))  # type: ignore[arg-type]
+
+    return build

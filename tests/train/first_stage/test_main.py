@@ -3,17 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from export.first_stage import open_first_stage
-from train.first_stage.__main__ import main, read_config
+from train.first_stage.__main__ import main
 from train.first_stage.publish import open_vae
 from train.models.config import from_dict
 from train.models.vocoder import build_vocoder
-from vta_rt.errors import OptionError
 
 SMALL = """
 [model.vae]
@@ -33,15 +31,14 @@ layers = 1
 @pytest.fixture
 def arguments(sound_list: Path, tmp_path: Path) -> list[str]:
     (tmp_path / "small.toml").write_text(SMALL)
-    given = {"data": sound_list, "out": tmp_path / "out", "config": tmp_path / "small.toml"}
-    numbers = {"steps": 2, "batch": 2, "frames": 8, "threads": 1, "device": "cpu"}
-    return [f"--{name}={value}" for name, value in (given | numbers).items()]
+    settings = ["length.steps=2", "length.batch=2", "data.frames=8", "machine.threads=1", "machine.device=cpu"]
+    return [f"--config={tmp_path / 'small.toml'}", f"data.train={sound_list}", f"out={tmp_path / 'out'}", *settings]
 
 
 def test_both_halves_make_one_folder_that_export_opens(arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["vae", *arguments]) == 0
-    assert main(["vocoder", *arguments, f"--vae={out}"]) == 0
+    assert main(["vocoder", *arguments, f"vae={out}"]) == 0
     stage = open_first_stage(out)
     assert stage.config["vae"]["scale_factor"] == 1.0
     assert stage.config["vae"]["block_out_channels"] == [8, 16]
@@ -56,7 +53,7 @@ def test_both_halves_make_one_folder_that_export_opens(arguments: list[str], tmp
     with torch.no_grad():
         assert vocoder(torch.full((1, 5, 64), -3.0)).std() > 0
 
-    assert main(["vocoder", *arguments, f"--start={out}"]) == 0
+    assert main(["vocoder", *arguments, f"start={out}"]) == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [(line["task"], line["step"]) for line in lines] == [
         (task, step) for task in ("vae", "vocoder", "vocoder") for step in (1, 2)
@@ -66,7 +63,9 @@ def test_both_halves_make_one_folder_that_export_opens(arguments: list[str], tmp
     assert {"valid_cents", "griffin_lim_cents"} < lines[2].keys()
 
 
-def test_hifigan_trains_against_a_critic_and_resumes(arguments: list[str], tmp_path: Path) -> None:
+def test_hifigan_trains_against_discriminators_and_resumes(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = {
         "kind": "hifigan",
         "initial_channels": 16,
@@ -75,15 +74,20 @@ def test_hifigan_trains_against_a_critic_and_resumes(arguments: list[str], tmp_p
         "resblock_kernels": [3],
         "resblock_dilations": [[1]],
     }
-    command = ["vocoder", *arguments, *(f"--set=vocoder.{name}={json.dumps(value)}" for name, value in sizes.items())]
-    command += ["--adversarial-from=1", "--critic-width=2", "--frames=20"]
+    command = ["vocoder", *arguments, *(f"model.vocoder.{name}={json.dumps(value)}" for name, value in sizes.items())]
+    command += ["discriminator.from_step=1", "discriminator.width=2", "data.frames=20"]
     assert main(command) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert "critic" not in lines[0]
     assert lines[1]["fooling"] > 0
     assert (tmp_path / "out" / "vocoder" / "config.json").is_file()
     assert main([*command, "--resume"]) == 0  # at its end already
-    assert main([*command, "--resume", "--critic-width=3"]) == 2
+    assert main([*command, "--resume", "discriminator.width=3"]) == 2
+    assert "was made with other settings: discriminator.width 2, now 3" in capsys.readouterr().err
+    run = tmp_path / "out" / "training" / "vae"
+    run.with_suffix(".pt").write_bytes(b"")
+    assert main(["vae", *arguments, "--resume"]) == 2
+    assert "training/vae.pt: is of an older version" in capsys.readouterr().err
 
 
 def test_broken_sounds_are_told(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +95,7 @@ def test_broken_sounds_are_told(arguments: list[str], tmp_path: Path, capsys: py
     folder.mkdir()
     for name in ("a", "b", "c"):
         (folder / f"{name}.wav").write_bytes(b"RIFF")
-    assert main(["vae", *arguments, f"--data={folder}"]) == 2
+    assert main(["vae", *arguments, f"data.train={folder}"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "none of 1 sound files" in error or "none of 2 sound files" in error
@@ -100,13 +104,16 @@ def test_broken_sounds_are_told(arguments: list[str], tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--data=missing.jsonl"], "missing.jsonl: cannot be read"),
-        (["--set=vae.depth=3"], "unknown vae.depth"),
-        (["--set=vae"], "key=value"),
-        (["--frames=7"], "frames is 7"),
-        (["--batch=0"], "batch is 0"),
-        (["--start=nowhere"], "nowhere/vae: holds no weights"),
-        (["--mixed-precision=fp16"], "fp16"),
+        (["data.train=missing.jsonl"], "missing.jsonl: cannot be read"),
+        (["model.vae.depth=3"], "unknown vae.depth"),
+        (["discriminator.width=3"], "unknown discriminator"),
+        (["data.train="], "data.train: name a .jsonl list"),
+        (["out="], "out: name the first stage's folder"),
+        (["vae"], "key=value"),
+        (["data.frames=7"], "frames is 7"),
+        (["length.batch=0"], "length.batch: Expected `int` >= 1"),
+        (["start=nowhere"], "nowhere/vae: holds no weights"),
+        (["machine.mixed_precision=fp16"], "fp16"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -119,15 +126,12 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out" / "vae").exists()
 
 
-def test_overrides_win_over_the_file(tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text(SMALL)
-    config = read_config(str(tmp_path / "a.toml"), ["mel.floor=0.5", "vocoder.kind=hifigan", "vae.latent_channels=2"])
-    assert (config.mel.floor, config.vocoder.kind, config.vae.latent_channels) == (0.5, "hifigan", 2)
-    assert config.vae.block_out_channels == (8, 16)
-    with pytest.raises(OptionError, match=r"b\.toml: cannot be read"):
-        read_config(str(tmp_path / "b.toml"), [])
-
-
-def test_config_of_a_finished_stage_can_be_given(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"mel": {"floor": float(np.exp(-8))}}))
-    assert read_config(str(tmp_path / "config.json"), []).mel.floor == pytest.approx(np.exp(-8))
+def test_options_of_earlier_versions(arguments: list[str], tmp_path: Path, sound_list: Path) -> None:
+    """They stand for settings, which a warning names."""
+    old = ["--steps=1", "--set", "vae.norm_groups=2", "--batch", "3", "--learning-rate=2e-3", f"--data={sound_list}"]
+    with pytest.warns(DeprecationWarning, match=r"write length\.steps=1 model\.vae\.norm_groups=2 length\.batch=3 "):
+        assert main(["vae", *arguments[:3], *old, "--frames=8", "--device", "cpu"]) == 0
+    training = json.loads((tmp_path / "out" / "training" / "vae" / "last" / "training.json").read_text())
+    settings = training["settings"]
+    assert (training["step"], settings["length"]["batch"], settings["optimizer"]["learning_rate"]) == (1, 3, 2e-3)
+    assert settings["model"]["vae"]["norm_groups"] == 2

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from train.first_stage.publish import open_vae, publish_vae
-from train.first_stage.vae import VAETask, latent_moments, normalise_latents
+from train.first_stage.task import FirstStageLengthSettings, FirstStageTask, SoundSettings, VAESettings
+from train.first_stage.vae import latent_moments, normalise_latents
 from train.models.config import SystemConfig
 from train.models.vae import build_vae
 from vta_rt.errors import OptionError, OutputError, VTAError
@@ -25,16 +28,16 @@ def test_folding_changes_latents_and_nothing_else(config: SystemConfig) -> None:
         vae.quant_conv.weight[0] *= 5
         before = vae.encode(mels[0]).latent_dist
         decoded = vae.decode(before.mode()).sample
-        mean, deviation = latent_moments(vae, mels)
-        normalise_latents(vae, mean, deviation)
+        mean, std = latent_moments(vae, mels)
+        normalise_latents(vae, mean, std)
         after = vae.encode(mels[0]).latent_dist
-        scale = deviation.float()[:, None, None]
+        scale = std.float()[:, None, None]
         assert (vae.decode(after.mode()).sample - decoded).abs().max() < 1e-4 * decoded.abs().max()
         torch.testing.assert_close(after.std * scale, before.std, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(after.mean * scale + mean.float()[:, None, None], before.mean, rtol=1e-4, atol=1e-4)
 
 
-def test_folded_latents_have_unit_deviation(config: SystemConfig) -> None:
+def test_folded_latents_have_unit_standard_deviation(config: SystemConfig) -> None:
     torch.manual_seed(1)
     vae = build_vae(config.vae).eval()
     mels = [torch.randn(4, 1, 16, 64) * 2 - 5 for _ in range(3)]
@@ -47,19 +50,34 @@ def test_folded_latents_have_unit_deviation(config: SystemConfig) -> None:
     np.testing.assert_allclose(by_channel.std(1), 1, atol=0.1)
 
 
-def test_losses_name_their_parts(config: SystemConfig) -> None:
-    task = VAETask(config, 16, kl=0.5)
+def test_losses_name_their_parts(build_task: Callable[..., FirstStageTask]) -> None:
+    task = build_task(VAESettings(data=SoundSettings(frames=16), kl=0.5))
     assert task.crop == (16 + 2 * 4) * 160
-    losses = task.losses(task.model, torch.randn(2, task.crop) * 0.1)
-    assert set(losses.parts) == {"mel_l1", "kl"}
-    assert losses.total > losses.parts["mel_l1"] + 0.5 * losses.parts["kl"]
-    losses.total.backward()
-    assert all(parameter.grad is not None for parameter in task.model.parameters())
+    model = task.players[0].module
+    (loss,) = task.losses((0, torch.randn(2, task.crop) * 0.1), model)
+    assert list(loss.figures) == ["loss", "mel_l1", "kl"]
+    assert loss.total > loss.figures["mel_l1"] + 0.5 * loss.figures["kl"]
+    loss.total.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_crops_are_whole_latent_steps(config: SystemConfig) -> None:
+def test_crops_are_full_latent_steps(build_task: Callable[..., FirstStageTask]) -> None:
     with pytest.raises(OptionError, match="frames is 15, a multiple of 2"):
-        VAETask(config, 15, kl=0.0)
+        build_task(VAESettings(data=SoundSettings(frames=15)))
+
+
+def test_what_a_step_sees_follows_from_its_number(build_task: Callable[..., FirstStageTask]) -> None:
+    """And several processes share it between them."""
+    task = build_task(VAESettings(length=FirstStageLengthSettings(batch=4), data=SoundSettings(frames=2)))
+    first, second = (next(steps)[0][1] for steps in [task.batches(3)] * 2)
+    assert next(task.batches(3))[0][1].equal(first)
+    assert not second.equal(first)
+    task.micro_batch = 2
+    parts = []
+    for rank in (0, 1):
+        task.accelerator = Mock(num_processes=2, process_index=rank, device=torch.device("cpu"))
+        parts.append(next(task.batches(3))[0][1])
+    assert torch.cat(parts).equal(first)
 
 
 def test_an_autoencoder_without_all_its_weights_is_refused(config: SystemConfig, tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from train.first_stage.vocoder import VocoderTask, plain_state, trainable_vocoder
+from train.first_stage.publish import publish_vae, publish_vocoder
+from train.first_stage.task import DiscriminatorSettings, FirstStageTask, SoundSettings, VocoderSettings
+from train.first_stage.vocoder import build_trainable_vocoder, plain_state
 from train.models.config import SystemConfig, VocoderConfig
 from train.models.sinusoidal import SinusoidalVocoder
 from train.models.vocoder import build_vocoder
@@ -14,7 +18,7 @@ from vta_rt.errors import OptionError
 
 def test_weight_norm_folds_away(config: SystemConfig) -> None:
     torch.manual_seed(0)
-    trained = trainable_vocoder(config)
+    trained = build_trainable_vocoder(config)
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.mul_(1.1)
@@ -27,88 +31,99 @@ def test_weight_norm_folds_away(config: SystemConfig) -> None:
 def test_a_mel_frame_is_a_hop_of_samples(config: SystemConfig) -> None:
     """Kernels that exceed their rates by an even number leave no tail."""
     with torch.no_grad():
-        assert trainable_vocoder(config)(torch.randn(1, 13, 64)).shape == (1, 13 * 160)
+        assert build_trainable_vocoder(config)(torch.randn(1, 13, 64)).shape == (1, 13 * 160)
 
 
 def test_fresh_hifigan_is_heard(config: SystemConfig) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
-        wave = trainable_vocoder(config)(torch.randn(2, 30, 64) * 2 - 5)
+        wave = build_trainable_vocoder(config)(torch.randn(2, 30, 64) * 2 - 5)
     assert 0.01 < wave.std() < 0.9
 
 
 def test_sizes_must_be_those_of_the_mel(config: SystemConfig) -> None:
     with pytest.raises(OptionError, match="multiply to 80"):
-        trainable_vocoder(replace(config, vocoder=replace(config.vocoder, upsample_rates=(8, 5, 2))))
+        build_trainable_vocoder(replace(config, vocoder=replace(config.vocoder, upsample_rates=(8, 5, 2))))
 
 
 def test_oscillators_get_their_tables(config: SystemConfig) -> None:
-    vocoder = trainable_vocoder(replace(config, vocoder=VocoderConfig(kind="sinusoidal", width=4, layers=1)))
+    vocoder = build_trainable_vocoder(replace(config, vocoder=VocoderConfig(kind="sinusoidal", width=4, layers=1)))
     assert isinstance(vocoder, SinusoidalVocoder)
     assert vocoder.centre.all()
 
 
+CROP = SoundSettings(frames=20)
+
+
 @pytest.mark.parametrize("kind", ["hifigan", "sinusoidal"])
-def test_losses_reach_every_weight(config: SystemConfig, kind: str) -> None:
+def test_losses_reach_every_weight(build_task: Callable[..., FirstStageTask], config: SystemConfig, kind: str) -> None:
     torch.manual_seed(0)
     vocoder = replace(config.vocoder, kind=kind, width=4, layers=1)
-    task = VocoderTask(replace(config, vocoder=vocoder), 20, vae=None, critic=None)
+    task = build_task(VocoderSettings(data=CROP), replace(config, vocoder=vocoder))
+    model = task.players[0].module
     with torch.no_grad():
-        for parameter in task.model.parameters():
+        for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)  # the last layer of levels begins at zero
-    losses = task.losses(task.model, torch.randn(2, task.crop) * 0.1)
-    losses.total.backward()
-    assert losses.pair is not None
-    assert losses.pair[0].shape == losses.pair[1].shape == (2, 20 * 160)
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in task.model.parameters())
+    (loss,) = task.losses((0, torch.randn(2, task.crop) * 0.1), model)
+    loss.total.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
 
 
-def test_half_of_the_mels_pass_through_the_autoencoder(config: SystemConfig) -> None:
+def test_half_of_the_mels_pass_through_the_autoencoder(
+    build_task: Callable[..., FirstStageTask], config: SystemConfig, tmp_path: Path
+) -> None:
     from train.models.vae import build_vae
 
-    task = VocoderTask(config, 20, vae=build_vae(config.vae).eval(), critic=None)
+    publish_vae(build_vae(config.vae), config, tmp_path)
+    task = build_task(VocoderSettings(data=CROP, vae=str(tmp_path)))
     mel = torch.randn(4, 20, 64)
-    seen = task._seen(mel)
+    seen = task._decode_half(mel)
     torch.testing.assert_close(seen[:2], mel[:2])
     assert seen.shape == mel.shape
     assert (seen[2:] - mel[2:]).abs().mean() > 0.1
 
 
-def test_places_of_crowded_partials_are_learned(config: SystemConfig) -> None:
+def test_places_of_crowded_partials_are_learned(
+    build_task: Callable[..., FirstStageTask], config: SystemConfig
+) -> None:
     """Two partials in neighbouring bands, where the table alone is wrong."""
     torch.manual_seed(0)
-    task = VocoderTask(replace(config, vocoder=VocoderConfig(kind="sinusoidal", width=8, layers=2)), 20)
+    vocoder = VocoderConfig(kind="sinusoidal", width=8, layers=2)
+    task = build_task(VocoderSettings(data=CROP), replace(config, vocoder=vocoder))
+    model = task.players[0].module
     samples = torch.arange(task.crop) / 16000
     wave = sum(0.2 * torch.sin(2 * torch.pi * frequency * samples) for frequency in (175.0, 233.0))
-    optimizer = torch.optim.AdamW(task.model.parameters(), 1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     distances = []
-    for _ in range(15):
-        parts = task.losses(task.model, wave[None]).parts
+    for step in range(15):
+        (loss,) = task.losses((step, wave[None]), model)
         optimizer.zero_grad()
-        parts["place"].backward()
+        loss.figures["place"].backward()
         optimizer.step()
-        distances.append(parts["place"].item())
+        distances.append(loss.figures["place"].item())
     assert distances[0] > 0.1
     assert distances[-1] < 0.5 * distances[0]
 
 
 @pytest.mark.parametrize("kind", ["hifigan", "sinusoidal"])
-def test_training_begins_with_the_weights_given(config: SystemConfig, kind: str) -> None:
+def test_training_begins_with_the_weights_given(config: SystemConfig, kind: str, tmp_path: Path) -> None:
     sizes = replace(config, vocoder=replace(config.vocoder, kind=kind, width=4, layers=1))
     torch.manual_seed(0)
-    first = trainable_vocoder(sizes)
-    again = trainable_vocoder(sizes, plain_state(first))
+    first = build_trainable_vocoder(sizes)
+    publish_vocoder(plain_state(first), sizes, tmp_path)
+    again = build_trainable_vocoder(sizes, tmp_path / "vocoder")
     mel = torch.randn(1, 5, 64)
     with torch.no_grad():
         torch.testing.assert_close(again(mel), first(mel), rtol=1e-4, atol=1e-6)
+    wider = replace(sizes, vocoder=replace(sizes.vocoder, width=8, initial_channels=64))
     with pytest.raises(OptionError, match="not of the sizes configured"):
-        trainable_vocoder(
-            replace(sizes, vocoder=replace(sizes.vocoder, width=8, initial_channels=64)), plain_state(first)
-        )
+        build_trainable_vocoder(wider, tmp_path / "vocoder")
 
 
-def test_a_critic_hears_what_published_kernels_make(config: SystemConfig) -> None:
-    """They give a tail, which the true wave has not."""
+def test_discriminators_hear_what_published_kernels_make(
+    build_task: Callable[..., FirstStageTask], config: SystemConfig
+) -> None:
+    """They give a tail, which the true wave has not. The discriminators take part from the step given on."""
     kernels = VocoderConfig(
         initial_channels=32,
         upsample_rates=(5, 4, 2, 2, 2),
@@ -116,11 +131,12 @@ def test_a_critic_hears_what_published_kernels_make(config: SystemConfig) -> Non
         resblock_kernels=(3,),
         resblock_dilations=((1,),),
     )
-    task = VocoderTask(replace(config, vocoder=kernels), 27, None, critic=4)
-    waves = torch.randn(2, task.crop) * 0.1
-    losses = task.losses(task.model, waves)
-    assert losses.pair is not None
-    true, made = losses.pair
-    assert true.shape == made.shape == (2, 27 * 160)
-    assert task.critic is not None
-    assert task.adversarial(task.critic, losses.pair)["fooling"].isfinite()
+    adversary = DiscriminatorSettings(from_step=1, width=4)
+    settings = VocoderSettings(data=SoundSettings(frames=27), discriminator=adversary)
+    task = build_task(settings, replace(config, vocoder=kernels))
+    modules, waves = [player.module for player in task.players], torch.randn(2, task.crop) * 0.1
+    assert [loss.player for loss in task.losses((0, waves), *modules)] == [0]
+    theirs, ours = task.losses((1, waves), *modules)
+    assert (theirs.player, ours.player) == (1, 0)
+    assert all(ours.figures[name].isfinite() and ours.figures[name] > 0 for name in ("fooling", "features"))
+    assert ours.total > theirs.total
