@@ -36,13 +36,21 @@ class Bundle:
     def graph_path(self, name: str) -> Path:
         """Path of the ONNX file of graph ``name``.
 
+        Bundles may share files by symbolic links. Where a graph and its data link into one folder, this is the path there,
+        because OpenVINO and onnx refuse data that lies outside of the graph's folder.
+
         Raises:
             BundleError: the graph's files are no longer those that were there when the bundle was opened.
         """
         record = self.manifest.graphs[name]
         for file in record.files:
             self._check_unchanged(file)
-        return self.path / record.graph.file
+        path = self.path / record.graph.file
+        target = path.resolve()
+        is_shared = path.is_symlink() and all(
+            (self.path / data.file).resolve() == target.parent / data.file for data in record.weights
+        )
+        return target if is_shared else path
 
     def tokenizer(self) -> PromptTokenizer:
         """What makes token ids of prompts.

@@ -1,6 +1,7 @@
-"""The model that ships with the project: small, whole, and its sample clip sounds when something is seen to happen."""
+"""The model that ships with the project and its student: complete, small, heard when something happens in the clip."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def heard(samples: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("name", BUNDLES)
-def test_it_is_whole_small_and_says_where_it_comes_from(name: str) -> None:
+def test_it_is_complete_small_and_says_where_it_comes_from(name: str) -> None:
     path = BUNDLES[name]
     bundle = Bundle(path)
     bundle.check()
@@ -45,6 +46,29 @@ def test_the_sample_sounds_when_something_happens(name: str) -> None:
     score = score_onsets(heard(audio.samples), TRUE, 0.05)
     assert score.f1 >= 0.85
     assert score_onsets([time + 0.3 for time in heard(audio.samples)], TRUE, 0.05).f1 < score.f1 - 0.3
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_the_student_shares_decoder_and_vocoder_with_its_teacher(backend: str) -> None:
+    student = Pipeline(BUNDLES["distilled"], backend=backend)
+    for name in ("vae_decoder", "vocoder"):
+        record = student.bundle.manifest.graphs[name]
+        assert all(
+            (student.bundle.path / file.file).readlink() == Path("../../demo", file.file) for file in record.files
+        )
+        assert student.bundle.graph_path(name) == DEMO / f"{name}.onnx"
+    mel = np.random.default_rng(0).normal(-4, 1, (1, 1, 512, 64)).astype(np.float32)
+    assert np.array_equal(student.vocode(mel), Pipeline(DEMO, backend=backend).vocode(mel))
+
+
+def test_a_link_to_a_folder_with_other_data_is_not_followed(tmp_path: Path) -> None:
+    """What is loaded would not be what was hashed."""
+    shutil.copytree(DEMO, tmp_path / "bundle")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "vocoder.onnx.data").write_bytes(b"other weights")
+    (tmp_path / "bundle" / "vocoder.onnx").rename(tmp_path / "elsewhere" / "vocoder.onnx")
+    (tmp_path / "bundle" / "vocoder.onnx").symlink_to(tmp_path / "elsewhere" / "vocoder.onnx")
+    assert Bundle(tmp_path / "bundle").graph_path("vocoder") == tmp_path / "bundle" / "vocoder.onnx"
 
 
 def test_the_student_needs_no_guidance() -> None:
