@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import warnings
@@ -120,5 +121,5 @@ def print_report(out: str | Path, report: TrainingReport) -> None:
     if len(skipped) > MAX_SKIPPED:
         print(f"skipped: {len(skipped) - MAX_SKIPPED:,} more, see {Path(out) / 'loading.json'}", file=sys.stderr)
     best = "" if progress.best is None else f", best validation {progress.best:.4f} at step {progress.best_step:,}"
-    loss = f"{report.steps:,} steps in {report.seconds:.0f} s, loss {report.loss:.4f}"
-    print(f"{out}: {loss}{best}{f'; {loading.summary()}' if loading else ''}")
+    loss = "done already" if math.isnan(report.loss) else f"in {report.seconds:.0f} s, loss {report.loss:.4f}"
+    print(f"{out}: {report.steps:,} steps {loss}{best}{f'; {loading.summary()}' if loading else ''}")

@@ -70,6 +70,7 @@ class DiffusionTask(Task):
     """Samples out of a loader, what they are conditioned on, and the module that is trained with them."""
 
     name = "denoiser"
+    settings: TrainSettings
     records_every_step = True
 
     def __init__(self, settings: TrainSettings, parts: Parts, accelerator: Accelerator) -> None:

@@ -90,6 +90,7 @@ class Task(ABC):
     """What is trained, and from what."""
 
     name: str  # in messages and metrics
+    settings: RunSettings
     players: Sequence[Player]  # the model first; the others learn against it
     schedule: Schedule
     steps: int | None  # length of the run; None: as many as settings.length.minutes allow
@@ -116,7 +117,7 @@ class Task(ABC):
 
     def interval(self, steps: int) -> int:
         """Steps between validations, and between checkpoints, where the settings give none."""
-        return -(-steps // 10)
+        return self.settings.checkpoints.validate_every or -(-steps // 10)
 
     def claim(self, run: RunFolder, *, resume: bool) -> None:
         """Make the run's folder ready; called in the main process."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from export.checkpoint import Checkpoint, open_checkpoint
 
@@ -21,6 +22,14 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 def without_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(autouse=True)
+def new_accelerator() -> Iterator[None]:
+    """Accelerate keeps its state for a whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -37,14 +36,6 @@ Settings = dict[str, Any]
 def with_gradients(without_gradients: None) -> Iterator[None]:
     with torch.enable_grad():
         yield
-
-
-@pytest.fixture(autouse=True)
-def new_accelerator() -> Iterator[None]:
-    """Accelerate keeps its state for a whole process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class OneClip:

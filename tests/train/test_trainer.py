@@ -41,6 +41,7 @@ class Rivals(Task):
 
     def __init__(self, settings: RunSettings, out: Path) -> None:
         torch.manual_seed(settings.seed)
+        self.settings = settings
         self.steps = None if settings.length.minutes else settings.length.steps
         self.metrics = out / "metrics.jsonl"
         modules = nn.Linear(3, 1), nn.Linear(1, 1)

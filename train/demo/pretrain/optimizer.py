@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 
-class Optimizer:
-    """Both at once.
+class MuonAdamW(torch.optim.Optimizer):
+    """Both at once, at one learning rate; what has no gradient stays as it is.
 
     Args:
         hidden: weights of inner layers, [out, in, ...]; those of convolutions in two dimensions lie channels last in memory.
@@ -24,26 +24,26 @@ class Optimizer:
     def __init__(
         self, hidden: Sequence[nn.Parameter], rest: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
     ) -> None:
-        self._rate, self._hidden = learning_rate, hidden
+        super().__init__([*hidden, *rest], {"lr": learning_rate})
+        self._hidden = hidden
         # The same memory under another shape.
         self._matrices = [nn.Parameter(_channels_last(weight.data).view(len(weight), -1)) for weight in hidden]
         muon = torch.optim.Muon(self._matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self._each = (muon, torch.optim.AdamW(rest, weight_decay=weight_decay))
 
-    def step(self, share: float) -> None:
-        """Along the gradients, at a share of the learning rate; what has none stays as it is."""
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for weight, matrix in zip(self._hidden, self._matrices, strict=True):
             matrix.grad = None if weight.grad is None else _channels_last(weight.grad).reshape(matrix.shape)
         for optimizer in self._each:
             for group in optimizer.param_groups:
-                group["lr"] = share * self._rate
+                group["lr"] = self.param_groups[0]["lr"]
             optimizer.step()
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [optimizer.state_dict() for optimizer in self._each]
+    def state_dict(self) -> dict[str, Any]:
+        return {"each": [optimizer.state_dict() for optimizer in self._each]}
 
-    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        for optimizer, state in zip(self._each, states, strict=True):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for optimizer, state in zip(self._each, state_dict["each"], strict=True):
             optimizer.load_state_dict(state)
 
 

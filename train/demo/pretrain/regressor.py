@@ -47,7 +47,7 @@ class Regressor(nn.Module):
         return self._mel(self.tower(pictures))
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Weights of the tower's inner layers, and all other parameters: for ``Optimizer``."""
+        """Weights of the tower's inner layers, and all other parameters: for ``MuonAdamW``."""
         streams = [stream for stream in (self.tower.when, self.tower.what) if stream is not None]
         hidden = [weight for stream in streams for weight in stream.inner()]
         known = {id(weight) for weight in hidden}

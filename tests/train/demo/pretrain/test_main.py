@@ -42,6 +42,21 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SETTINGS = {
+    "data": "data.train",
+    "valid": "data.valid",
+    "events": "data.events",
+    "glimpses": "data.glimpses",
+    "window": "data.window",
+    "workers": "data.workers",
+    "steps": "length.steps",
+    "batch": "length.batch",
+    "threads": "machine.threads",
+    "device": "machine.device",
+    "rate": "optimizer.learning_rate",
+}
+
+
 def options(films: Path, out: Path, **changes: str) -> list[str]:
     values = {
         "config": films / "small.toml",
@@ -54,7 +69,8 @@ def options(films: Path, out: Path, **changes: str) -> list[str]:
         "window": "12",
         "threads": "1",
     } | changes
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    config = ["--config", str(values.pop("config"))]
+    return config + [f"{SETTINGS.get(name, name)}={value}" for name, value in values.items() if value != ""]
 
 
 def test_glimpses_are_what_it_sees_between_windows(
@@ -67,11 +83,9 @@ def test_glimpses_are_what_it_sees_between_windows(
         assert main(options(films, tmp_path / f"{name}.safetensors", **more)) == 0
         towers.append((tmp_path / f"{name}.safetensors").read_bytes())
     assert towers[0] != towers[1]
-    arguments = options(films, tmp_path / "no", glimpses=str(glimpses))
-    at = arguments.index("--events")
     capsys.readouterr()
-    assert main(arguments[:at] + arguments[at + 2 :]) == 2
-    assert "--glimpses teach what --events tell apart" in capsys.readouterr().err
+    assert main(options(films, tmp_path / "no", glimpses=str(glimpses), events="")) == 2
+    assert "data.glimpses: they teach what data.events tell apart" in capsys.readouterr().err
 
 
 def test_writes_a_tower_that_opens(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,13 +106,13 @@ def test_goes_on_with_no_other_run(films: Path, tmp_path: Path, capsys: pytest.C
     assert main(options(films, out)) == 0
     for changes in ({"steps": "4"}, {"valid": str(films / "films" / "train.jsonl")}):
         assert main(options(films, out, **changes)) == 2
-        assert "other settings or data" in capsys.readouterr().err
+        assert "was made with other settings" in capsys.readouterr().err
 
 
 def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     assert main(options(films, first)) == 0
-    more = {"start": str(first.with_suffix(".state")), "seed": "5", "learning-rate": "1e-12"}
+    more = {"start": str(first.with_suffix(".state")), "seed": "5", "rate": "1e-12"}
     assert main(options(films, second, **more)) == 0
     learned, kept = (load_file(path)["when.value.weight"] for path in (first, second))
     assert torch.allclose(kept, learned, atol=1e-6)  # by chance they would differ by tenths
@@ -114,17 +128,17 @@ def test_starts_from_what_another_run_learned(films: Path, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"steps": "0"}, "steps is 0, a whole number of 1 or more is needed"),
-        ({"seed": "-1"}, "seed is -1, a whole number of 0 or more is needed"),
-        ({"workers": "0"}, "workers is 0, a whole number of 1 or more is needed"),
+        ({"steps": "0"}, "length.steps: Expected `int` >= 1"),
+        ({"seed": "-1"}, "seed: Expected `int` >= 0"),
+        ({"workers": "0"}, "data.workers: Expected `int` >= 1"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"config": "nothing.toml"}, "nothing.toml: cannot be read"),
-        ({"config": "demo"}, "was prepared with 25 pictures a second of 16 pixels, the model takes 25 of 80"),
+        ({"config": "demo"}, "was prepared with 25 frames a second of 16 pixels, the model takes 25 of 80"),
         ({"events": "nothing.jsonl"}, "nothing.jsonl: cannot be read"),
         ({"data": "nothing.jsonl"}, "cannot be read"),
-        ({"learning-rate": "-0.002"}, "learning-rate is -0.002, a number above 0 is needed"),
-        ({"learning-rate": "nan"}, "learning-rate is nan, a number above 0 is needed"),
-        ({"start": "nothing.state"}, "nothing.state: cannot be read as the state of a run"),
+        ({"rate": "-0.002"}, "optimizer.learning_rate: Expected `float` > 0.0"),
+        ({"rate": "nan"}, "optimizer.learning_rate: Expected `float` > 0.0"),
+        ({"start": "nothing.state"}, "nothing.state: has no checkpoint to go on from"),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(
@@ -137,9 +151,23 @@ def test_bad_options_are_one_line_and_leave_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_state_is_named(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "tower.state").write_bytes(b"nothing of the kind")
+def test_a_state_of_an_older_version_is_named(films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tower.state").write_bytes(b"")
     assert main(options(films, tmp_path / "tower.safetensors")) == 2
     said = capsys.readouterr().err
-    assert "tower.state: cannot be read" in said
+    assert "tower.state: is of an older version" in said
     assert "delete it to begin anew" in said
+
+
+def test_options_of_earlier_versions(films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tower.safetensors"
+    values = {"steps": 1, "batch": 2, "window": 12, "threads": 1, "device": "cpu", "learning-rate": "1e-3", "out": out}
+    clips = {"data": films / "films" / "train.jsonl", "valid": films / "films" / "valid.jsonl"}
+    events = films / "world" / "events.jsonl"
+    given = [f"--{name}={value}" for name, value in (values | clips | {"events": events}).items()]
+    with pytest.warns(
+        DeprecationWarning, match=r"write length\.steps=1 length\.batch=2 .*machine\.mixed_precision=bf16"
+    ):
+        assert main(["--config", str(films / "small.toml"), *given, "--bf16"]) == 0
+    settings = json.loads((tmp_path / "tower.state" / "last" / "training.json").read_text())["settings"]
+    assert (settings["data"]["window"], settings["machine"]["mixed_precision"]) == (12, "bf16")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.demo.pretrain.optimizer import Optimizer
+from train.demo.pretrain.optimizer import MuonAdamW
 
 
 def networks() -> nn.ModuleDict:
@@ -18,18 +18,19 @@ def networks() -> nn.ModuleDict:
     return layers
 
 
-def optimizer_of(layers: nn.ModuleDict) -> Optimizer:
-    return Optimizer(
+def optimizer_of(layers: nn.ModuleDict) -> MuonAdamW:
+    return MuonAdamW(
         [layer.weight for layer in layers.values()], [layer.bias for layer in layers.values()], 0.01, weight_decay=0.1
     )
 
 
-def take(layers: nn.ModuleDict, optimizer: Optimizer, seed: int, share: float = 1.0) -> None:
+def take(layers: nn.ModuleDict, optimizer: MuonAdamW, seed: int, rate: float = 0.01) -> None:
     torch.manual_seed(seed)
     for name, layer in layers.items():
         for parameter in (layer.weight, layer.bias):
             parameter.grad = None if name == "unseen" else torch.randn_like(parameter)
-    optimizer.step(share)
+    optimizer.param_groups[0]["lr"] = rate
+    optimizer.step()
 
 
 @pytest.mark.parametrize("name", ["flat", "time", "linear"])
@@ -48,7 +49,7 @@ def test_a_hidden_weight_steps_along_the_nearest_orthogonal_matrix(name: str) ->
 def test_others_step_as_adamw_says_and_what_has_no_gradient_stays() -> None:
     layers = networks()
     before = copy.deepcopy(layers.state_dict())
-    take(layers, optimizer_of(layers), 1, share=0.5)
+    take(layers, optimizer_of(layers), 1, rate=0.005)
     expected = before["linear.bias"] * (1 - 0.005 * 0.1) - 0.005 * layers["linear"].bias.grad.sign()
     torch.testing.assert_close(layers["linear"].bias.detach(), expected)
     for name in ("unseen.weight", "unseen.bias"):

@@ -1,54 +1,95 @@
 """The tower learns from films, with labels and without, and goes on where it was stopped."""
 
-import copy
-import itertools
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from train.checkpoints import RunFolder
 from train.demo.pretrain.films import Reel
-from train.demo.pretrain.loop import Pretraining, PretrainSettings, mel_frames
 from train.demo.pretrain.losses import most_hit
-from train.demo.pretrain.regressor import STRETCH, regression_loss
+from train.demo.pretrain.regressor import STRETCH, Regressor, regression_loss
+from train.demo.pretrain.task import (
+    PretrainCheckpointSettings,
+    PretrainDataSettings,
+    PretrainLengthSettings,
+    PretrainOptimizerSettings,
+    PretrainSettings,
+    PretrainTask,
+    mel_frames,
+)
 from train.models.config import SystemConfig
 from train.models.encoder import build_encoder
-from vta_rt.errors import OptionError, VTAError
+from train.settings import MachineSettings
+from train.trainer import Trainer, build_accelerator
+from vta_rt.errors import OptionError
 
-SETTINGS = PretrainSettings(steps=60, batch=4, window=16, warmup=5, learning_rate=5e-3, validate_every=60)
-
-
-def start(system: SystemConfig, settings: PretrainSettings = SETTINGS, materials: int = 0) -> Pretraining:
-    torch.manual_seed(0)
-    system = replace(system, encoder=replace(system.encoder, materials=materials))
-    return Pretraining(build_encoder(system.encoder), system, settings, materials=materials)
-
-
-def test_learns_when_it_sounds(system: SystemConfig, reels: list[Reel]) -> None:
-    rows = list(start(system).run(*(replace(reel, labels=None) for reel in reels)))
-    assert [row["step"] for row in rows] == list(range(1, 61))
-    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
-    assert rows[-1]["onset_f1"] > 0.8
-    assert "valid_loss" not in rows[0]
-    assert "valid_material" not in rows[-1]
+SETTINGS = PretrainSettings(
+    length=PretrainLengthSettings(steps=60, batch=4),
+    data=PretrainDataSettings(window=16),
+    optimizer=PretrainOptimizerSettings(learning_rate=5e-3, warmup=5),
+    machine=MachineSettings(device="cpu"),
+)
 
 
-def test_learns_what_sounds_from_labels(system: SystemConfig, reels: list[Reel]) -> None:
-    run = start(system, replace(SETTINGS, steps=600, batch=8), materials=2)
-    before = run.validate(reels[1])
-    rows = list(run.run(*reels))
-    assert rows[-1]["told_f1"] > 0.95 > before["told_f1"]
-    assert rows[-1]["valid_material"] > 0.95 > before["valid_material"]
-    assert rows[-1]["valid_pitch"] > 0.95 > before["valid_pitch"]
-    assert rows[-1]["valid_thing"] > 0.95 > before["valid_thing"]
-    assert rows[-1]["valid_size"] > 0.95 > before["valid_size"]
-    assert rows[-1]["valid_ring"] > 0.95 > before["valid_ring"]
+@pytest.fixture
+def start(system: SystemConfig, reels: list[Reel], tmp_path: Path) -> Callable[..., Trainer]:
+    """A run, with labels where there are materials."""
+
+    def start(settings: PretrainSettings = SETTINGS, materials: int = 0, name: str = "tower") -> Trainer:
+        torch.manual_seed(0)
+        changed = replace(system, encoder=replace(system.encoder, materials=materials))
+        seen = reels if materials else [replace(reel, labels=None) for reel in reels]
+        settings = replace(settings, out=str(tmp_path / f"{name}.safetensors"))
+        accelerator = build_accelerator(settings.machine, tmp_path)
+        encoder = build_encoder(changed.encoder)
+        task = PretrainTask(settings, changed, encoder, seen, accelerator, materials=materials)
+        return Trainer(task, settings, RunFolder(tmp_path / f"{name}.state"), accelerator)
+
+    return start
 
 
-def test_of_a_glimpse_only_what_has_pictures_around_it_counts(system: SystemConfig, reels: list[Reel]) -> None:
+@pytest.fixture
+def model(start: Callable[..., Trainer]) -> Regressor:
+    """One that knows two materials."""
+    return start(materials=2).task.model
+
+
+def learn(trainer: Trainer, steps: int) -> list[float]:
+    """The losses of so many steps."""
+    with closing(trainer.task.batches(0)) as batches:
+        return [trainer.step(next(batches))["loss"] for _ in range(steps)]
+
+
+def measure(trainer: Trainer) -> dict[str, float]:
+    with trainer._evaluation():
+        return trainer.task.validate(trainer.model)
+
+
+def test_learns_when_it_sounds(start: Callable[..., Trainer]) -> None:
+    trainer = start()
+    losses, figures = learn(trainer, 60), measure(trainer)
+    assert losses[-1] < 0.5 * losses[0]
+    assert figures["onset_f1"] > 0.8
+    assert "valid_material" not in figures
+
+
+def test_learns_what_sounds_from_labels(start: Callable[..., Trainer]) -> None:
+    trainer = start(replace(SETTINGS, length=PretrainLengthSettings(steps=600, batch=8)), materials=2)
+    before = measure(trainer)
+    learn(trainer, 600)
+    after = measure(trainer)
+    for name in ("told_f1", "valid_material", "valid_pitch", "valid_thing", "valid_size", "valid_ring"):
+        assert after[name] > 0.95 > before[name], name
+
+
+def test_of_a_glimpse_only_what_has_pictures_around_it_counts(model: Regressor, reels: list[Reel]) -> None:
     """One picture before and two after: labels of the others change nothing, those within do."""
-    model = start(system, materials=2).model.eval()
+    model.eval()
     pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
     assert labels is not None
 
@@ -64,8 +105,8 @@ def test_of_a_glimpse_only_what_has_pictures_around_it_counts(system: SystemConf
 
 
 @pytest.mark.parametrize("told", ["onset", "material", "note", "level", "speed", "hit"])
-def test_a_window_teaches_all_that_happens(system: SystemConfig, reels: list[Reel], told: str) -> None:
-    model = start(system, materials=2).model.eval()
+def test_a_window_teaches_all_that_happens(model: Regressor, reels: list[Reel], told: str) -> None:
+    model.eval()
     pictures, _, labels = reels[0].batch(4, 16, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     values = getattr(labels, told)
@@ -78,8 +119,8 @@ def test_a_window_teaches_all_that_happens(system: SystemConfig, reels: list[Ree
     assert before.item() != after.item()
 
 
-def test_what_is_hit_is_taught_where_most_is(system: SystemConfig, reels: list[Reel]) -> None:
-    model = start(system, materials=2).model.eval()
+def test_what_is_hit_is_taught_where_most_is(model: Regressor, reels: list[Reel]) -> None:
+    model.eval()
     pictures, _, labels = reels[0].batch(8, 24, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     inside = np.zeros(labels.onset.shape, bool)
@@ -96,8 +137,8 @@ def test_what_is_hit_is_taught_where_most_is(system: SystemConfig, reels: list[R
 
 
 @pytest.mark.parametrize("told", ["material", "note", "ring"])
-def test_a_glimpse_teaches_what_is_struck_and_every_note(system: SystemConfig, reels: list[Reel], told: str) -> None:
-    model = start(system, materials=2).model.eval()
+def test_a_glimpse_teaches_what_is_struck_and_every_note(model: Regressor, reels: list[Reel], told: str) -> None:
+    model.eval()
     pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     values = getattr(labels, told)
@@ -107,9 +148,9 @@ def test_a_glimpse_teaches_what_is_struck_and_every_note(system: SystemConfig, r
     assert before.item() != after.item()
 
 
-def test_a_glimpse_teaches_both_streams_what_a_hit_looks_like(system: SystemConfig, reels: list[Reel]) -> None:
+def test_a_glimpse_teaches_both_streams_what_a_hit_looks_like(model: Regressor, reels: list[Reel]) -> None:
     """The verdict on when something is hit stays as it is, and how moments are joined: glimpses are too short and eventful."""
-    model = start(system, materials=2).model.train()
+    model.train()
     pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     with torch.enable_grad():
@@ -121,8 +162,7 @@ def test_a_glimpse_teaches_both_streams_what_a_hit_looks_like(system: SystemConf
     assert not any(name.startswith(("when.time", "when.value", "verdict.happens", "verdict.rest")) for name in taught)
 
 
-def test_inner_layers_alone_have_an_optimizer_of_their_own(system: SystemConfig) -> None:
-    model = start(system, materials=2).model
+def test_inner_layers_alone_have_an_optimizer_of_their_own(model: Regressor) -> None:
     hidden, rest = ({id(parameter) for parameter in each} for each in model.parts())
     names = {name: id(parameter) for name, parameter in model.named_parameters()}
     assert hidden | rest == set(names.values())
@@ -139,35 +179,36 @@ def test_inner_layers_alone_have_an_optimizer_of_their_own(system: SystemConfig)
 def test_another_number_of_materials_is_refused(system: SystemConfig) -> None:
     for events, said in ((3, "the events are of 3 materials"), (0, "there are no events")):
         with pytest.raises(OptionError, match=rf"{said}, but model\.encoder\.materials is 2"):
-            Pretraining(build_encoder(system.encoder), system, SETTINGS, materials=events)
+            Regressor(build_encoder(system.encoder), 64, 4, materials=events)
 
 
-def test_the_same_seed_trains_the_same_and_another_does_not(system: SystemConfig, reels: list[Reel]) -> None:
-    def losses(settings: PretrainSettings) -> list[float]:
-        return [row["loss"] for row in itertools.islice(start(system, settings).run(*reels), 2)]
-
-    assert losses(SETTINGS) == losses(SETTINGS)
-    assert losses(SETTINGS) != losses(replace(SETTINGS, seed=1))
+def test_the_same_seed_trains_the_same_and_another_does_not(start: Callable[..., Trainer]) -> None:
+    losses = [learn(start(replace(SETTINGS, seed=seed)), 2) for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
 
 
-def test_goes_on_exactly(system: SystemConfig, reels: list[Reel]) -> None:
-    settings = replace(SETTINGS, steps=6, validate_every=3)
-    whole = [row["loss"] for row in start(system, settings, 2).run(*reels)]
-    stopped = start(system, settings, 2)
-    list(itertools.islice(stopped.run(*reels), 3))
-    state = copy.deepcopy(stopped.state())
-    again = start(system, settings, 2)
-    again.load(state)
-    assert [row["loss"] for row in again.run(*reels, workers=3)] == whole[3:]  # however many draw ahead
-    with pytest.raises(OptionError, match="other settings"):
-        start(system, replace(settings, batch=2), 2).load(state)
-
-
-def test_stops_when_the_loss_is_not_finite(system: SystemConfig, reels: list[Reel]) -> None:
-    run = start(system)
-    torch.nn.init.constant_(run.model.head.bias, float("inf"))
-    with pytest.raises(VTAError, match=r"^step 1: the loss is (inf|nan)"):
-        next(run.run(*reels))
+def test_goes_on_exactly(start: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many threads draw ahead."""
+    length, checkpoints = PretrainLengthSettings(steps=6, batch=4), PretrainCheckpointSettings(validate_every=3)
+    settings = replace(SETTINGS, length=length, checkpoints=checkpoints)
+    complete = start(settings, 2, "complete")
+    expected = complete.train()
+    stopped = start(settings, 2, "stopped")
+    monkeypatch.setattr(
+        stopped, "save", lambda *, is_best: save(is_best=is_best) if stopped.progress.step == 3 else exit()
+    )
+    save = type(stopped).save.__get__(stopped)
+    with pytest.raises(SystemExit):
+        stopped.train()
+    again = start(replace(settings, data=replace(settings.data, workers=3)), 2, "stopped")
+    checkpoint = again.run.last()
+    assert checkpoint is not None
+    again.resume(checkpoint)
+    assert again.progress.step == 3
+    report = again.train()
+    assert (report.loss, report.figures) == (expected.loss, expected.figures)
+    for name, tensor in again.task.model.state_dict().items():
+        assert tensor.equal(complete.task.model.state_dict()[name]), name
 
 
 def test_changes_count_in_every_band() -> None:
@@ -183,5 +224,5 @@ def test_changes_count_in_every_band() -> None:
 
 def test_pictures_and_mel_frames_must_come_out_even(system: SystemConfig) -> None:
     assert mel_frames(system) == 4
-    with pytest.raises(OptionError, match=r"frame_rate is 30, 3\.33333 mel frames to a picture"):
+    with pytest.raises(OptionError, match=r"frame_rate is 30, 3\.33333 mel frames to a frame"):
         mel_frames(replace(system, frame_rate=30.0))
