@@ -1,6 +1,5 @@
-"""What a bundle's sound is worth: scored as waves, against events known exactly, beside controls that must fail.
+"""Scores the sound of a bundle for generated clips, whose events are known exactly, beside controls that must fail.
 
-The way of the figures: ``clips`` reads what is true, ``systems`` give a wave for each clip, ``score`` measures one wave
-(with the ``judge`` of kinds, ``pitch`` of what is struck and ``hum`` of what turns) and pools clips, ``report`` writes.
-``av_align`` is for real videos, of which no events are known.
+``clips`` reads what is true, ``systems`` make a wave for each clip, ``score`` measures one wave (with ``judge`` for the kind
+of what is hit and ``pitch``) and pools clips, ``report`` writes. ``av_align`` is for real videos, whose events are not known.
 """

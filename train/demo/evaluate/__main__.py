@@ -1,4 +1,4 @@
-"""The command ``python -m train.demo.evaluate``. Knows arguments and folders; the modules beside it do the work."""
+"""The command ``python -m train.demo.evaluate``: scores bundles on generated clips, or any videos by AV-Align."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vta_rt.backends import BACKENDS
 from vta_rt.cli import run_command
+from vta_rt.documents import read_document
 from vta_rt.errors import OptionError, check_integer
 from vta_rt.files import atomic_write, raise_output_errors, sha256_of
 from vta_rt.manifest import MANIFEST
@@ -24,20 +25,10 @@ if TYPE_CHECKING:
     from train.demo.evaluate.clips import Clip
     from train.demo.evaluate.judge import Judge
     from train.demo.evaluate.score import ClipScore
-    from train.demo.evaluate.systems import System
-    from vta_rt.pipeline import Pipeline
+    from train.demo.evaluate.systems import Generated, System
     from vta_rt.sampling import Sampling
 
 GENERATED, TRUTH = "generated", "true sound"
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """One that is scored: where it is, opened, and how it is sampled."""
-
-    path: str
-    pipeline: Pipeline
-    sampling: Sampling
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    # All here: what is missing is to be known before any work.
+    # Imported here so that missing packages are reported before any work.
     import scipy  # noqa: F401
     import sklearn  # noqa: F401
     import torch
@@ -59,7 +50,7 @@ def _dispatch(arguments: Sequence[str] | None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from train.demo.evaluate.clips import read_clips
-    from train.demo.evaluate.report import check_drawing, document, table
+    from train.demo.evaluate.report import check_plotting, document, table
     from train.demo.evaluate.score import fit_judge, pool
 
     if options.data is None:
@@ -67,7 +58,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     for name, least in (("pictures", 0), ("judge_clips", 1)):
         check_integer(name, getattr(options, name), least)
     if options.pictures:
-        check_drawing()
+        check_plotting()
     out, folder = Path(options.out), Path(options.data)
     _make(out)
     clips = read_clips(folder, options.split, options.clips)
@@ -83,7 +74,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     about = _about(options, bundles) | {"judge": {"clips": len(taught), "events": judge.events}}
     _write(out / "report.json", document(rows, pooled, about))
     _write(out / "table.md", table(pooled) + "\n" + _caption(options, bundles, pooled[TRUTH].events, judge.events))
-    _draw(out, {name: systems[name] for name in (GENERATED, TRUTH) if name in systems}, clips, options.pictures)
+    _plot(out, {name: systems[name] for name in (GENERATED, TRUTH) if name in systems}, clips, options.pictures)
     if options.keep:
         _keep(out / "wavs", {name: systems[name] for name in bundles}, clips)
     print(table(pooled), end="")
@@ -91,36 +82,33 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _scores(name: str, system: System, clips: Sequence[Clip], judge: Judge) -> list[ClipScore]:
-    """One line of the table, clip by clip; clips for which the system has no sound are left out."""
+    """Scores of every clip for which the system has a sound."""
     from train.demo.evaluate.score import score_clip
 
     bar = tqdm(clips, desc=name, unit="clip", disable=None, leave=False)
     return [score_clip(wave, clip, judge) for clip in bar if (wave := system(clip)) is not None]
 
 
-def _bundles(options: argparse.Namespace) -> dict[str, Sampled]:
-    """What is scored, by its name in the table."""
-    from train.demo.evaluate.systems import open_bundle
+def _bundles(options: argparse.Namespace) -> dict[str, Generated]:
+    """The bundles to score, by their names in the table."""
+    from train.demo.evaluate.systems import Generated, open_bundle
 
-    paths = ({GENERATED: options.bundle} if options.bundle else {}) | dict(_named(text) for text in options.compare)
+    paths = ({GENERATED: options.bundle} if options.bundle else {}) | dict(_read_name(text) for text in options.compare)
     bundles = {}
     for name, path in paths.items():
         pipeline = open_bundle(path, options.backend, options.threads)
         sampling = pipeline.bundle.manifest.sampling.replace(**read_sampling_options(options))
-        sampling.plan(pipeline.schedule)  # refuses what is wrong before the work
-        bundles[name] = Sampled(path, pipeline, sampling)
+        sampling.plan(pipeline.schedule)  # raises on wrong settings before the work
+        bundles[name] = Generated(pipeline, sampling, options.seed, path)
     return bundles
 
 
-def _systems(options: argparse.Namespace, clips: Sequence[Clip], bundles: dict[str, Sampled]) -> dict[str, System]:
-    """The table's lines in order."""
+def _systems(options: argparse.Namespace, clips: Sequence[Clip], bundles: dict[str, Generated]) -> dict[str, System]:
+    """The systems of the table, in order."""
     from train.demo.evaluate import systems as kinds
 
-    rows: dict[str, System] = {
-        name: kinds.Remembered(kinds.Generated(bundle.pipeline, bundle.sampling, options.seed))
-        for name, bundle in bundles.items()
-    }
-    source: System = rows.get(GENERATED, kinds.truth)
+    rows: dict[str, System] = {name: kinds.Cached(bundle) for name, bundle in bundles.items()}
+    source: System = rows.get(GENERATED, kinds.true_sound)
     if options.controls:
         what = "generated" if options.bundle else "true"
         rows[f"{what}, other clips' events"] = kinds.OtherClips(source, clips)
@@ -129,19 +117,19 @@ def _systems(options: argparse.Namespace, clips: Sequence[Clip], bundles: dict[s
             bundle = bundles[GENERATED]
             rows["generated, frames shuffled"] = kinds.Shuffled(bundle.pipeline, bundle.sampling, options.seed)
     if options.first_stage:
-        rows["true sound through VAE and vocoder"] = kinds.FirstStage(Path(options.first_stage))
-    return rows | {TRUTH: kinds.truth}
+        rows["true sound through VAE and vocoder"] = kinds.Reconstructed(Path(options.first_stage))
+    return rows | {TRUTH: kinds.true_sound}
 
 
-def _named(text: str) -> tuple[str, str]:
+def _read_name(text: str) -> tuple[str, str]:
     name, separator, path = text.partition("=")
     if not (name.strip() and separator and path) or name in (GENERATED, TRUTH) or "/" in name:
         raise OptionError(f"compare is {text!r}, NAME=PATH is needed, with a name of your own")
     return name, path
 
 
-def _about(options: argparse.Namespace, bundles: dict[str, Sampled]) -> dict[str, Any]:
-    """What was scored, how and with what. The manifest lists every file's hash, so its hash stands for the bundle."""
+def _about(options: argparse.Namespace, bundles: dict[str, Generated]) -> dict[str, Any]:
+    """What was scored and how. The manifest lists every file's hash, so its own hash identifies the bundle."""
     from train.demo.evaluate.report import versions
 
     note = Path(options.data) / "dataset.json"
@@ -155,14 +143,14 @@ def _about(options: argparse.Namespace, bundles: dict[str, Sampled]) -> dict[str
             name: {"path": bundle.path, "sampling": asdict(bundle.sampling)} | hashes.get(name, {})
             for name, bundle in bundles.items()
         },
-        "data": json.loads(note.read_text()) if note.is_file() else None,
+        "data": read_document(note, error=OptionError) if note.is_file() else None,
         "settings": {name: getattr(options, name) for name in ("split", "clips", "seed", "first_stage")},
         "versions": versions(),
     }
 
 
-def _caption(options: argparse.Namespace, bundles: dict[str, Sampled], events: int, taught: int) -> str:
-    sampled = "; ".join(f"{name}: {_words(bundle.sampling)}" for name, bundle in bundles.items())
+def _caption(options: argparse.Namespace, bundles: dict[str, Generated], events: int, taught: int) -> str:
+    sampled = "; ".join(f"{name}: {_describe(bundle.sampling)}" for name, bundle in bundles.items())
     return (
         f"{options.clips} clips of the split {options.split!r} with {events} events, seed {options.seed}; {sampled}. "
         f"Kind, material and pitch are of events "
@@ -172,7 +160,7 @@ def _caption(options: argparse.Namespace, bundles: dict[str, Sampled], events: i
     )
 
 
-def _words(sampling: Sampling) -> str:
+def _describe(sampling: Sampling) -> str:
     words = f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}, spacing {sampling.spacing}"
     if sampling.guidance_interval is None:
         return words
@@ -223,17 +211,17 @@ def _write(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def _draw(out: Path, systems: dict[str, System], clips: Sequence[Clip], count: int) -> None:
-    """A picture each of some clips, with the sound of every system."""
-    from train.demo.evaluate.report import choose_pictured, draw
+def _plot(out: Path, systems: dict[str, System], clips: Sequence[Clip], count: int) -> None:
+    """Plot some clips with the sound of every system."""
+    from train.demo.evaluate.report import choose_plotted, plot
 
-    for clip in choose_pictured(clips, count):
+    for clip in choose_plotted(clips, count):
         waves = {name: system(clip) for name, system in systems.items()}
-        draw(out / f"{clip.name}.png", clip, {name: wave for name, wave in waves.items() if wave is not None})
+        plot(out / f"{clip.name}.png", clip, {name: wave for name, wave in waves.items() if wave is not None})
 
 
 def _keep(out: Path, systems: dict[str, System], clips: Sequence[Clip]) -> None:
-    """The sounds of bundles as files, a folder for each."""
+    """Save the sounds of bundles, in a folder for each."""
     from train.demo.synthetic.audio import SAMPLE_RATE
     from vta_rt.audio import Audio
 
@@ -284,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
         help="clips of the split train, at most, to fit the judge of kinds on (default: 600)",
     )
     parser.add_argument("--out", default="report", metavar="DIR", help="folder of the results (default: report)")
-    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="clips to draw (default: 4)")
+    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="clips to plot (default: 4)")
     parser.add_argument("--keep", action="store_true", help="keep the sounds of bundles in OUT/wavs")
     parser.add_argument(
         "--av-align",

@@ -5,8 +5,8 @@ AAAI 2024, arXiv 2309.16429): audio peaks are onsets, video peaks the local maxi
 frame to frame (Farneback's, with the same parameters); an audio peak is matched if a video peak lies less than one frame
 away; the score is matches / (audio peaks + video peaks - matches).
 
-What differs: onsets are found by ``train.onsets`` and not by librosa's detector; flow is taken between pictures reduced to
-240 lines; times are the pictures' own and not their number over the rate; a video without any peak has no score where the
+What differs: onsets are found by ``train.onsets`` and not by librosa's detector; flow is taken between frames reduced to 240
+lines; times are the frames' own and not their number over the rate; a video without any peak has no score where the
 published code divides by zero.
 """
 
@@ -23,21 +23,13 @@ from train.onsets import detect_onsets
 from vta_rt.errors import VTAError
 from vta_rt.video import Video
 
-LINES = 240  # height to which larger pictures are reduced
-FARNEBACK = {
-    "pyr_scale": 0.5,
-    "levels": 3,
-    "winsize": 15,
-    "iterations": 3,
-    "poly_n": 5,
-    "poly_sigma": 1.2,
-    "flags": 0,
-}
+FLOW_HEIGHT = 240  # to which larger frames are reduced
+FARNEBACK = {"pyr_scale": 0.5, "levels": 3, "winsize": 15, "iterations": 3, "poly_n": 5, "poly_sigma": 1.2, "flags": 0}
 
 
 @dataclass(frozen=True)
 class AVAlign:
-    """One video's score and what it was made of; ``score`` is None where there is no peak at all."""
+    """One video's score and the counts behind it."""
 
     video: str
     audio_peaks: int
@@ -46,7 +38,7 @@ class AVAlign:
 
     @property
     def score(self) -> float | None:
-        """Intersection over union."""
+        """Intersection over union; None where there is no peak at all."""
         union = self.audio_peaks + self.video_peaks - self.matches
         return self.matches / union if union else None
 
@@ -58,9 +50,9 @@ def av_align(video: Path, wave: np.ndarray) -> AVAlign:
         VideoError: the video cannot be read.
         VTAError: OpenCV is missing.
     """
-    times, motion = motion_of(video)
+    times, motion = measure_motion(video)
     frame = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-    return align(str(video), detect_onsets(wave), motion_peaks(times, motion), frame)
+    return align(str(video), detect_onsets(wave), find_motion_peaks(times, motion), frame)
 
 
 def align(name: str, audio: Sequence[float] | np.ndarray, video: Sequence[float] | np.ndarray, frame: float) -> AVAlign:
@@ -69,16 +61,16 @@ def align(name: str, audio: Sequence[float] | np.ndarray, video: Sequence[float]
     return AVAlign(name, len(audio), len(video), int(near.any(axis=1).sum()) if near.size else 0)
 
 
-def motion_peaks(times: np.ndarray, motion: np.ndarray) -> np.ndarray:
+def find_motion_peaks(times: np.ndarray, motion: np.ndarray) -> np.ndarray:
     """Times [K] at which motion [N] is larger than just before and just after."""
     middle = motion[1:-1]
     return times[1:-1][(middle > motion[:-2]) & (middle > motion[2:])]
 
 
-def motion_of(video: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Times of a video's pictures from its first, and the mean flow magnitude from the picture before: ([N], [N]).
+def measure_motion(video: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Times of a video's frames from its first, and the mean flow magnitude from the frame before: ([N], [N]).
 
-    The first picture, which has none before it, gets the second's magnitude.
+    The first frame, which has none before it, gets the second's magnitude.
 
     Raises:
         VideoError: the video cannot be read.
@@ -96,11 +88,11 @@ def motion_of(video: Path) -> tuple[np.ndarray, np.ndarray]:
         for time, frame in reader.timeline(reader.frames()):
             if frame is None:
                 continue
-            scale = min(1.0, LINES / frame.height)
-            picture = frame.reformat(round(frame.width * scale), round(frame.height * scale), "gray").to_ndarray()
+            scale = min(1.0, FLOW_HEIGHT / frame.height)
+            grey = frame.reformat(round(frame.width * scale), round(frame.height * scale), "gray").to_ndarray()
             if previous is not None:
-                flow = flow_between(previous, picture, None, **FARNEBACK)  # [H, W, 2]
+                flow = flow_between(previous, grey, None, **FARNEBACK)  # [H, W, 2]
                 magnitudes.append(float(np.linalg.norm(flow, axis=-1).mean()))
             times.append(float(time))
-            previous = picture
+            previous = grey
     return np.asarray(times) - times[0] if times else np.zeros(0), np.asarray(magnitudes[:1] + magnitudes)

@@ -1,4 +1,4 @@
-"""The clips of a generated data set with all that is true of them. Knows ``train.demo.synthetic``'s files; scores nothing."""
+"""Reads the clips of a generated data set with everything that is known of them."""
 
 from __future__ import annotations
 
@@ -15,47 +15,42 @@ from tqdm import tqdm
 from train.data.audio import read_audio
 from train.demo.synthetic.audio import SAMPLE_RATE
 from train.demo.synthetic.materials import BARS, DRUM, SOLIDS
+from vta_rt.documents import read_lines
 from vta_rt.errors import OptionError, VTAError
 
 MATERIALS = {material.name: material for material in (*SOLIDS, *BARS, DRUM)}
-EVENTS = "events.jsonl"
+EVENTS_FILE = "events.jsonl"
 
 
 @dataclass(frozen=True)
 class Event:
-    """One hit: seconds, ``bounce`` or ``strike``, name of what rings, Hz of its lowest mode."""
+    """One hit."""
 
-    time: float
-    kind: str
-    material: str
-    pitch: float
+    time: float  # seconds
+    kind: str  # bounce or strike
+    material: str  # name of what rings
+    pitch: float  # Hz of its lowest mode
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """What turns all the time: turns a second, one value every ``step`` seconds from 0."""
+    """A thing that turns throughout the clip."""
 
-    step: float
-    speed: tuple[float, ...]
+    step: float  # seconds between two values of the speed, from 0
+    speed: tuple[float, ...]  # turns a second
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """What happens in one clip and how it truly sounds.
-
-    Attributes:
-        kind: of the scene, a name of ``train.demo.synthetic.scene.KINDS``.
-        sound: [samples] float32 at 16 kHz, full scale [-1, 1].
-        index: place in its split, from 0.
-    """
+    """What happens in one clip, and its true sound."""
 
     name: str
-    kind: str
+    kind: str  # of the scene, one of ``train.demo.synthetic.scene.SCENE_KINDS``
     events: tuple[Event, ...]
     wheels: tuple[Wheel, ...]
-    sound: np.ndarray = field(repr=False)
+    audio: np.ndarray = field(repr=False)  # [samples] float32 at 16 kHz, full scale [-1, 1]
     video: Path = Path()
-    index: int = 0
+    index: int = 0  # in its split
 
     @property
     def times(self) -> list[float]:
@@ -64,20 +59,20 @@ class Clip:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing is to be heard at all."""
+        """Whether the clip makes no sound at all."""
         return not self.events and not self.wheels
 
     def until(self, samples: int) -> Clip:
-        """The clip's first so many samples and what happens in them."""
+        """The clip's first ``samples`` samples and what happens in them."""
         seconds = samples / SAMPLE_RATE
         wheels = tuple(replace(wheel, speed=wheel.speed[: int(seconds / wheel.step) + 1]) for wheel in self.wheels)
         events = tuple(event for event in self.events if event.time < seconds)
-        return replace(self, events=events, wheels=wheels, sound=self.sound[:samples])
+        return replace(self, events=events, wheels=wheels, audio=self.audio[:samples])
 
 
 @dataclass(frozen=True)
 class _Record:
-    """A line of ``events.jsonl``, as far as it matters here."""
+    """A line of ``events.jsonl``, without the keys that are not needed here."""
 
     video_path: str
     audio_file: str
@@ -87,20 +82,19 @@ class _Record:
     continuous: tuple[Wheel, ...]
 
 
-def clip_of(truth: dict[str, Any], sound: np.ndarray, name: str = "clip", index: int = 0) -> Clip:
-    """A clip out of ``train.demo.synthetic.dataset.ground_truth`` and its sound, without files."""
+def make_clip(truth: dict[str, Any], audio: np.ndarray, name: str = "clip", index: int = 0) -> Clip:
+    """A clip from ``train.demo.synthetic.dataset.ground_truth`` and its sound, without files."""
     events = msgspec.convert(truth["events"], tuple[Event, ...])
-    return Clip(
-        name, truth["kind"], events, msgspec.convert(truth["continuous"], tuple[Wheel, ...]), sound, index=index
-    )
+    wheels = msgspec.convert(truth["continuous"], tuple[Wheel, ...])
+    return Clip(name, truth["kind"], events, wheels, audio, index=index)
 
 
 def read_clips(folder: Path, split: str, count: int | None = None, *, most: int | None = None) -> list[Clip]:
     """The first ``count`` clips of a split, or up to ``most`` of them, with their sounds; all if neither is given.
 
     Raises:
-        VTAError: no events there, or a line or a sound that cannot be read.
-        OptionError: no such split, or fewer clips than wanted.
+        VTAError: the folder has no events, or a line or a sound cannot be read.
+        OptionError: no such split, or fewer clips than ``count``.
     """
     records = _read_records(folder)
     chosen = [record for record in records if record.split == split]
@@ -116,37 +110,32 @@ def read_clips(folder: Path, split: str, count: int | None = None, *, most: int 
 
 
 def _read_records(folder: Path) -> list[_Record]:
-    path = folder / EVENTS
+    path = folder / EVENTS_FILE
     if not path.is_file():
         raise VTAError(
-            f"{folder}: has no {EVENTS}; a data set that python -m train.demo.synthetic has finished is needed"
+            f"{folder}: has no {EVENTS_FILE}; a data set that python -m train.demo.synthetic has finished is needed"
         )
-    records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            record = msgspec.json.decode(line, type=_Record)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise VTAError(f"{path}, line {number}: is no record of a clip's events ({error})") from error
+    records = list(read_lines(path, _Record, error=VTAError))
+    for number, record in enumerate(records, 1):
         if unknown := {event.material for event in record.events} - set(MATERIALS):
             raise VTAError(
                 f"{path}, line {number}: unknown material {sorted(unknown)[0]!r}; one of {', '.join(MATERIALS)}"
             )
-        records.append(record)
     if not records:
         raise VTAError(f"{path}: is empty")
     return records
 
 
 def _read_clip(folder: Path, record: _Record, index: int) -> Clip:
-    sound = read_audio(folder / record.audio_file, SAMPLE_RATE)
+    audio = read_audio(folder / record.audio_file, SAMPLE_RATE)
     video = folder / record.video_path
-    return Clip(video.stem, record.kind, record.events, record.continuous, sound, video, index)
+    return Clip(video.stem, record.kind, record.events, record.continuous, audio, video, index)
 
 
-def rotated(clips: Sequence[Clip]) -> dict[str, Clip]:
-    """For each clip's name the next clip of the same kind of scene, the first after the last.
+def find_partners(clips: Sequence[Clip]) -> dict[str, Clip]:
+    """For each clip's name the next clip of the same kind of scene; after the last comes the first.
 
-    Clips whose kind no other has, and clips in which nothing happens, have no partner and are left out.
+    Clips that are the only ones of their kind, and clips in which nothing happens, have no partner and are left out.
     """
     partners: dict[str, Clip] = {}
     for kind in {clip.kind for clip in clips}:

@@ -1,4 +1,4 @@
-"""What the scores look like on paper: a table in Markdown, everything in JSON, and pictures. Knows no models."""
+"""Writes the scores: a table in Markdown, everything in JSON, and plots of spectrograms."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ COLUMNS = {  # heading: (field of Scores, format, goal)
     "silence below events, dB": ("silence_below", ".1f", "≥ 30"),
     "log-mel distance, dB": ("mel_decibels", ".1f", ""),
 }
-PACKAGES = ("vta-rt", "numpy", "scipy", "scikit-learn", "onnxruntime", "torch")
-NEPERS = (-8.0, 0.5)  # range of log-mel magnitudes that the pictures' colours show
+FIGURE_PACKAGES = ("vta-rt", "numpy", "scipy", "scikit-learn", "onnxruntime", "torch")
+PLOT_NEPERS = (-8.0, 0.5)  # range of log-mel magnitudes that the colours of a plot show
 
 
 def table(rows: Mapping[str, Scores]) -> str:
-    """A Markdown table with a line for each system, and the goals for a generating one last."""
+    """A Markdown table with a line for each system and, last, the goals of a bundle."""
     lines = [["sound", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
     for name, scores in rows.items():
         values = [(getattr(scores, field), form) for field, form, _ in COLUMNS.values()]
@@ -47,9 +47,9 @@ def table(rows: Mapping[str, Scores]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that figures may depend on."""
+    """Versions of the packages that the figures may depend on."""
     found = {}
-    for package in PACKAGES:
+    for package in FIGURE_PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -58,7 +58,7 @@ def versions() -> dict[str, str]:
 
 
 def document(rows: Mapping[str, Sequence[ClipScore]], pooled: Mapping[str, Scores], about: dict[str, Any]) -> str:
-    """All of it as JSON: what was scored and how, the pooled figures, and every clip of every system."""
+    """The report as JSON: what was scored and how, the pooled figures, and the scores of every clip of every system."""
     clips = {name: [asdict(score) for score in scores] for name, scores in rows.items()}
     for scores in clips.values():
         for score in scores:
@@ -67,7 +67,7 @@ def document(rows: Mapping[str, Sequence[ClipScore]], pooled: Mapping[str, Score
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def choose_pictured(clips: Sequence[Clip], count: int) -> list[Clip]:
+def choose_plotted(clips: Sequence[Clip], count: int) -> list[Clip]:
     """The first clips of each kind of scene in turn, those in which something happens before the silent ones."""
     seen: Counter[str] = Counter()
     ranked = []
@@ -77,17 +77,17 @@ def choose_pictured(clips: Sequence[Clip], count: int) -> list[Clip]:
     return [entry[-1] for entry in sorted(ranked, key=lambda entry: entry[:-1])[:count]]
 
 
-def check_drawing() -> None:
-    """See that pictures can be drawn, before the work that comes first.
+def check_plotting() -> None:
+    """Check that plots can be drawn, before the work that comes first.
 
     Raises:
         VTAError: matplotlib is missing.
     """
     if find_spec("matplotlib") is None:
-        raise VTAError('matplotlib is not installed; pictures need: pip install "vta-rt[train]", or --pictures 0')
+        raise VTAError('matplotlib is not installed; plots need: pip install "vta-rt[train]", or --pictures 0')
 
 
-def draw(path: Path, clip: Clip, waves: Mapping[str, np.ndarray]) -> None:
+def plot(path: Path, clip: Clip, waves: Mapping[str, np.ndarray]) -> None:
     """Write a PNG: a log-mel spectrogram for each wave, one above the other, with true and found events marked.
 
     Raises:
@@ -104,8 +104,8 @@ def draw(path: Path, clip: Clip, waves: Mapping[str, np.ndarray]) -> None:
             origin="lower",
             aspect="auto",
             cmap="magma",
-            vmin=NEPERS[0],
-            vmax=NEPERS[1],
+            vmin=PLOT_NEPERS[0],
+            vmax=PLOT_NEPERS[1],
             extent=(0, len(mel) / 100, 0, 64),
         )
         axis.vlines(clip.times, 0, 64, colors="white", linewidth=0.8, linestyles="dotted", label="true event")

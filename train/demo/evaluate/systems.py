@@ -1,16 +1,14 @@
-"""What gives a wave for a clip: a bundle, a bundle deceived, the truth and the truth degraded. Knows no scores.
+"""The systems that are scored, each a wave for a clip: a bundle, the true sound, and controls made from them.
 
-Everything of a bundle goes through ``vta_rt.Pipeline``, without torch.
+Bundles run in ``vta_rt.Pipeline``, without torch.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError
@@ -19,7 +17,7 @@ from torch import nn
 from transformers import SpeechT5HifiGan
 from transformers.utils import logging
 
-from train.demo.evaluate.clips import Clip, rotated
+from train.demo.evaluate.clips import Clip, find_partners
 from train.demo.synthetic.audio import SAMPLE_RATE
 from train.first_stage.publish import open_vae
 from train.models.config import MelConfig, VocoderConfig
@@ -27,6 +25,7 @@ from train.models.mel import log_mel
 from train.models.vocoder import build_vocoder
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
+from vta_rt.documents import read_document
 from vta_rt.errors import BundleError, VTAError
 from vta_rt.sampling import Sampling
 from vta_rt.video import frames_of, probe
@@ -37,52 +36,48 @@ System = Callable[[Clip], np.ndarray | None]
 
 @dataclass(frozen=True)
 class Generated:
-    """What a bundle makes of a clip's video. Clip number i of the split gets the noise of ``seed`` + i."""
+    """The sound that a bundle makes for a clip's video. Clip number i of the split gets the noise of ``seed`` + i."""
 
     pipeline: Pipeline
     sampling: Sampling
     seed: int = 0
+    path: str = ""  # of the bundle
 
     def __call__(self, clip: Clip) -> np.ndarray:
         return self.pipeline.generate(clip.video, seed=self.seed + clip.index, **vars(self.sampling)).samples
 
 
-@dataclass(frozen=True)
-class Shuffled:
-    """What a bundle makes of a clip's frames in another order: right in everything but time. Noise as ``Generated``."""
-
-    pipeline: Pipeline
-    sampling: Sampling
-    seed: int = 0
+class Shuffled(Generated):
+    """The sound that a bundle makes for a clip's frames in a random order: right in everything but time."""
 
     def __call__(self, clip: Clip) -> np.ndarray:
         pipeline = self.pipeline
-        pictures = frames_of(clip.video, pipeline.frames, pipeline.model.seconds)
-        order = np.random.default_rng([self.seed, clip.index]).permutation(len(pictures))
-        tokens = pipeline.encode(pictures[order])
+        frames = frames_of(clip.video, pipeline.frames, pipeline.model.seconds)
+        order = np.random.default_rng([self.seed, clip.index]).permutation(len(frames))
+        tokens = pipeline.encode(frames[order])
         latents = pipeline.denoise(tokens, seed=self.seed + clip.index, **vars(self.sampling))
         wave = pipeline.vocode(pipeline.decode(latents))[0]
         seconds = min(probe(clip.video).duration, pipeline.model.seconds)
         return Audio(wave, SAMPLE_RATE).trim(seconds).samples
 
 
-class Remembered:
-    """Another system's sounds, made once, since the controls need them again."""
+class Cached:
+    """Another system's waves, made once, since the controls need them again."""
 
     def __init__(self, system: System) -> None:
-        self._system, self._sounds = system, dict[str, np.ndarray | None]()
+        self._system, self._waves = system, dict[str, np.ndarray | None]()
 
     def __call__(self, clip: Clip) -> np.ndarray | None:
-        if clip.name not in self._sounds:
-            self._sounds[clip.name] = self._system(clip)
-        return self._sounds[clip.name]
+        if clip.name not in self._waves:
+            self._waves[clip.name] = self._system(clip)
+        return self._waves[clip.name]
 
 
 class OtherClips:
-    """Another system's sounds, each for the clip before it of the same kind of scene; see ``rotated``."""
+    """Another system's waves, each for the clip before it of the same kind of scene; see ``find_partners``."""
 
     def __init__(self, system: System, clips: Sequence[Clip]) -> None:
-        self._system, self._partners = system, rotated(clips)
+        self._system, self._partners = system, find_partners(clips)
 
     def __call__(self, clip: Clip) -> np.ndarray | None:
         return self._system(self._partners[clip.name]) if clip.name in self._partners else None
@@ -96,62 +91,71 @@ class Noise:
     seed: int = 0
 
     def __call__(self, clip: Clip) -> np.ndarray | None:
-        sound = self.system(clip)
-        if sound is None:
+        wave = self.system(clip)
+        if wave is None:
             return None
-        noise = np.random.default_rng([self.seed, clip.index]).standard_normal(len(sound))
-        return noise * np.sqrt(np.mean(np.square(sound, dtype=np.float64)))
+        noise = np.random.default_rng([self.seed, clip.index]).standard_normal(len(wave))
+        return noise * np.sqrt(np.mean(np.square(wave, dtype=np.float64)))
 
 
-def truth(clip: Clip) -> np.ndarray:
+def true_sound(clip: Clip) -> np.ndarray:
     """The true sound."""
-    return clip.sound
+    return clip.audio
 
 
-class FirstStage:
-    """The true sound through autoencoder (its latents' means) and vocoder: the best that any latents could give.
+@dataclass(frozen=True)
+class _StageConfig:
+    """The part of a first stage's config.json that is needed here."""
+
+    mel: MelConfig = field(default_factory=MelConfig)
+
+
+class Reconstructed:
+    """The true sound through the autoencoder (means of its latents) and the vocoder: the best that any latents could give.
 
     Args:
-        folder: with ``vae/`` and ``vocoder/`` as diffusers and transformers write them, and ``config.json`` for the mel
-            analysis, if it is not the default one.
+        folder: with ``vae/`` and ``vocoder/`` as diffusers and transformers write them, and a ``config.json`` if the mel
+            analysis is not the default one.
 
     Raises:
-        VTAError: there is none.
+        VTAError: a part is missing or cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._vae, self._mel = open_vae(folder), _mel_config(folder)
+        self._vae = open_vae(folder)
+        config = folder / "config.json"
+        self._mel = read_document(config, _StageConfig, error=VTAError).mel if config.is_file() else MelConfig()
         self._vocoder = _open_vocoder(folder / "vocoder")
 
     @torch.no_grad()
     def __call__(self, clip: Clip) -> np.ndarray:
-        mel = log_mel(torch.from_numpy(clip.sound)[None], self._mel)  # [1, T, bins]
+        mel = log_mel(torch.from_numpy(clip.audio)[None], self._mel)  # [1, T, bins]
         stride = 2 ** (len(self._vae.config.block_out_channels) - 1)
         mel = mel[:, : mel.shape[1] // stride * stride]
         decoded = self._vae.decode(self._vae.encode(mel[:, None]).latent_dist.mode()).sample[:, 0]
-        return self._vocoder(decoded)[0, : len(clip.sound)].numpy()  # some kernels make it a little longer
+        return self._vocoder(decoded)[0, : len(clip.audio)].numpy()  # some kernels make it a little longer
 
 
 def _open_vocoder(folder: Path) -> nn.Module:
-    """HiFi-GAN as transformers writes it, or one of ``train.models.vocoder``'s own kinds with ``VocoderConfig`` as config.json.
+    """Open HiFi-GAN as transformers writes it, or a vocoder of our own, whose config.json is a ``VocoderConfig``.
 
     Raises:
-        VTAError: neither is there, or its weights are not all there.
+        VTAError: there is neither, or weights are missing.
     """
     try:
-        values = json.loads((folder / "config.json").read_text())
-        if "kind" in values:
-            vocoder = build_vocoder(msgspec.convert(values, VocoderConfig))
+        path = folder / "config.json"
+        if "kind" in read_document(path, error=VTAError):
+            vocoder = build_vocoder(read_document(path, VocoderConfig, error=VTAError))
             vocoder.load_state_dict(load_file(folder / "model.safetensors"))
         else:
             vocoder = _open_hifigan(folder)
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except (VTAError, OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise VTAError(f"{folder.parent}: holds no vocoder ({str(error).splitlines()[0]})") from error
     return vocoder.eval()
 
 
 def _open_hifigan(folder: Path) -> nn.Module:
-    """Transformers would fill in missing weights by chance; the two buffers for normalised mels alone may be missing."""
+    """Open a HiFi-GAN. Missing weights, which transformers would draw at random, are refused, except for its mel buffers."""
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -165,18 +169,8 @@ def _open_hifigan(folder: Path) -> nn.Module:
     return vocoder
 
 
-def _mel_config(folder: Path) -> MelConfig:
-    path = folder / "config.json"
-    if not path.is_file():
-        return MelConfig()
-    try:
-        return msgspec.convert(json.loads(path.read_text()).get("mel", {}), MelConfig)
-    except (OSError, ValueError, AttributeError) as error:
-        raise VTAError(f"{path}: is no first stage's configuration ({error})") from error
-
-
 def open_bundle(path: str, backend: str, threads: int | None) -> Pipeline:
-    """A bundle whose sound can be scored.
+    """Open a bundle whose sound can be scored.
 
     Raises:
         BundleError: it cannot be opened, or has another sample rate than the data.

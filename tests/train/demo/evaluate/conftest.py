@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from train.demo.evaluate.clips import Clip, clip_of
+from train.demo.evaluate.clips import Clip, make_clip
 from train.demo.evaluate.judge import Judge
 from train.demo.evaluate.score import fit_judge
 from train.demo.synthetic.audio import synthesise
@@ -23,7 +23,7 @@ def make_clips(seed: int, kinds: Sequence[str], seconds: float = 5.12) -> list[C
     for index, kind in enumerate(kinds):
         rng = np.random.default_rng([seed, index])
         scene = compose(rng, seconds, kind)
-        clips.append(clip_of(ground_truth(scene), synthesise(scene, rng), f"{index:06}", index))
+        clips.append(make_clip(ground_truth(scene), synthesise(scene, rng), f"{index:06}", index))
     return clips
 
 

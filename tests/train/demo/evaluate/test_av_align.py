@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.demo.evaluate.av_align import AVAlign, align, av_align, motion_of, motion_peaks
+from train.demo.evaluate.av_align import AVAlign, align, av_align, find_motion_peaks, measure_motion
 
 
 def test_the_score_is_intersection_over_union() -> None:
@@ -23,8 +23,8 @@ def test_the_score_is_intersection_over_union() -> None:
 
 def test_peaks_are_larger_than_their_neighbours() -> None:
     motion = np.array([5.0, 1, 3, 2, 2, 4, 4, 1, 6, 0, 7])
-    np.testing.assert_array_equal(motion_peaks(np.arange(11) / 10, motion), [0.2, 0.8])
-    assert motion_peaks(np.zeros(0), np.zeros(0)).size == 0
+    np.testing.assert_array_equal(find_motion_peaks(np.arange(11) / 10, motion), [0.2, 0.8])
+    assert find_motion_peaks(np.zeros(0), np.zeros(0)).size == 0
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def clicks(*times: float) -> np.ndarray:
 
 def test_motion_is_largest_at_the_jumps(jumping: Path) -> None:
     pytest.importorskip("cv2")
-    times, motion = motion_of(jumping)
+    times, motion = measure_motion(jumping)
     np.testing.assert_allclose(times, np.arange(50) / 25, atol=1e-6)
     assert motion[0] == motion[1]
     assert sorted(np.argsort(motion)[-3:].tolist()) == [10, 20, 36]

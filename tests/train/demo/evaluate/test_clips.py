@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.demo.evaluate.clips import Clip, Event, Wheel, clip_of, read_clips, rotated
+from train.demo.evaluate.clips import Clip, Event, Wheel, find_partners, make_clip, read_clips
 from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from vta_rt.errors import OptionError, VTAError
 
@@ -35,8 +35,8 @@ def test_reads_what_was_written(written: tuple[Path, list[dict]]) -> None:
         assert [event.material for event in clip.events] == [event["material"] for event in record["events"]]
         assert len(clip.wheels) == len(record["continuous"])
         assert clip.video.is_file()
-        assert clip.sound.shape == (16_000,)
-        assert 0 < np.abs(clip.sound).max() < 1
+        assert clip.audio.shape == (16_000,)
+        assert 0 < np.abs(clip.audio).max() < 1
     assert len(read_clips(folder, "train", 3)) == 3
     assert len(read_clips(folder, "valid", most=99)) == 2
 
@@ -55,7 +55,7 @@ def test_refuses_what_is_not_there(written: tuple[Path, list[dict]], tmp_path: P
 
 def test_refuses_broken_lines(written: tuple[Path, list[dict]], tmp_path: Path) -> None:
     record = next(record for record in written[1] if record["events"])
-    with pytest.raises(VTAError, match=r"events.jsonl, line 2: is no record of a clip's events"):
+    with pytest.raises(VTAError, match=r"events.jsonl, line 2: Object missing required field"):
         read_clips(with_events(tmp_path, json.dumps(record) + "\n{}\n"), "test")
     with pytest.raises(VTAError, match=r"line 1: .*time"):
         broken = record | {"events": [record["events"][0] | {"time": "soon"}]}
@@ -75,16 +75,16 @@ def test_until_keeps_what_happens_before() -> None:
     short = clip.until(8_000)
     assert short.times == [0.2]
     assert short.wheels[0].speed == (0, 1, 2, 3, 4, 5)
-    assert len(short.sound) == 8_000
+    assert len(short.audio) == 8_000
     assert clip.until(16_000).times == clip.times
 
 
 def test_partners_are_of_the_same_kind_and_never_itself() -> None:
     def clip(name: str, kind: str, events: int = 1) -> Clip:
         truth = {"time": 0.5, "kind": "bounce", "material": "wood", "pitch": 300.0}
-        return clip_of({"kind": kind, "events": [truth] * events, "continuous": []}, np.zeros(1), name)
+        return make_clip({"kind": kind, "events": [truth] * events, "continuous": []}, np.zeros(1), name)
 
     clips = [clip("a", "bounce"), clip("b", "strike"), clip("c", "bounce"), clip("d", "bounce"), clip("e", "strike")]
     clips += [clip("alone", "mixed"), clip("x", "nothing", 0), clip("y", "nothing", 0)]
-    partners = {name: other.name for name, other in rotated(clips).items()}
+    partners = {name: other.name for name, other in find_partners(clips).items()}
     assert partners == {"a": "c", "c": "d", "d": "a", "b": "e", "e": "b"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train.demo.evaluate.clips import Wheel
-from train.demo.evaluate.hum import follow, track_hum
+from train.demo.evaluate.pitch import correlate_hum, track_hum
 from train.demo.synthetic.audio import hum
 from train.demo.synthetic.motion import Rotor
 
@@ -26,7 +26,7 @@ def wheel_and_hum(knots: tuple[tuple[float, float], ...]) -> tuple[Wheel, np.nda
 @pytest.mark.parametrize("knots", [RISING, UNEVEN])
 def test_the_true_hum_follows(knots: tuple[tuple[float, float], ...]) -> None:
     wheel, wave = wheel_and_hum(knots)
-    following = follow(wave, wheel, [])
+    following = correlate_hum(wave, wheel, [])
     assert following is not None
     assert following.pitch > 0.97
     assert following.level > 0.95
@@ -44,7 +44,7 @@ def test_pitch_is_right_where_it_hums_and_zero_where_it_stands() -> None:
 def test_the_reversed_speed_is_not_followed() -> None:
     _, wave = wheel_and_hum(RISING)
     wheel, _ = wheel_and_hum(tuple((5.0 - time, speed) for time, speed in reversed(RISING)))
-    following = follow(wave, wheel, [])
+    following = correlate_hum(wave, wheel, [])
     assert following is not None
     assert following.pitch < -0.95
     assert following.level < -0.9
@@ -54,12 +54,12 @@ def test_pitch_and_level_are_told_apart() -> None:
     """A hum of the right pitch that gets softer with speed, and a tone of one pitch that gets louder."""
     wheel, wave = wheel_and_hum(RISING)
     moments = np.arange(len(wave)) / RATE
-    softer = follow(wave / np.interp(moments, TIMES, wheel.speed) ** 2, wheel, [])
+    softer = correlate_hum(wave / np.interp(moments, TIMES, wheel.speed) ** 2, wheel, [])
     assert softer is not None
     assert softer.pitch > 0.95
     assert softer.level < -0.9
     tone = sum(np.sin(2 * np.pi * 200 * n * moments) / n for n in range(1, 13))
-    steady = follow(0.1 * tone * np.interp(moments, TIMES, wheel.speed), wheel, [])
+    steady = correlate_hum(0.1 * tone * np.interp(moments, TIMES, wheel.speed), wheel, [])
     assert steady is not None
     assert abs(steady.pitch) < 0.3
     assert steady.level > 0.95
@@ -67,14 +67,14 @@ def test_pitch_and_level_are_told_apart() -> None:
 
 def test_silence_follows_nothing() -> None:
     wheel, wave = wheel_and_hum(RISING)
-    assert follow(0 * wave, wheel, []) == (0.0, 0.0)
+    assert correlate_hum(0 * wave, wheel, []) == (0.0, 0.0)
 
 
 def test_frames_around_events_do_not_count() -> None:
     wheel, wave = wheel_and_hum(RISING)
     spoilt = wave.copy()
     spoilt[:RATE] = 0.3 * np.sin(2 * np.pi * 390 * np.arange(RATE) / RATE)
-    alone, beside = follow(spoilt, wheel, []), follow(spoilt, wheel, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    alone, beside = correlate_hum(spoilt, wheel, []), correlate_hum(spoilt, wheel, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert alone is not None
     assert beside is not None
     assert alone.level < 0.7
@@ -83,5 +83,5 @@ def test_frames_around_events_do_not_count() -> None:
 
 def test_nothing_is_said_of_a_steady_wheel_or_of_few_frames() -> None:
     _, wave = wheel_and_hum(RISING)
-    assert follow(wave, Wheel(STEP, (1.0,) * 125), []) is None
-    assert follow(wave[: RATE // 4], wheel_and_hum(RISING)[0], []) is None
+    assert correlate_hum(wave, Wheel(STEP, (1.0,) * 125), []) is None
+    assert correlate_hum(wave[: RATE // 4], wheel_and_hum(RISING)[0], []) is None

@@ -16,10 +16,10 @@ def share_right(judge: Judge, clips: list[Clip], kind: str, gain: float = 1.0) -
     """Shares of events heard as of their kind and of their material, in clips of one kind of scene."""
     right = []
     for clip in (clip for clip in clips if clip.kind == kind):
-        mel = mel_of(gain * clip.sound)
+        mel = mel_of(gain * clip.audio)
         found = onsets_of_mel(mel)
         pairs = match_onsets(found.tolist(), clip.times, 0.1)
-        for heard, (_, j) in zip(judge.hear(mel, [found[i] for i, _ in pairs]), pairs, strict=True):
+        for heard, (_, j) in zip(judge.classify(mel, [found[i] for i, _ in pairs]), pairs, strict=True):
             right.append((heard[0] == clip.events[j].kind, heard[1] == clip.events[j].material))
     assert len(right) > 20
     kinds, materials = np.mean(right, axis=0)
@@ -39,7 +39,7 @@ def test_a_judge_taught_wrongly_is_wrong(clips: list[Clip]) -> None:
     taught = [clip for clip in clips if clip.kind in ("bounce", "strike")]
     swapped = Judge.fit(
         (
-            mel_of(clip.sound),
+            mel_of(clip.audio),
             clip.times,
             [("strike" if event.kind == "bounce" else "bounce", event.material) for event in clip.events],
         )
@@ -60,7 +60,7 @@ def test_features_do_not_know_the_level() -> None:
 
 
 def test_an_onset_at_either_end_has_features(clips: list[Clip]) -> None:
-    features = onset_features(mel_of(clips[0].sound), [0.0, 5.12, 99.0])
+    features = onset_features(mel_of(clips[0].audio), [0.0, 5.12, 99.0])
     assert features.shape == (3, 17 * 64)
     assert np.isfinite(features).all()
 

@@ -68,7 +68,7 @@ def run(world: Path, out: Path, *more: str) -> int:
 def test_the_whole_command(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(systems, "Shuffled", lambda *_: lambda clip: clip.sound[::-1].copy())
+    monkeypatch.setattr(systems, "Shuffled", lambda *_: lambda clip: clip.audio[::-1].copy())
     arguments = (
         "--bundle",
         "good",

@@ -24,7 +24,7 @@ class Maker:
     """Gives the true sound of the clip that the prompt names, or of the video's."""
 
     def __init__(self, prompts: list[Prompt], *, follows_video: bool = False) -> None:
-        self._sounds = {prompt.text: prompt.clip.sound for prompt in prompts}
+        self._sounds = {prompt.text: prompt.clip.audio for prompt in prompts}
         self._follows_video = follows_video
         self.asked: list[int] = []
 
@@ -47,7 +47,7 @@ def seen(prompts: list[Prompt]) -> list[Prompt]:
 
 
 def test_true_sounds_are_heard_as_what_they_are(prompts: list[Prompt], judge: Judge) -> None:
-    assert [listen(prompt.clip.sound, judge).kind for prompt in prompts] == [prompt.clip.kind for prompt in prompts]
+    assert [listen(prompt.clip.audio, judge).kind for prompt in prompts] == [prompt.clip.kind for prompt in prompts]
     assert listen(np.zeros(16000), judge).kind == "nothing"
 
 
@@ -64,7 +64,7 @@ def test_a_prompt_that_is_obeyed(prompts: list[Prompt], judge: Judge) -> None:
 
 def test_a_prompt_that_is_not_heeded(prompts: list[Prompt], judge: Judge) -> None:
     rows: dict[str, Any] = {}
-    bounce = next(prompt.clip.sound for prompt in prompts if prompt.clip.kind == "bounce")
+    bounce = next(prompt.clip.audio for prompt in prompts if prompt.clip.kind == "bounce")
     prompts_alone(prompts, lambda index, **prompts: bounce, judge, rows)
     assert (rows["prompt alone"]["bounce"], rows["prompt alone"]["strike"]) == (1.0, 0.0)
     assert rows["prompt alone"]["share"] == round(3 / 11, 3)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.demo.evaluate.clips import Clip, clip_of
+from train.demo.evaluate.clips import Clip, make_clip
 from train.demo.evaluate.judge import Judge
-from train.demo.evaluate.report import COLUMNS, choose_pictured, document, draw, table
+from train.demo.evaluate.report import COLUMNS, choose_plotted, document, plot, table
 from train.demo.evaluate.score import ClipScore, pool, score_clip
 
 
 @pytest.fixture(scope="module")
 def scores(clips: list[Clip], judge: Judge) -> list[ClipScore]:
     """Of a strike, a wheel and a silent clip."""
-    return [score_clip(clip.sound, clip, judge) for clip in (clips[1], clips[16], clips[-1])]
+    return [score_clip(clip.audio, clip, judge) for clip in (clips[1], clips[16], clips[-1])]
 
 
 def test_the_table_has_a_line_a_system(scores: list[ClipScore]) -> None:
@@ -59,19 +59,21 @@ def test_pictured_are_clips_of_each_kind_first() -> None:
     hit = {"time": 0.5, "kind": "bounce", "material": "wood", "pitch": 300.0}
     kinds = ["nothing", "bounce", "bounce", "strike", "bounce", "spin"]
     clips = [
-        clip_of({"kind": kind, "events": [] if kind == "nothing" else [hit], "continuous": []}, np.zeros(1), str(i), i)
+        make_clip(
+            {"kind": kind, "events": [] if kind == "nothing" else [hit], "continuous": []}, np.zeros(1), str(i), i
+        )
         for i, kind in enumerate(kinds)
     ]
-    assert [clip.name for clip in choose_pictured(clips, 4)] == ["1", "3", "5", "2"]
-    assert [clip.name for clip in choose_pictured(clips, 99)] == ["1", "3", "5", "2", "4", "0"]
-    assert choose_pictured(clips, 0) == []
+    assert [clip.name for clip in choose_plotted(clips, 4)] == ["1", "3", "5", "2"]
+    assert [clip.name for clip in choose_plotted(clips, 99)] == ["1", "3", "5", "2", "4", "0"]
+    assert choose_plotted(clips, 0) == []
 
 
 def test_a_picture_shows_the_wave(clips: list[Clip], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    draw(tmp_path / "true.png", clips[0], {"true": clips[0].sound})
-    draw(tmp_path / "same.png", clips[0], {"true": clips[0].sound})
-    draw(tmp_path / "both.png", clips[0], {"made": clips[1].sound, "true": clips[0].sound})
+    plot(tmp_path / "true.png", clips[0], {"true": clips[0].audio})
+    plot(tmp_path / "same.png", clips[0], {"true": clips[0].audio})
+    plot(tmp_path / "both.png", clips[0], {"made": clips[1].audio, "true": clips[0].audio})
     sizes = [Image.open(tmp_path / name).size for name in ("true.png", "both.png")]
     assert sizes[1][1] > 1.8 * sizes[0][1]
     assert (tmp_path / "true.png").read_bytes() == (tmp_path / "same.png").read_bytes()

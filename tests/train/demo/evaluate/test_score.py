@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from train.demo.evaluate.clips import Clip, clip_of, rotated
-from train.demo.evaluate.hum import Following
+from train.demo.evaluate.clips import Clip, find_partners, make_clip
 from train.demo.evaluate.judge import Judge
+from train.demo.evaluate.pitch import HumCorrelation
 from train.demo.evaluate.score import ClipScore, Scores, pool, score_clip
 from train.onsets import OnsetScore
 
@@ -21,7 +21,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 @pytest.fixture(scope="module")
 def score(clips: list[Clip], judge: Judge) -> Callable[[Change], Scores]:
     """Pooled scores of the true sounds after some change."""
-    return lambda change: pool([score_clip(change(clip.sound), clip, judge) for clip in clips])
+    return lambda change: pool([score_clip(change(clip.audio), clip, judge) for clip in clips])
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_the_true_sound_scores_high(of_truth: Scores) -> None:
 
 
 def test_against_other_clips_events_it_collapses(clips: list[Clip], judge: Judge, of_truth: Scores) -> None:
-    partners = rotated(clips)
-    spoilt = pool([score_clip(partners[clip.name].sound, clip, judge) for clip in clips if clip.name in partners])
+    partners = find_partners(clips)
+    spoilt = pool([score_clip(partners[clip.name].audio, clip, judge) for clip in clips if clip.name in partners])
     assert spoilt.events == of_truth.events
     assert spoilt.f1_100 < 0.45
     assert spoilt.f1_50 < 0.3
@@ -74,7 +74,7 @@ def test_seventy_milliseconds_late_is_outside_fifty_and_inside_a_hundred(score: 
 def test_what_is_missed_is_wrong_of_all_events(clips: list[Clip], judge: Judge) -> None:
     clip = clips[0]
     middle = (clip.times[len(clip.times) // 2 - 1] + clip.times[len(clip.times) // 2]) / 2
-    wave = clip.sound.copy()
+    wave = clip.audio.copy()
     wave[round(middle * RATE) :] = 0
     half = pool([score_clip(wave, clip, judge)])
     assert half.kind == 1
@@ -100,7 +100,7 @@ def test_twice_the_gain_is_six_decibels_of_distance(score: Callable[[Change], Sc
 def test_a_short_wave_is_scored_for_what_it_covers(clips: list[Clip], judge: Judge) -> None:
     clip = clips[0]
     end = clip.times[1] + 0.3
-    scored = score_clip(clip.sound[: round(end * RATE)], clip, judge)
+    scored = score_clip(clip.audio[: round(end * RATE)], clip, judge)
     assert scored.onsets_50.true == sum(time < end for time in clip.times)
     assert scored.onsets_50.f1 == 1
     assert scored.mel == pytest.approx(0, abs=0.1)  # the analysis windows at the new end
@@ -115,7 +115,7 @@ def test_pooling_counts_events_and_takes_medians_of_clips() -> None:
         materials=1,
         strikes=4,
         cents=(20.0, -80.0),
-        hum=Following(0.8, 0.4),
+        hum=HumCorrelation(0.8, 0.4),
         events=(-20.0, -30.0, -20.0),
         silence=None,
         lead_in=-60.0,
@@ -129,7 +129,7 @@ def test_pooling_counts_events_and_takes_medians_of_clips() -> None:
         materials=0,
         strikes=0,
         cents=(),
-        hum=Following(-0.2, 0.0),
+        hum=HumCorrelation(-0.2, 0.0),
         events=(),
         silence=-45.0,
         lead_in=None,
@@ -147,8 +147,8 @@ def test_pooling_counts_events_and_takes_medians_of_clips() -> None:
 
 
 def test_where_nothing_happens_there_are_no_shares(judge: Judge) -> None:
-    clip = clip_of({"kind": "nothing", "events": [], "continuous": []}, np.zeros(RATE, np.float32))
-    scores = pool([score_clip(clip.sound, clip, judge)])
+    clip = make_clip({"kind": "nothing", "events": [], "continuous": []}, np.zeros(RATE, np.float32))
+    scores = pool([score_clip(clip.audio, clip, judge)])
     assert scores.f1_50 == 1
     assert scores.silence_level == -120
     assert scores.kind is None

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from train.demo.evaluate import systems
-from train.demo.evaluate.clips import Clip, clip_of
+from train.demo.evaluate.clips import Clip, make_clip
 from train.first_stage.publish import publish_vocoder
 from train.models.config import SystemConfig, VocoderConfig
 from train.models.vocoder import build_vocoder
@@ -33,7 +33,7 @@ NOTHING = {
 @pytest.fixture
 def pair() -> list[Clip]:
     """Two clips of one kind, of which one is all ones and the other all twos."""
-    return [clip_of(NOTHING, np.full(8000, value, np.float32), str(value), value) for value in (1, 2)]
+    return [make_clip(NOTHING, np.full(8000, value, np.float32), str(value), value) for value in (1, 2)]
 
 
 class FakePipeline:
@@ -66,14 +66,14 @@ class FakePipeline:
 
 
 def test_other_clips_get_each_others_sound(pair: list[Clip]) -> None:
-    other = systems.OtherClips(systems.truth, pair)
+    other = systems.OtherClips(systems.true_sound, pair)
     assert [float(other(clip)[0]) for clip in pair] == [2, 1]
-    alone = clip_of(NOTHING, np.zeros(1), "unknown")
+    alone = make_clip(NOTHING, np.zeros(1), "unknown")
     assert other(alone) is None
 
 
 def test_noise_is_as_loud_and_as_long(pair: list[Clip]) -> None:
-    noise = systems.Noise(systems.truth)
+    noise = systems.Noise(systems.true_sound)
     made = noise(pair[1])
     assert made.shape == (8000,)
     assert np.sqrt(np.mean(made**2)) == pytest.approx(2, rel=0.05)
@@ -83,9 +83,9 @@ def test_noise_is_as_loud_and_as_long(pair: list[Clip]) -> None:
 
 def test_a_sound_is_made_once(pair: list[Clip]) -> None:
     made = []
-    remembered = systems.Remembered(lambda clip: made.append(clip.name) or clip.sound)
+    remembered = systems.Cached(lambda clip: made.append(clip.name) or clip.audio)
     for clip in (*pair, *pair):
-        assert remembered(clip) is clip.sound
+        assert remembered(clip) is clip.audio
     assert made == ["1", "2"]
 
 
@@ -112,8 +112,8 @@ def test_shuffled_frames_are_the_same_in_another_order(make_video: Callable[[Pat
 
 def test_the_first_stage_gives_a_sound_of_its_own(micro_checkpoint: Path) -> None:
     rng = np.random.default_rng(0)
-    clip = clip_of(NOTHING, 0.1 * rng.standard_normal(16_000).astype(np.float32))
-    through = systems.FirstStage(micro_checkpoint)
+    clip = make_clip(NOTHING, 0.1 * rng.standard_normal(16_000).astype(np.float32))
+    through = systems.Reconstructed(micro_checkpoint)
     wave = through(clip)
     assert wave.shape == (16_000,)
     assert np.isfinite(wave).all()
@@ -126,11 +126,11 @@ def test_a_vocoder_of_another_kind_is_opened_by_its_config(micro_checkpoint: Pat
     config = SystemConfig(vocoder=VocoderConfig(kind="sinusoidal", width=8, layers=1))
     vocoder = build_vocoder(config.vocoder)
     publish_vocoder(vocoder.state_dict(), config, tmp_path)
-    clip = clip_of(NOTHING, 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32))
-    assert systems.FirstStage(tmp_path)(clip).shape == (16_000,)
+    clip = make_clip(NOTHING, 0.1 * np.random.default_rng(0).standard_normal(16_000).astype(np.float32))
+    assert systems.Reconstructed(tmp_path)(clip).shape == (16_000,)
     save_file({"other": torch.zeros(1)}, tmp_path / "vocoder" / "model.safetensors")
     with pytest.raises(VTAError, match="holds no vocoder"):
-        systems.FirstStage(tmp_path)
+        systems.Reconstructed(tmp_path)
 
 
 def test_missing_weights_are_not_made_up(micro_checkpoint: Path, tmp_path: Path) -> None:
@@ -140,18 +140,18 @@ def test_missing_weights_are_not_made_up(micro_checkpoint: Path, tmp_path: Path)
     del weights["conv_post.bias"]
     save_file(weights, tmp_path / "vocoder" / "model.safetensors", {"format": "pt"})
     with pytest.raises(VTAError, match=r"holds no vocoder \(its weights have no conv_post.bias\)"):
-        systems.FirstStage(tmp_path)
+        systems.Reconstructed(tmp_path)
 
 
 def test_no_first_stage_is_said(tmp_path: Path, micro_checkpoint: Path) -> None:
     with pytest.raises(VTAError, match="holds no autoencoder"):
-        systems.FirstStage(tmp_path)
+        systems.Reconstructed(tmp_path)
     (tmp_path / "vae").symlink_to(micro_checkpoint / "vae")
     with pytest.raises(VTAError, match="holds no vocoder"):
-        systems.FirstStage(tmp_path)
+        systems.Reconstructed(tmp_path)
     (tmp_path / "config.json").write_text('{"mel": {"bins": "many"}}')
-    with pytest.raises(VTAError, match=r"config.json: is no first stage's configuration .*bins"):
-        systems.FirstStage(tmp_path)
+    with pytest.raises(VTAError, match=r"config.json: Expected `int`.*bins"):
+        systems.Reconstructed(tmp_path)
 
 
 def test_another_sample_rate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
