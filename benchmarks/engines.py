@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--first-stage")
     parser.add_argument("--engine", default="tensorrt-rtx", choices=["tensorrt", "tensorrt-rtx"])
     parser.add_argument("--precision", default="fp16", choices=["fp32", "fp16", "bf16"])
-    parser.add_argument("--bucket", nargs="+", default=["1"])
+    parser.add_argument("--profile", nargs="+", default=["1"])
     parser.add_argument("--out", help="the bundle's folder, kept afterwards (default: a temporary one)")
     parser.add_argument("--name", default="engines", help="of the file in benchmarks/results")
     options = parser.parse_args()
@@ -37,20 +37,20 @@ def main() -> None:
 
 
 def _build(options: argparse.Namespace, out: Path) -> dict[str, Any]:
-    from vta_rt.backends.tensorrt.index import EngineIndex, listed
+    from vta_rt.backends.tensorrt.index import EngineIndex, read_indices
     from vta_rt.bundle import Bundle
 
     checkpoint = ["--ckpt", options.ckpt, "--precision", options.precision, "--out", str(out)]
     if options.first_stage:
         checkpoint += ["--first-stage", options.first_stage]
-    if any(bucket != "1" for bucket in options.bucket):
+    if any(profile != "1" for profile in options.profile):
         checkpoint += ["--dynamic-batch"]
-    engines = ["--engine", options.engine, "--bucket", *options.bucket]
+    engines = ["--engine", options.engine, "--profile", *options.profile]
     graphs = _run([*checkpoint])
     first = _run(["--bundle", str(out), *engines])
     again = _run([*checkpoint, *engines])  # the one command, with nothing left to do
     bundle = Bundle(out)
-    ((folder, index),) = listed(bundle)
+    ((folder, index),) = read_indices(bundle)
     assert isinstance(index, EngineIndex), index
     return {
         "engine": f"{options.engine} {index.target.version}",

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vta_rt.backends.tensorrt.index import BuilderOptions
 from vta_rt.bundle import Bundle
@@ -31,18 +33,18 @@ def _build(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     _check(options)
     # Imported here, so that --help need not wait for torch.
-    from export.engines import Bucket, EngineBuild
+    from export.engines import EngineBuild, parse_profile
     from export.report import BuildReport
 
-    buckets = [Bucket.parse(text) for text in options.bucket or ["1"]]
+    profiles = [parse_profile(text) for text in options.profile or ["1"]]
     seconds = options.seconds
     if seconds is None:
-        seconds = next((bucket.seconds for bucket in buckets if bucket.seconds is not None), SECONDS)
+        seconds = next((profile.seconds for profile in profiles if profile.seconds is not None), SECONDS)
     if options.bundle is None:
-        buckets = [replace(bucket, seconds=None) if bucket.seconds == seconds else bucket for bucket in buckets]
+        profiles = [replace(each, seconds=None) if each.seconds == seconds else each for each in profiles]
     engines = None
     if options.engine != "onnx":  # before any work: it may not be possible here
-        engines = EngineBuild(options.engine, buckets, _builder_options(options), options.compute_capability or ())
+        engines = EngineBuild(options.engine, profiles, _builder_options(options), options.compute_capability or ())
     if options.bundle is None:
         from export.bundling import Options, build
 
@@ -53,8 +55,8 @@ def _build(arguments: Sequence[str] | None) -> int:
             chosen = Options(
                 options.precision or "fp32",
                 seconds,
-                dynamic_batch=options.dynamic_batch or any(bucket.batch > 1 for bucket in buckets),
-                dynamic_length=any(bucket.seconds is not None for bucket in buckets),
+                dynamic_batch=options.dynamic_batch or any(profile.batch > 1 for profile in profiles),
+                dynamic_length=any(profile.seconds is not None for profile in profiles),
             )
             out = build(options.ckpt, options.first_stage, options.out, chosen, report, options.tokenizer)
         else:
@@ -114,8 +116,8 @@ def _check(options: argparse.Namespace) -> None:
     if options.engine == "onnx":
         if options.bundle is not None and options.precision != "int8":
             raise OptionError(f"{options.bundle}: is a bundle already; name the engines to build for it with --engine")
-        if options.bucket or options.compute_capability:
-            raise OptionError("--bucket and --compute-capability are for engines; name them with --engine")
+        if options.profile or options.compute_capability:
+            raise OptionError("--profile and --compute-capability are for engines; name them with --engine")
         if options.precision == "bf16":
             raise OptionError("bf16 graphs run as engines only; name them with --engine, or choose fp32 or fp16")
     if options.bundle is not None:
@@ -131,6 +133,14 @@ def _check(options: argparse.Namespace) -> None:
 
 def _builder_options(options: argparse.Namespace) -> BuilderOptions:
     return BuilderOptions(options.optimization_level, options.workspace_mb, options.max_aux_streams, options.tf32)
+
+
+class _DeprecatedBucket(argparse.Action):
+    """The former name of ``--profile``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        warnings.warn("--bucket is now called --profile", DeprecationWarning, stacklevel=2)
+        setattr(namespace, self.dest, values)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -194,12 +204,13 @@ def _parser() -> argparse.ArgumentParser:
         "(default: onnx, no engines)",
     )
     engines.add_argument(
-        "--bucket",
+        "--profile",
         nargs="+",
         metavar="BATCH[xSECONDS]",
         help="sizes to build for: clips in one call, and seconds of sound; several make several engines of each graph "
         "(default: 1, and the bundle's seconds)",
     )
+    engines.add_argument("--bucket", nargs="+", dest="profile", action=_DeprecatedBucket, help=argparse.SUPPRESS)
     engines.add_argument(
         "--compute-capability",
         nargs="+",

@@ -1,7 +1,7 @@
-"""The graphs of a bundle to engines. Decides which to build, and what an earlier build left that will do.
+"""The graphs of a bundle to engines: decides which to build, and which engines of an earlier build are kept.
 
-Each engine is written whole and then listed in ``engine.json``, so that a build that is stopped leaves a folder in which
-every engine listed is there; the next build goes on after them. Knows files; the builder is ``export.tensorrt_builder``.
+Each engine is written as a whole and then listed in ``engine.json``, so that a build that is stopped leaves a folder in which
+every engine listed is there; the next build goes on after them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,8 @@ from pathlib import Path
 from export.report import BuildReport
 from export.staging import staging_folder
 from export.tensorrt_builder import EngineBuilder
+from vta_rt.backends.tensorrt.cuda import compute_capability
 from vta_rt.backends.tensorrt.engines import Machine, find_engines
-from vta_rt.backends.tensorrt.flavours import (
-    FLAVOURS,
-    Flavour,
-    compute_capability,
-    load,
-    rtx_check_gpu,
-    rtx_compute_capability,
-)
 from vta_rt.backends.tensorrt.index import (
     FOLDER,
     FORMAT_VERSION,
@@ -32,110 +25,109 @@ from vta_rt.backends.tensorrt.index import (
     BuilderOptions,
     EngineIndex,
     EngineRecord,
-    Target,
-    bucket_name,
+    EngineTarget,
+    Profile,
     engine_key,
     engine_precision,
+    profile_inputs,
     read_index,
-    static_inputs,
     write_index,
 )
+from vta_rt.backends.tensorrt.variants import VARIANTS, load, rtx_check_gpu, rtx_compute_capability
 from vta_rt.bundle import Bundle
-from vta_rt.errors import EngineError, OptionError, check_integer
+from vta_rt.errors import DeviceError, EngineError, OptionError, check_integer
 from vta_rt.files import atomic_write, raise_output_errors
 from vta_rt.manifest import MANIFEST, FileRecord, TensorSpec, is_intact, write_manifest
 
 TIMING_CACHE = "timing.cache"
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """One set of shapes: clips in a call, and seconds of sound in a pass; None for the bundle's own."""
+def parse_profile(text: str) -> Profile:
+    """``4`` or ``4x10.24``: clips in a call, and seconds of sound in a pass.
 
-    batch: int = 1
-    seconds: float | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Bucket:
-        """``4`` or ``4x10.24``.
-
-        Raises:
-            OptionError: neither.
-        """
-        batch, x, seconds = text.lower().partition("x")
-        try:
-            bucket = cls(int(batch), float(seconds) if x else None)
-        except ValueError:
-            raise OptionError(f"bucket {text!r} is not BATCH or BATCHxSECONDS, such as 4 or 4x10.24") from None
-        if bucket.batch < 1 or not 0 < (1 if bucket.seconds is None else bucket.seconds) < math.inf:
-            raise OptionError(f"bucket {text!r}: a batch of 1 or more and more than 0 seconds are needed")
-        return bucket
+    Raises:
+        OptionError: neither.
+    """
+    batch, x, seconds = text.lower().partition("x")
+    try:
+        profile = Profile(int(batch), float(seconds) if x else None)
+    except ValueError:
+        raise OptionError(f"profile {text!r} is not BATCH or BATCHxSECONDS, such as 4 or 4x10.24") from None
+    if profile.batch < 1 or not 0 < (1 if profile.seconds is None else profile.seconds) < math.inf:
+        raise OptionError(f"profile {text!r}: a batch of 1 or more and more than 0 seconds are needed")
+    return profile
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """One engine to be there at the end."""
+class _WantedEngine:
+    """An engine that is there once the build is done."""
 
     graph: str
-    bucket: str
+    profile: Profile
     inputs: tuple[TensorSpec, ...]
     key: str
 
     @property
     def file(self) -> str:
-        return f"{self.graph}-{self.bucket}.engine"
+        return f"{self.graph}-{self.profile}.engine"
 
 
 class EngineBuild:
-    """Engines of one flavour, to be built for a bundle that is, or will be, there.
+    """A build of engines by one variant of TensorRT.
 
-    Made before the bundle is exported, so that a machine that cannot build is told so first.
+    Made before the bundle is exported, so that a machine that cannot build fails at once.
 
     Args:
-        compute_capabilities: such as ``8.9``, of the GPUs to build for; ``current`` for the one that is here; none for all
-            the flavour builds for at once.
+        compute_capabilities: of the GPUs to build for, such as ``8.9``, or ``current`` for the one that is here; none for
+            all that the variant builds for at once.
 
     Raises:
-        OptionError: a flavour, bucket or option that does not exist.
-        EngineError: the flavour is not installed, or cannot build here or for these.
+        OptionError: a variant, profile or option that does not exist.
+        EngineError: the variant is not installed, or cannot build here or for these GPUs.
     """
 
     def __init__(
         self,
-        flavour: str,
-        buckets: Sequence[Bucket] = (Bucket(),),
+        variant: str,
+        profiles: Sequence[Profile] = (),
         options: BuilderOptions | None = None,
         compute_capabilities: Sequence[str] = (),
     ) -> None:
-        if flavour not in FLAVOURS:
-            raise OptionError(f"engine {flavour!r} is unknown; choose one of {', '.join(FLAVOURS)}")
-        self.flavour: Flavour = FLAVOURS[flavour]
-        self.buckets = tuple(dict.fromkeys(buckets)) or (Bucket(),)
+        if variant not in VARIANTS:
+            raise OptionError(f"engine {variant!r} is unknown; choose one of {', '.join(VARIANTS)}")
+        self.variant = VARIANTS[variant]
+        self.profiles = tuple(dict.fromkeys(profiles)) or (Profile(),)
         self.options = options or BuilderOptions()
         _check_options(self.options)
         self._asked_for = tuple(dict.fromkeys(compute_capabilities))
-        self._trt, self._version = load(self.flavour)
-        self._check_compute_capabilities()
-        self._runs_on = self._asked_for or self.flavour.compute_capabilities
-        if self.flavour.needs_gpu or "current" in self._asked_for:
-            self._runs_on = (_of_this_gpu(flavour),)
-        if "current" in self._asked_for and not self.flavour.needs_gpu:
-            rtx_check_gpu(self._trt, self._runs_on[0])
-        self._builder = EngineBuilder(self._trt, self.flavour, self.options, self._asked_for)
+        self._trt, self._version = load(self.variant)
+        self._runs_on = self._check_compute_capabilities()
+        self._builder = EngineBuilder(self._trt, self.variant, self.options, self._asked_for)
 
-    def _check_compute_capabilities(self) -> None:
-        asked_for = self._asked_for
-        if self.flavour.needs_gpu:
-            if asked_for not in ((), ("current",)):
-                raise OptionError(f"{self.flavour.name} builds for the GPU it runs on, not for {', '.join(asked_for)}")
-            return
+    def _check_compute_capabilities(self) -> tuple[str, ...]:
+        """What the engines will run on."""
+        variant, asked_for = self.variant, self._asked_for
+        if variant.needs_gpu and asked_for not in ((), ("current",)):
+            raise OptionError(f"{variant.name} builds for the GPU it runs on, not for {', '.join(asked_for)}")
         if "current" in asked_for and len(asked_for) > 1:
             raise OptionError("compute capability current stands for the GPU that is here, and goes with no other")
-        for capability in asked_for:
-            rtx_compute_capability(self._trt, capability)
+        if not variant.needs_gpu:
+            for capability in asked_for:
+                rtx_compute_capability(self._trt, capability)
+            if "current" not in asked_for:
+                return asked_for or variant.compute_capabilities
+        try:
+            here = compute_capability()
+        except DeviceError as error:
+            raise EngineError(
+                f"{error}, and {variant.name} was to build for the one here; tensorrt-rtx needs none"
+            ) from error
+        if not variant.needs_gpu:
+            rtx_check_gpu(self._trt, here)
+        return (here,)
 
     def run(self, path: Path, report: BuildReport) -> Path:
-        """Build what is missing, and list it.
+        """Build the engines that are missing, and list them.
 
         Args:
             path: the bundle's folder.
@@ -144,91 +136,79 @@ class EngineBuild:
             the folder of engines.
 
         Raises:
-            BundleError: no bundle, or a damaged one. EngineError: TensorRT cannot build a graph, or a graph cannot have
-            the shapes of a bucket. OutputError: the folder cannot be written.
+            BundleError: no bundle, or a damaged one.
+            EngineError: TensorRT cannot build a graph, or a graph cannot have the sizes of a profile.
+            OutputError: the folder cannot be written.
         """
         path = Bundle(path).path
         with staging_folder(path), raise_output_errors(path):
-            bundle = Bundle(path)  # as it is now that nobody else can change it
-            target = self._target(bundle)
+            bundle = Bundle(path)  # read again, now that nobody else can change it
+            later = self.variant.and_later and not self._asked_for
+            precision = engine_precision(bundle.manifest)
+            target = EngineTarget(self.variant.name, self._version, self._runs_on, precision, later)
             wanted = list(self._wanted(bundle, target))
             folder = path / FOLDER / target.folder
             folder.mkdir(parents=True, exist_ok=True)
-            index = EngineIndex(FORMAT_VERSION, target, tuple(self._kept(bundle, folder, target, wanted, report)))
+            index = EngineIndex(FORMAT_VERSION, target, tuple(self._kept(bundle, folder, target, wanted)))
+            for record in index.engines:
+                report.engine(record, kept=True)
             write_index(folder, index)
-            _clear_away(folder, index)
-            _list(bundle, target.folder)
-            self._builder.timing_cache = _read(folder / TIMING_CACHE)
+            _remove_unlisted(folder, index)
+            _list_folder(bundle, target.folder)
+            cache = folder / TIMING_CACHE
+            self._builder.timing_cache = cache.read_bytes() if cache.is_file() else b""
             for item in wanted:
                 if all(record.key != item.key for record in index.engines):
                     record = self._build(bundle, folder, item, report)
                     index = replace(index, engines=(*index.engines, record))
                     write_index(folder, index)
-        self._check(Bundle(path), target)
+        # What was built is what a machine of its kind will find.
+        machine = Machine(target.variant, target.version, target.compute_capabilities[0])
+        bundle = Bundle(path)
+        for profile in self.profiles:
+            find_engines(bundle, machine, _round_up(bundle, profile))
         return folder
 
-    def _target(self, bundle: Bundle) -> Target:
-        later = self.flavour.and_later and not self._asked_for
-        return Target(self.flavour.name, self._version, self._runs_on, engine_precision(bundle.manifest), later)
-
-    def _wanted(self, bundle: Bundle, target: Target) -> Iterator[_Wanted]:
+    def _wanted(self, bundle: Bundle, target: EngineTarget) -> Iterator[_WantedEngine]:
         manifest = bundle.manifest
         for graph, record in manifest.graphs.items():
             items = {}  # by key: an encoder's is the same for every batch
-            for bucket in self.buckets:
-                seconds = _rounded(bundle, bucket.seconds)
-                inputs = static_inputs(record, replace(manifest.model, seconds=seconds), manifest.frames, bucket.batch)
+            for profile in self.profiles:
+                sizes = _round_up(bundle, profile)
+                inputs = profile_inputs(manifest, graph, sizes)
                 key = engine_key(record, target, inputs)
-                batch = 1 if graph.endswith("_encoder") else bucket.batch
-                items[key] = _Wanted(graph, bucket_name(batch, seconds), inputs, key)
+                name = replace(sizes, batch=1) if graph.endswith("_encoder") else sizes
+                items[key] = _WantedEngine(graph, name, inputs, key)
             yield from items.values()
 
     def _kept(
-        self, bundle: Bundle, folder: Path, target: Target, wanted: list[_Wanted], report: BuildReport
+        self, bundle: Bundle, folder: Path, target: EngineTarget, wanted: list[_WantedEngine]
     ) -> Iterator[EngineRecord]:
-        """Engines of an earlier build that are whole and of this very bundle, those of other buckets included."""
+        """Intact engines that an earlier build made of this very bundle, including those of other profiles."""
         try:
             old = read_index(folder)
         except EngineError:
             return
         asked_for = {item.key for item in wanted}
         for record in old.engines if old.target == target else ():
-            graph = bundle.manifest.graphs.get(record.graph)
-            if graph is None or record.key != engine_key(graph, target, record.inputs):
-                continue
             if record.key in asked_for and record.builder != self.options:
                 continue
-            if is_intact(folder / record.file.file, record.file):
-                report.engine(record, kept=True)
+            if record.is_current(bundle.manifest, target) and is_intact(folder / record.file.file, record.file):
                 yield record
 
-    def _build(self, bundle: Bundle, folder: Path, item: _Wanted, report: BuildReport) -> EngineRecord:
+    def _build(self, bundle: Bundle, folder: Path, item: _WantedEngine, report: BuildReport) -> EngineRecord:
         start = time.perf_counter()
-        with report.step(f"{item.graph}: {self.flavour.name} engine for {item.bucket}"), report.phases() as phases:
+        with report.step(f"{item.graph}: {self.variant.name} engine for {item.profile}"), report.phases() as phases:
             engine, outputs = self._builder.build(bundle.graph_path(item.graph), item.inputs, phases)
-        with atomic_write(folder / item.file) as temporary:
-            temporary.write_bytes(engine)
-        if self._builder.timing_cache:
-            with atomic_write(folder / TIMING_CACHE) as temporary:
-                temporary.write_bytes(self._builder.timing_cache)
-        file = FileRecord(item.file, len(memoryview(engine)), hashlib.sha256(engine).hexdigest())
+        for file, content in ((item.file, engine), (TIMING_CACHE, self._builder.timing_cache)):
+            if content:
+                with atomic_write(folder / file) as temporary:
+                    temporary.write_bytes(content)
+        file_record = FileRecord(item.file, len(memoryview(engine)), hashlib.sha256(engine).hexdigest())
         seconds = round(time.perf_counter() - start, 1)
-        record = EngineRecord(item.graph, file, item.inputs, outputs, item.key, self.options, seconds)
+        record = EngineRecord(item.graph, file_record, item.inputs, outputs, item.key, self.options, seconds)
         report.engine(record, kept=False)
         return record
-
-    def _check(self, bundle: Bundle, target: Target) -> None:
-        """What was built is what a machine of its kind will find."""
-        machine = Machine(target.flavour, target.version, target.compute_capabilities[0])
-        for bucket in self.buckets:
-            find_engines(bundle, machine, batch=bucket.batch, seconds=_rounded(bundle, bucket.seconds))
-
-
-def _of_this_gpu(flavour: str) -> str:
-    try:
-        return compute_capability()
-    except EngineError as error:
-        raise EngineError(f"{error}, and {flavour} was to build for the one here; tensorrt-rtx needs none") from error
 
 
 def _check_options(options: BuilderOptions) -> None:
@@ -239,33 +219,27 @@ def _check_options(options: BuilderOptions) -> None:
         check_integer("max_aux_streams", options.max_aux_streams, 0)
 
 
-def _rounded(bundle: Bundle, seconds: float | None) -> float:
-    """Seconds up to the next length the denoiser takes, where it takes more than one."""
+def _round_up(bundle: Bundle, profile: Profile) -> Profile:
+    """A profile with its seconds rounded up to the next length that the denoiser takes, where it takes several."""
     model = bundle.manifest.model
-    if seconds is None:
-        return model.seconds
     steps = next(spec.shape[2] for spec in bundle.manifest.graphs["denoiser"].inputs if spec.name == "latents")
-    if isinstance(steps, int):
-        return seconds
+    if profile.seconds is None or isinstance(steps, int):
+        return replace(profile, seconds=profile.seconds or model.seconds)
     multiple = int(steps.partition("*")[0])  # such as 8*blocks
-    blocks = math.ceil(round(seconds * model.latents_per_second / multiple, 6))
-    return round(blocks * multiple / model.latents_per_second, 6)
+    blocks = math.ceil(round(profile.seconds * model.latents_per_second / multiple, 6))
+    return replace(profile, seconds=round(blocks * multiple / model.latents_per_second, 6))
 
 
-def _clear_away(folder: Path, index: EngineIndex) -> None:
-    """Remove what an earlier build left and nothing names any more."""
-    named = {record.file.file for record in index.engines}
+def _remove_unlisted(folder: Path, index: EngineIndex) -> None:
+    """Remove what an earlier build left and the index does not list."""
+    listed = {record.file.file for record in index.engines}
     for path in {*folder.glob("*.engine"), *folder.glob(".*.part*")}:
-        if path.name not in named:
+        if path.name not in listed:
             path.unlink()
 
 
-def _list(bundle: Bundle, name: str) -> None:
+def _list_folder(bundle: Bundle, name: str) -> None:
     """Add a folder to the bundle's manifest, and drop those that are gone."""
     there = {engines for engines in bundle.manifest.engines if (bundle.path / FOLDER / engines / INDEX).is_file()}
     if (engines := tuple(sorted(there | {name}))) != bundle.manifest.engines:
         write_manifest(bundle.path / MANIFEST, replace(bundle.manifest, engines=engines))
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""

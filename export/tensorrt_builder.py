@@ -1,7 +1,7 @@
-"""One ONNX graph to one engine, by either TensorRT. Knows the builder; knows no bundle, no folder and no torch.
+"""One ONNX graph to one engine, by either variant of TensorRT.
 
-Networks are strongly typed: an engine computes in the types of its graph, and nothing here could say otherwise. TensorRT
-answers False or None where it fails, so every answer is looked at.
+Networks are strongly typed: an engine computes in the types of its graph. Where TensorRT fails it returns False or None, so
+every returned value is checked.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from export.report import Phases
-from vta_rt.backends.tensorrt.flavours import Flavour, rtx_configure
 from vta_rt.backends.tensorrt.index import BuilderOptions
-from vta_rt.errors import EngineError
+from vta_rt.backends.tensorrt.variants import Variant, make_logger, rtx_configure
+from vta_rt.errors import EngineError, one_line
 from vta_rt.manifest import TensorSpec
 
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "BOOL": "bool", "UINT8": "uint8", "INT64": "int64"}
@@ -24,9 +24,9 @@ class EngineBuilder:
     """A TensorRT builder, made once for many graphs.
 
     Args:
-        trt: the Python module of the flavour. compute_capabilities: to build for, where the flavour can build for others
-            than the GPU that is here; ``current`` for that one; none for the flavour's own choice.
-        timing_cache: what an earlier builder measured; empty for nothing.
+        trt: the Python module of the variant.
+        compute_capabilities: to build for, where the variant can build for other GPUs than the one that is here;
+            ``current`` for that one; none for the variant's own choice.
 
     Raises:
         EngineError: there is no builder on this machine.
@@ -35,21 +35,20 @@ class EngineBuilder:
     def __init__(
         self,
         trt: Any,
-        flavour: Flavour,
+        variant: Variant,
         options: BuilderOptions,
         compute_capabilities: tuple[str, ...] = (),
-        timing_cache: bytes = b"",
     ) -> None:
         self._trt = trt
-        self._flavour = flavour
+        self._variant = variant
         self._options = options
         self._compute_capabilities = compute_capabilities
-        self.timing_cache = timing_cache
-        self._log = _log(trt)
+        self.timing_cache = b""  # what this builder or an earlier one measured
+        self._log = make_logger(trt)
         try:
             self._builder = trt.Builder(self._log)
         except TypeError:  # what the bindings make of a null pointer
-            raise EngineError(f"{flavour.name} has no builder on this machine{self._reason()}") from None
+            raise EngineError(f"{variant.name} has no builder on this machine ({self._log.last})") from None
 
     def build(self, graph: Path, inputs: tuple[TensorSpec, ...], phases: Phases) -> tuple[Any, tuple[TensorSpec, ...]]:
         """Build the engine of an ONNX file for inputs of these shapes.
@@ -58,13 +57,13 @@ class EngineBuilder:
             the engine, as a buffer of bytes, and its outputs.
 
         Raises:
-            EngineError: TensorRT cannot; says which node or why, as far as TensorRT does.
+            EngineError: TensorRT cannot build it; the message names the node or the reason as far as TensorRT does.
             KeyboardInterrupt: the user stopped it.
         """
         trt = self._trt
-        self._log.errors.clear()
+        self._log.last = "no reason given"
         flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = self._checked(self._builder.create_network(flags), graph, "no network")
+        network = self._check(self._builder.create_network(flags), graph, "no network")
         self._parse(network, graph)
         self._fix_shapes(network, inputs, graph)
         _let_attention_decompose(trt, network)
@@ -75,18 +74,18 @@ class EngineBuilder:
         engine = _uninterrupted(lambda: self._builder.build_serialized_network(network, config), monitor.stop)
         if monitor.stopped:
             raise KeyboardInterrupt
-        self._checked(engine, graph, "no engine")
-        if self._flavour.timing_cache and (cache := config.get_timing_cache()) is not None:
+        self._check(engine, graph, "no engine")
+        if self._variant.timing_cache and (cache := config.get_timing_cache()) is not None:
             self.timing_cache = bytes(cache.serialize())
         return engine, outputs
 
     def _parse(self, network: Any, graph: Path) -> None:
         parser = self._trt.OnnxParser(network, self._log)
         if not parser.parse_from_file(str(graph)):  # from the file: it finds the weights beside it
-            errors = [parser.get_error(index) for index in range(parser.num_errors)]
-            for error in errors[:1]:
-                self._log.errors = [f"{error.node_operator()} {error.node_name()}: {error.desc()}"]
-            raise EngineError(f"{graph}: {self._flavour.name} cannot read it{self._reason()}")
+            if parser.num_errors:
+                error = parser.get_error(0)
+                self._log.last = one_line(f"{error.node_operator()} {error.node_name()}: {error.desc()}")
+            raise EngineError(f"{graph}: {self._variant.name} cannot read it ({self._log.last})")
 
     def _fix_shapes(self, network: Any, inputs: tuple[TensorSpec, ...], graph: Path) -> None:
         """Replace the open axes by numbers: kernels chosen for one shape are the faster ones."""
@@ -99,7 +98,7 @@ class EngineBuilder:
 
     def _config(self, monitor: Any, graph: Path) -> Any:
         trt, options = self._trt, self._options
-        config = self._checked(self._builder.create_builder_config(), graph, "no configuration")
+        config = self._check(self._builder.create_builder_config(), graph, "no configuration")
         config.builder_optimization_level = options.optimization_level
         config.progress_monitor = monitor
         if options.workspace_mb is not None:
@@ -110,35 +109,30 @@ class EngineBuilder:
             config.set_flag(trt.BuilderFlag.TF32)
         else:  # it is TensorRT's default, and would make fp32 something less
             config.clear_flag(trt.BuilderFlag.TF32)
-        if self._flavour.name == "tensorrt-rtx":
+        if self._variant.name == "tensorrt-rtx":
             rtx_configure(trt, config, self._compute_capabilities)
-        if self._flavour.timing_cache:
+        if self._variant.timing_cache:
             cache = config.create_timing_cache(self.timing_cache)
             if cache is None or not config.set_timing_cache(cache, False):  # another GPU's or version's: measured anew
-                cache = self._checked(config.create_timing_cache(b""), graph, "no timing cache")
-                self._checked(config.set_timing_cache(cache, False) or None, graph, "no leave to keep what it measures")
+                cache = self._check(config.create_timing_cache(b""), graph, "no timing cache")
+                self._check(config.set_timing_cache(cache, False) or None, graph, "no leave to keep what it measures")
         return config
 
-    def _checked(self, value: Any, graph: Path, what: str) -> Any:
+    def _check(self, value: Any, graph: Path, what: str) -> Any:
         if value is None:
-            raise EngineError(f"{graph}: {self._flavour.name} gives {what}{self._reason()}")
+            raise EngineError(f"{graph}: {self._variant.name} gives {what} ({self._log.last})")
         return value
-
-    def _reason(self) -> str:
-        """What TensorRT said last of what went wrong, in brackets."""
-        said = " ".join(self._log.errors[-1].split())[:300] if self._log.errors else ""
-        return f" ({said})" if said else ""
 
 
 def _let_attention_decompose(trt: Any, network: Any) -> None:
-    """Attention has fused kernels for half precision and common head widths; elsewhere it may be made of several.
+    """Let TensorRT compute attention by several kernels where it has no fused one: else it builds no engine there.
 
-    Without leave to do so TensorRT gives no engine. Where there is a fused kernel it is taken all the same.
+    It has fused kernels for half precision and common head widths, and goes on using them.
     """
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_INPUT:
-            layer.__class__ = trt.IAttentionInputLayer  # the bindings give every layer as ILayer
+            layer.__class__ = trt.IAttentionInputLayer  # the bindings return every layer as ILayer
             layer.attention.decomposable = True
 
 
@@ -147,7 +141,7 @@ def _spec(tensor: Any) -> TensorSpec:
 
 
 def _uninterrupted(work: Callable[[], Any], stop: Callable[[], None]) -> Any:
-    """The result of ``work``, done in another thread, so that Ctrl-C need not tear through a library: it calls ``stop``."""
+    """The result of ``work``, done in another thread, so that Ctrl-C calls ``stop`` instead of interrupting a library."""
     with ThreadPoolExecutor(1) as pool:
         future: Future[Any] = pool.submit(work)
         while True:
@@ -157,24 +151,9 @@ def _uninterrupted(work: Callable[[], Any], stop: Callable[[], None]) -> Any:
                 stop()
 
 
-def _log(trt: Any) -> Any:
-    class Log(trt.ILogger):
-        """Keeps what went wrong, for the error that is raised; the rest of what TensorRT says concerns its makers."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-    return Log()
-
-
 def _monitor(trt: Any, phases: Phases) -> Any:
     class Monitor(trt.IProgressMonitor):
-        """TensorRT's account of its progress, passed on. Called from several threads; an exception here ends the process."""
+        """Passes on TensorRT's progress. Called from several threads; an exception here ends the process."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -2,7 +2,7 @@
 
     python tests/bindings.py MODULE FILE…        prints {"problems": […], "absent": […], "checked": […]} as JSON
 
-absent: names this flavour lacks, which the file asks for with ``hasattr`` first; the other flavour must have them.
+absent: names this variant lacks, which the file asks for with ``hasattr`` first; the other variant must have them.
 
 The bindings tell what their methods take and return in the first line of their docstrings. A name ``trt`` is the module;
 what its classes and methods give is followed through assignments. Parameters of our own functions that are annotated as

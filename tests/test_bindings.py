@@ -62,14 +62,14 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(flavour: str, libraries: Path, *files: Path) -> dict[str, Any]:
+def read(variant: str, libraries: Path, *files: Path) -> dict[str, Any]:
     """In a process of its own: the two bindings need not get along in one."""
     environment = os.environ | {
         "LD_LIBRARY_PATH": str(libraries),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     done = subprocess.run(
-        [sys.executable, READER, MODULES[flavour], *files], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, READER, MODULES[variant], *files], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -77,20 +77,20 @@ def read(flavour: str, libraries: Path, *files: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(libraries: Path) -> dict[str, dict[str, Any]]:
-    return {flavour: read(flavour, libraries, *SOURCES) for flavour in MODULES}
+    return {variant: read(variant, libraries, *SOURCES) for variant in MODULES}
 
 
-@pytest.mark.parametrize("flavour", MODULES)
-def test_everything_used_is_in_the_bindings(found: dict[str, dict[str, Any]], flavour: str) -> None:
-    assert found[flavour]["problems"] == []
+@pytest.mark.parametrize("variant", MODULES)
+def test_everything_used_is_in_the_bindings(found: dict[str, dict[str, Any]], variant: str) -> None:
+    assert found[variant]["problems"] == []
 
 
 def test_what_is_asked_for_with_hasattr_is_in_one_of_them(found: dict[str, dict[str, Any]]) -> None:
     assert not set(found["tensorrt"]["absent"]) & set(found["tensorrt-rtx"]["absent"])
 
 
-@pytest.mark.parametrize("flavour", MODULES)
-def test_the_reader_finds_what_is_used(found: dict[str, dict[str, Any]], flavour: str) -> None:
+@pytest.mark.parametrize("variant", MODULES)
+def test_the_reader_finds_what_is_used(found: dict[str, dict[str, Any]], variant: str) -> None:
     """A reader that lost track would find no problems either."""
     assert {
         "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
@@ -104,7 +104,7 @@ def test_the_reader_finds_what_is_used(found: dict[str, dict[str, Any]], flavour
         "ITensor.shape",
         "cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor",
         "runtime.cudaDeviceGetAttribute",
-    } <= set(found[flavour]["checked"])
+    } <= set(found[variant]["checked"])
 
 
 def test_what_only_one_has_is_asked_of_that_one(found: dict[str, dict[str, Any]]) -> None:
@@ -119,7 +119,7 @@ BUILDER = """def build(trt):
 """
 
 
-@pytest.mark.parametrize("flavour", MODULES)
+@pytest.mark.parametrize("variant", MODULES)
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
@@ -138,11 +138,11 @@ BUILDER = """def build(trt):
     ],
 )
 def test_what_is_unknown_or_was_removed_is_a_problem(
-    libraries: Path, tmp_path: Path, flavour: str, line: str, problem: str
+    libraries: Path, tmp_path: Path, variant: str, line: str, problem: str
 ) -> None:
     planted = tmp_path / "planted.py"
     planted.write_text(f"{BUILDER}    {line}\n")
-    (text,) = read(flavour, libraries, planted)["problems"]
+    (text,) = read(variant, libraries, planted)["problems"]
     assert problem in text
     assert text.startswith(f"{planted}:5: ")
 
@@ -180,7 +180,7 @@ def test_cuda_and_the_ways_objects_take(libraries: Path, tmp_path: Path, source:
 def test_a_name_behind_hasattr_may_be_missing_in_one(libraries: Path, tmp_path: Path) -> None:
     planted = tmp_path / "planted.py"
     planted.write_text("def ask(context, trt):\n    return hasattr(context, 'is_new') and context.is_new(1)\n")
-    for flavour in MODULES:
-        answer = read(flavour, libraries, planted)
+    for variant in MODULES:
+        answer = read(variant, libraries, planted)
         assert answer["problems"] == []
         assert answer["absent"] == ["is_new"]

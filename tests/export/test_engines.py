@@ -1,4 +1,4 @@
-"""Engines of TensorRT-RTX, really built: it needs no GPU to build them. What is kept, what a kill leaves, what is refused."""
+"""Engines of TensorRT-RTX, really built, which needs no GPU: what is kept, what a kill leaves, what is refused."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import pytest
 
 from export import engines as building
 from export.build import main
-from export.engines import Bucket, EngineBuild
+from export.engines import EngineBuild, parse_profile
 from export.report import BuildReport
 from tests.conftest import link_tree
-from vta_rt.backends.tensorrt import flavours
 from vta_rt.backends.tensorrt.engines import Engines, Machine, find_engines
-from vta_rt.backends.tensorrt.index import FOLDER, INDEX, BuilderOptions, read_index
+from vta_rt.backends.tensorrt.index import FOLDER, INDEX, BuilderOptions, Profile, read_index
+from vta_rt.backends.tensorrt.variants import VARIANTS, load
 from vta_rt.bundle import Bundle
 from vta_rt.cli import main as vta
-from vta_rt.errors import BundleError, EngineError, OptionError, VTAError
+from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError
 from vta_rt.manifest import MANIFEST, read_manifest
 
 RTX = "tensorrt-rtx"
@@ -34,7 +34,7 @@ GRAPHS = ("visual_encoder", "denoiser", "denoiser_unguided", "vae_decoder", "voc
 
 def version() -> str:
     try:
-        return flavours.load(flavours.FLAVOURS[RTX])[1]
+        return load(VARIANTS[RTX])[1]
     except VTAError as error:
         pytest.skip(str(error))
 
@@ -56,7 +56,7 @@ def built(machine: Machine, micro_checkpoint: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture
 def bundle(built: Path, tmp_path: Path) -> Path:
-    """A copy whose files may be replaced or removed, not written into."""
+    """A copy by links: its files may be replaced or removed, not written into."""
     link_tree(built, tmp_path / "bundle")
     return tmp_path / "bundle"
 
@@ -67,12 +67,21 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     build = building.EngineBuild._build
 
-    def noting(self, bundle, folder, item, report):  # type: ignore[no-untyped-def]
+    def note(self, bundle, folder, item, report):  # type: ignore[no-untyped-def]
         names.append(item.file)
         return build(self, bundle, folder, item, report)
 
-    monkeypatch.setattr(building.EngineBuild, "_build", noting)
+    monkeypatch.setattr(building.EngineBuild, "_build", note)
     return names
+
+
+@pytest.fixture
+def made_up(made: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """As ``made``, with engines of a few bytes in place of TensorRT's, for tests of which engines are built."""
+    monkeypatch.setattr(
+        building.EngineBuilder, "build", lambda self, graph, inputs, phases: (f"of {graph.name}".encode(), ())
+    )
+    return made
 
 
 def engine_folder(bundle: Path) -> Path:
@@ -105,7 +114,7 @@ def test_one_command_builds_an_engine_of_every_graph(built: Path, machine: Machi
     )
 
 
-def test_engines_have_the_sizes_of_their_bucket(built: Path, machine: Machine) -> None:
+def test_engines_have_the_sizes_of_their_profile(built: Path, machine: Machine) -> None:
     records = find_engines(Bundle(built), machine).records
     specs = {
         graph: {spec.name: (spec.shape, spec.dtype) for spec in (*record.inputs, *record.outputs)}
@@ -129,56 +138,64 @@ def test_vta_shows_and_checks_them(bundle: Path, machine: Machine, capsys: pytes
     assert "5 engines whole" in capsys.readouterr().out
 
 
-def test_a_second_build_keeps_them(bundle: Path, machine: Machine, made: list[str]) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    path.unlink()  # it is a link
+    path.write_bytes(content)
+
+
+def test_a_second_build_keeps_them(bundle: Path, made: list[str]) -> None:
     before = (engine_folder(bundle) / INDEX).read_bytes()
     EngineBuild(RTX).run(bundle, BuildReport())
     assert made == []
     assert (engine_folder(bundle) / INDEX).read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["altered", "cut short", "deleted", "not listed"])
-def test_only_what_is_damaged_is_built_again(bundle: Path, machine: Machine, made: list[str], damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("altered", "vae_decoder-1x0.32.engine: its sha256 is not the one in engine.json"),
+        ("cut short", "the file is incomplete"),
+        ("deleted", "vae_decoder-1x0.32.engine is missing"),
+        ("not listed", "has no engine of vae_decoder for 1x0.32"),
+    ],
+)
+def test_only_what_is_damaged_is_built_again(
+    bundle: Path, machine: Machine, made_up: list[str], damage: str, message: str
+) -> None:
     folder = engine_folder(bundle)
     path = folder / "vae_decoder-1x0.32.engine"
-    content = bytearray(path.read_bytes())
-    path.unlink()
+    content = path.read_bytes()
     if damage == "altered":
-        content[1000] ^= 1
-        path.write_bytes(content)
-        assert "vae_decoder-1x0.32.engine: its sha256 is not the one in engine.json" in reason(bundle, machine)
+        replace_file(path, bytes([*content[:1000], content[1000] ^ 1, *content[1001:]]))
     elif damage == "cut short":
-        path.write_bytes(content[:-1])
-        assert "the file is not whole" in reason(bundle, machine)
+        replace_file(path, content[:-1])
     elif damage == "deleted":
-        assert "vae_decoder-1x0.32.engine is missing" in reason(bundle, machine)
+        path.unlink()
     else:
-        path.write_bytes(content)
         index = json.loads((folder / INDEX).read_text())
         index["engines"] = [record for record in index["engines"] if record["graph"] != "vae_decoder"]
-        (folder / INDEX).unlink()
-        (folder / INDEX).write_text(json.dumps(index))
-        assert "has no engine of vae_decoder for 1x0.32" in reason(bundle, machine)
+        replace_file(folder / INDEX, json.dumps(index).encode())
+    assert message in reason(bundle, machine)
     EngineBuild(RTX).run(bundle, BuildReport())
-    assert made == ["vae_decoder-1x0.32.engine"]
+    assert made_up == ["vae_decoder-1x0.32.engine"]
     assert load_all(find_engines(Bundle(bundle), machine))
 
 
-def test_an_index_that_cannot_be_read_means_building_anew(bundle: Path, machine: Machine, made: list[str]) -> None:
-    (engine_folder(bundle) / INDEX).unlink()
-    (engine_folder(bundle) / INDEX).write_text("{")
+def test_an_index_that_cannot_be_read_and_other_options_mean_building_anew(
+    bundle: Path, machine: Machine, made_up: list[str]
+) -> None:
+    replace_file(engine_folder(bundle) / INDEX, b"{")
     EngineBuild(RTX).run(bundle, BuildReport())
-    assert len(made) == 5
+    assert len(made_up) == 5
     assert load_all(find_engines(Bundle(bundle), machine))
-
-
-def test_other_options_build_anew_in_the_same_folder(bundle: Path, machine: Machine, made: list[str]) -> None:
     EngineBuild(RTX, options=BuilderOptions(optimization_level=1)).run(bundle, BuildReport())
-    assert len(made) == 5
+    assert len(made_up) == 10
     assert {record.builder.optimization_level for record in read_index(engine_folder(bundle)).engines} == {1}
 
 
-def test_gpus_asked_for_have_a_folder_of_their_own(bundle: Path, machine: Machine) -> None:
+def test_gpus_asked_for_have_a_folder_of_their_own(bundle: Path, machine: Machine, made_up: list[str]) -> None:
     folder = EngineBuild(RTX, compute_capabilities=["8.9"]).run(bundle, BuildReport())
+    assert len(made_up) == 5
     assert folder.name == f"{RTX}-{machine.version}-SM89-fp16"
     bundles = Bundle(bundle)
     assert len(bundles.manifest.engines) == 2
@@ -191,22 +208,19 @@ def test_gpus_asked_for_have_a_folder_of_their_own(bundle: Path, machine: Machin
 
 
 def test_engines_of_another_export_are_refused_then_replaced(
-    bundle: Path, machine: Machine, made: list[str], capsys: pytest.CaptureFixture[str]
+    bundle: Path, machine: Machine, made_up: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The vocoder's graph is made another one; engines of the others are kept."""
+    """The vocoder's graph becomes another one; the engines of the other graphs are kept."""
     manifest = json.loads((bundle / MANIFEST).read_text())
-    record = manifest["graphs"]["vocoder"]["graph"]
-    content = (bundle / "vocoder.onnx").read_bytes() + b"\x32\x00"  # an empty note at the end
-    (bundle / "vocoder.onnx").unlink()
-    (bundle / "vocoder.onnx").write_bytes(content)
-    record |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (bundle / MANIFEST).unlink()
-    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    content = (bundle / "vocoder.onnx").read_bytes() + b"\x32\x00"  # an empty doc string at the end
+    replace_file(bundle / "vocoder.onnx", content)
+    manifest["graphs"]["vocoder"]["graph"] |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    replace_file(bundle / MANIFEST, json.dumps(manifest).encode())
     assert "vocoder-1x0.32.engine was built from another vocoder than the bundle's" in reason(bundle, machine)
     vta(["info", str(bundle)])
     assert "of other graphs than these: build them again" in capsys.readouterr().out
     EngineBuild(RTX).run(bundle, BuildReport())
-    assert made == ["vocoder-1x0.32.engine"]
+    assert made_up == ["vocoder-1x0.32.engine"]
     assert load_all(find_engines(Bundle(bundle), machine))
 
 
@@ -216,25 +230,26 @@ def test_several_sizes_in_one_build(
     """At bf16, which ONNX Runtime's CPU provider cannot run: the graphs are checked all the same."""
     out = tmp_path / "bundle"
     command = ["--ckpt", str(micro_checkpoint), "--precision", "bf16", "--out", str(out), "--engine", RTX]
-    assert main([*command, "--bucket", "1x0.32", "2x0.5"]) == 0
+    assert main([*command, "--profile", "1x0.32", "2x0.5"]) == 0
     manifest = Bundle(out).manifest
     assert manifest.precision == "bf16+fp16"  # TensorRT has no transposed convolution for bf16
     assert manifest.model.seconds == 0.32
     assert all(0 < max(record.error.values()) < 5e-2 for record in manifest.graphs.values())
     assert len(made) == 10
     assert find_engines(Bundle(out), machine).target.precision == "bf16"
-    longer = find_engines(Bundle(out), machine, batch=2, seconds=0.56)  # rounded up to what the UNet can halve
+    longer = find_engines(Bundle(out), machine, Profile(2, 0.56))  # rounded up to what the UNet can halve
     assert longer.records["denoiser"].inputs[0].shape == (2, 8, 14, 16)
     assert longer.records["visual_encoder"].inputs[0].shape == (2, 224, 224, 3)
     with pytest.raises(EngineError, match=r"only for 1x0.32, 2x0.56"):
-        find_engines(Bundle(out), machine, batch=2)
+        find_engines(Bundle(out), machine, Profile(2))
 
     made.clear()
-    assert main(["--bundle", str(out), "--engine", RTX, "--bucket", "3"]) == 0
+    with pytest.warns(DeprecationWarning, match="--bucket is now called --profile"):
+        assert main(["--bundle", str(out), "--engine", RTX, "--bucket", "3"]) == 0
     assert made == [f"{graph}-3x0.32.engine" for graph in GRAPHS[1:]]  # the encoder of one clip is there
     assert "kept" in capsys.readouterr().out
     for batch, seconds in ((1, 0.32), (2, 0.56), (3, 0.32)):
-        find_engines(Bundle(out), machine, batch=batch, seconds=seconds)
+        find_engines(Bundle(out), machine, Profile(batch, seconds))
 
 
 def test_fp32(bundle_copy: Path, machine: Machine) -> None:
@@ -268,30 +283,13 @@ def test_a_killed_build_leaves_a_usable_folder(bundle: Path, machine: Machine, m
 
 
 def finished(folder: Path) -> list[str]:
-    """The engines the index lists, each of which must be there, whole."""
+    """The engines that the index lists, each of which must be complete."""
     with contextlib.suppress(EngineError):
         index = read_index(folder)
         for record in index.engines:
             assert (folder / record.file.file).stat().st_size == record.file.size
         return [record.file.file for record in index.engines]
     return []
-
-
-@pytest.mark.parametrize("flavour", ["tensorrt", RTX])
-def test_without_tensorrt_it_says_what_to_install(
-    micro_checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    flavour: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["--ckpt", str(micro_checkpoint), "--engine", flavour]) == 2
-    out, errors = capfd.readouterr()
-    assert errors == f'error: {flavour} is not installed; it comes with: pip install "vta-rt[{flavour}]"\n'
-    assert out == ""
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_bundle_needs_no_torch_for_its_engines(bundle: Path, machine: Machine) -> None:
@@ -308,11 +306,11 @@ def test_a_bundle_needs_no_torch_for_its_engines(bundle: Path, machine: Machine)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bucket", "two"], "bucket 'two' is not BATCH or BATCHxSECONDS, such as 4 or 4x10.24"),
-        (["--bucket", "0"], "a batch of 1 or more"),
-        (["--bucket", "1xnan"], "more than 0 seconds"),
-        (["--bucket", "2"], "takes latents [1, 8, 8, 16], not [2, 8, 8, 16]; a bundle for 2x0.32 is needed"),
-        (["--bucket", "1x5.12"], "a bundle for 1x5.12 is needed"),
+        (["--profile", "two"], "profile 'two' is not BATCH or BATCHxSECONDS, such as 4 or 4x10.24"),
+        (["--profile", "0"], "a batch of 1 or more"),
+        (["--profile", "1xnan"], "more than 0 seconds"),
+        (["--profile", "2"], "takes latents [1, 8, 8, 16], not [2, 8, 8, 16]; a bundle for 2x0.32 is needed"),
+        (["--profile", "1x5.12"], "a bundle for 1x5.12 is needed"),
         (
             ["--compute-capability", "9.9"],
             "compute capability '9.9' is none to build for; choose from current, 7.5, 8.0",
@@ -338,10 +336,10 @@ def test_bad_options_are_one_line_and_change_nothing(
     assert {path: path.stat().st_mtime_ns for path in bundle.rglob("*") if path.is_file()} == before
 
 
-def test_a_gpu_that_tensorrt_rtx_does_not_run_on_is_told_before_it_builds(
+def test_a_gpu_that_tensorrt_rtx_does_not_run_on_is_refused_before_the_build(
     bundle: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would build for an H100 and refuse the engine when it is loaded; what is newer than all it knows is its own affair."""
+    """It would build for an H100 and then refuse to load the engine; GPUs newer than all it knows are left to it."""
     monkeypatch.setattr("export.engines.compute_capability", lambda: "9.0")
     assert main(["--bundle", str(bundle), "--engine", RTX, "--compute-capability", "current"]) == 2
     errors = capfd.readouterr().err
@@ -354,16 +352,28 @@ def test_a_gpu_that_tensorrt_rtx_does_not_run_on_is_told_before_it_builds(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bucket", "2"], "name them with --engine"),
+        (["--profile", "2"], "name them with --engine"),
         (["--compute-capability", "8.9"], "name them with --engine"),
         (["--precision", "bf16"], "bf16 graphs run as engines only"),
+        (["--engine", "tensorrt"], 'error: tensorrt is not installed; it comes with: pip install "vta-rt[tensorrt]"\n'),
+        (["--engine", RTX], f'error: {RTX} is not installed; it comes with: pip install "vta-rt[{RTX}]"\n'),
     ],
 )
-def test_options_of_engines_without_engines(
-    micro_checkpoint: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+def test_options_that_fail_before_anything_is_exported(
+    micro_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["--ckpt", str(micro_checkpoint), *arguments]) == 2
-    assert message in capfd.readouterr().err
+    out, errors = capfd.readouterr()
+    assert (out, errors.count("\n")) == ("", 1)
+    assert message in errors
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_bundle(tmp_path: Path, machine: Machine) -> None:
@@ -373,10 +383,10 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path, machine: Machine) -> None:
 
 
 def test_data_centre_engines_want_the_gpu_they_are_for(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
-    monkeypatch.setattr(building, "load", lambda flavour: (object(), "11.4.0.106"))
+    monkeypatch.setattr(building, "load", lambda variant: (object(), "11.4.0.106"))
 
     def no_gpu() -> str:
-        raise EngineError("there is no GPU 0 to use (cudaErrorNoDevice)")
+        raise DeviceError("there is no GPU 0 to use (cudaErrorNoDevice)")
 
     monkeypatch.setattr(building, "compute_capability", no_gpu)
     with pytest.raises(OptionError, match=r"tensorrt builds for the GPU it runs on, not for 8.9"):
@@ -387,7 +397,7 @@ def test_data_centre_engines_want_the_gpu_they_are_for(monkeypatch: pytest.Monke
         EngineBuild("tensorrt")
 
 
-def test_buckets() -> None:
-    assert Bucket.parse("4") == Bucket(4)
-    assert Bucket.parse("4x10.24") == Bucket(4, 10.24)
-    assert Bucket.parse("4X5") == Bucket(4, 5.0)
+def test_profiles() -> None:
+    assert parse_profile("4") == Profile(4)
+    assert parse_profile("4x10.24") == Profile(4, 10.24)
+    assert parse_profile("4X5") == Profile(4, 5.0)

@@ -27,8 +27,8 @@ from train.conditioning import Condition
 from train.model import TEXT, LatentDiffusion
 from train.settings import DenoiserOptimizerSettings, LossSettings
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
-from vta_rt.backends.tensorrt.flavours import load
-from vta_rt.backends.tensorrt.index import BuilderOptions, static_inputs
+from vta_rt.backends.tensorrt.index import BuilderOptions, Profile, profile_inputs
+from vta_rt.backends.tensorrt.variants import load
 from vta_rt.bundle import Bundle
 from vta_rt.cli import main
 from vta_rt.config import ModelConfig, TextConfig
@@ -415,15 +415,13 @@ def test_an_engine_is_built_of_the_text_encoder(bundle: Path) -> None:
         pytest.skip(str(error))
     opened = Bundle(bundle)
     manifest = opened.manifest
-    inputs = static_inputs(manifest.graphs["text_encoder"], manifest.model, manifest.frames, 4)
+    inputs = profile_inputs(manifest, "text_encoder", Profile(4))
     assert [spec.shape for spec in inputs] == [(1, CONTEXT)]
     engine, outputs = EngineBuilder(trt, RTX, BuilderOptions()).build(
         opened.graph_path("text_encoder"), inputs, Phases()
     )
     assert len(memoryview(engine)) > 0
     assert [(spec.name, spec.shape, spec.dtype) for spec in outputs] == [("tokens", (1, 24), "float32")]
-    denoiser = {
-        spec.name: spec.shape for spec in static_inputs(manifest.graphs["denoiser"], manifest.model, manifest.frames, 1)
-    }
+    denoiser = {spec.name: spec.shape for spec in profile_inputs(manifest, "denoiser", Profile())}
     assert denoiser["tokens"] == denoiser["negative_tokens"] == (1, 4, 24)  # a vector for each frame, and the frames
     assert denoiser["negative_mask"] == (1, 4)

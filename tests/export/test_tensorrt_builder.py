@@ -13,12 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.tensorrt_builder import EngineBuilder
-from vta_rt.backends.tensorrt.flavours import FLAVOURS, load
 from vta_rt.backends.tensorrt.index import BuilderOptions
+from vta_rt.backends.tensorrt.variants import VARIANTS, load
 from vta_rt.errors import EngineError, VTAError
 from vta_rt.manifest import TensorSpec
 
-RTX = FLAVOURS["tensorrt-rtx"]
+RTX = VARIANTS["tensorrt-rtx"]
 X = (TensorSpec("x", (2, 8), "float32"),)
 
 

@@ -1,9 +1,9 @@
-"""Backends: ways to run a bundle's graphs. ``choose`` picks the best one this machine has and says why.
+"""Backends: ways to run a bundle's graphs. ``choose`` picks the best one that this machine has, and says why.
 
-auto is TensorRT where the bundle has engines for this GPU, else ONNX Runtime on the GPU, else OpenVINO where it wins, else
-ONNX Runtime on the CPU. All run the same graphs from the same seeds, so that what is picked changes the time and not the
-sound. OpenVINO wins where it is installed, the processor multiplies bf16 by itself, and the bundle is of half precision
-already: there a call is two to three times faster (``benchmarks/README.md``), though loading takes longer.
+``auto`` is TensorRT where the bundle has engines for this GPU, else ONNX Runtime on the GPU, else OpenVINO where it wins, else
+ONNX Runtime on the CPU. All run the same graphs from the same seeds, so that the choice changes the time and not the sound.
+OpenVINO wins where it is installed, the processor has bf16 arithmetic, and the bundle is at half precision already: there a
+call is two to three times faster (``benchmarks/cpu_precision.py``), though loading takes longer.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from vta_rt.backends.base import Lane, Session
 from vta_rt.bundle import Bundle
 from vta_rt.cores import usable_cores
 from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError, VTAError, check_integer
-
-if TYPE_CHECKING:
-    from vta_rt.backends.tensorrt.engines import Engines, Machine
+from vta_rt.manifest import GraphRecord
 
 BACKENDS = ("auto", "tensorrt", "cuda", "openvino", "cpu")
 CAPTURES = ("loop", "none")
@@ -33,10 +31,12 @@ class Backend:
     """One way to run a bundle.
 
     Args:
-        name: of ``BACKENDS``. title: for people. load: a graph's session by its name. lane: where a call's arrays may lie.
-        close: gives back what the lanes hold, once nobody has the backend any more; must not lead back to it.
-        loaders: how many threads may load graphs at the same time, before they are asked for; 0 on a GPU, whose graphs belong
-            to the device that their thread has chosen.
+        name: one of ``BACKENDS``.
+        title: for people.
+        load: loads the session of a graph, by the graph's name.
+        lane: opens a place for the arrays of a call.
+        close: gives back what the lanes hold once the backend is garbage; must not refer to it.
+        loaders: how many threads may load graphs in advance; 0 on a GPU, whose graphs belong to the device of their thread.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class Backend:
             weakref.finalize(self, close)
 
     def session(self, graph: str) -> Session:
-        """The loaded graph of that name; loaded on first use, so that a run holds only the graphs it needs."""
-        with self._locks.setdefault(graph if self._loaders else "", threading.Lock()):  # a GPU's one by one
+        """The loaded graph of that name, loaded on first use, so that a run holds only the graphs it needs."""
+        with self._locks.setdefault(graph if self._loaders else "", threading.Lock()):  # on a GPU one by one
             if graph not in self.sessions:
                 self.sessions[graph] = self._load(graph)
             return self.sessions[graph]
 
     @contextmanager
     def loading(self, graphs: Sequence[str]) -> Iterator[None]:
-        """Load graphs while the block does something else, which may ask for them meanwhile.
+        """Load graphs while the block does something else; it may ask for them meanwhile.
 
-        What cannot be loaded is left to whoever asks for it, to fail there.
+        Whoever asks for a graph that cannot be loaded gets the error.
         """
 
         def load(graph: str) -> None:
@@ -80,9 +80,7 @@ class Backend:
             yield
             return
         with ThreadPoolExecutor(self._loaders, "loading graphs") as loaders:
-            with suppress(
-                RuntimeError
-            ):  # no new threads while the interpreter ends; then each loads when it is asked for
+            with suppress(RuntimeError):  # no new threads while the interpreter ends: then graphs load when asked for
                 for graph in graphs:
                     loaders.submit(load, graph)
             yield
@@ -98,17 +96,17 @@ def choose(
     below: str | None = None,
     reasons: tuple[str, ...] = (),
 ) -> tuple[Backend, str]:
-    """The backend of that name, or the best there is, and one line that says what was picked and why.
+    """The backend of that name, or the best there is, and one line that says which it is and why.
 
     Args:
-        threads: cores to use, of which ``at_once`` calls at the same time get their shares; None for all.
+        threads: cores to use, shared by ``at_once`` simultaneous calls; None for all.
         capture: ``loop`` makes the denoising loop a CUDA graph (with TensorRT all of it, else a step), ``none`` does not.
-        below: a backend to look only after, because of ``reasons``.
+        below: choose only from the backends after this one, because of ``reasons``.
 
     Raises:
-        OptionError: a backend that does not exist, or a count below 1.
-        EngineError, DeviceError: the backend asked for cannot be had here.
-        BundleError: the bundle's precision runs on no backend there is.
+        OptionError: a backend or capture that does not exist, or a count below 1.
+        EngineError, DeviceError: the backend asked for does not run here.
+        BundleError: the bundle's precision runs on no backend that there is.
     """
     if backend not in BACKENDS:
         raise OptionError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
@@ -121,9 +119,9 @@ def choose(
     make: dict[str, Callable[[], Backend]] = {
         "tensorrt": lambda: _tensorrt(bundle, capture != "none"),
         "cuda": lambda: _cuda(bundle, share, capture != "none"),
-        # Calls of one graph wait for each other here, and the number of threads shows in the sound.
+        # Not a share: calls of one graph wait for each other, and the sound depends on the number of threads.
         "openvino": lambda: _openvino(bundle, threads),
-        "cpu": lambda: _cpu(bundle, share, reasons),  # those known by then
+        "cpu": lambda: _cpu(bundle, share, reasons),  # the reasons known by then
     }
     if backend != "auto":
         chosen = make[backend]()
@@ -142,40 +140,28 @@ def choose(
 
 
 def _tensorrt(bundle: Bundle, capture: bool) -> Backend:
-    from vta_rt.backends.tensorrt.cuda import Lanes, need_gpu
-    from vta_rt.backends.tensorrt.engines import Machine
-    from vta_rt.backends.tensorrt.flavours import FLAVOURS, compute_capability, load
-    from vta_rt.backends.tensorrt.index import EngineIndex, listed
+    from vta_rt.backends.tensorrt.cuda import Lanes, compute_capability, need_gpu
+    from vta_rt.backends.tensorrt.engines import Machine, find_profiles
+    from vta_rt.backends.tensorrt.index import EngineIndex, read_indices
     from vta_rt.backends.tensorrt.session import TensorRTSession
+    from vta_rt.backends.tensorrt.variants import VARIANTS, load
 
     need_gpu()
-    flavours = {index.target.flavour for _, index in listed(bundle) if isinstance(index, EngineIndex)} or {"tensorrt"}
+    built = {index.target.variant for _, index in read_indices(bundle) if isinstance(index, EngineIndex)}
     problems = []
-    for name in (name for name in FLAVOURS if name in flavours):
+    for variant in VARIANTS.values():
+        if variant.name not in (built or {"tensorrt"}):
+            continue
         try:
-            trt, version = load(FLAVOURS[name])
-            found = _buckets(bundle, Machine(FLAVOURS[name].name, version, compute_capability()))
+            trt, version = load(variant)
+            engines = find_profiles(bundle, Machine(variant.name, version, compute_capability()))
         except EngineError as error:
             problems.append(str(error))
         else:
             lanes = Lanes()
-            session = partial(TensorRTSession, trt=trt, sources=found, lanes=lanes, capture=capture)
-            return Backend("tensorrt", f"{name} {version}", session, lanes.lane, lanes.close)
+            session = partial(TensorRTSession, trt=trt, sources=engines, lanes=lanes, capture=capture)
+            return Backend("tensorrt", f"{variant.name} {version}", session, lanes.lane, lanes.close)
     raise EngineError("; ".join(problems))
-
-
-def _buckets(bundle: Bundle, machine: Machine) -> list[Engines]:
-    """The engines for one clip, which are always needed, and those for several at once where there are any."""
-    from vta_rt.backends.tensorrt.engines import find_engines
-    from vta_rt.backends.tensorrt.index import EngineIndex, buckets, listed
-
-    found = [find_engines(bundle, machine)]
-    indices = [index for _, index in listed(bundle) if isinstance(index, EngineIndex)]
-    sizes = {bucket for index in indices for bucket in buckets(index, bundle.manifest.model)}
-    for batch in sorted(batch for batch, seconds in sizes if batch > 1 and seconds == found[0].seconds):
-        with suppress(EngineError):  # those of another folder, for another machine
-            found.append(find_engines(bundle, machine, batch=batch))
-    return found
 
 
 def _cuda(bundle: Bundle, threads: int | None, capture: bool) -> Backend:
@@ -185,16 +171,15 @@ def _cuda(bundle: Bundle, threads: int | None, capture: bool) -> Backend:
     need_gpu()
     provider = gpu_provider()
 
-    def load(name: str) -> Session:
-        record, path = bundle.manifest.graphs[name], bundle.graph_path(name)
+    def load(name: str, record: GraphRecord, path: Path) -> Session:
         is_scanned = name.startswith("denoiser")
         return OnnxRuntimeGpuSession(name, record, path, threads, provider=provider, capture=capture and is_scanned)
 
-    return Backend("cuda", f"ONNX Runtime on the GPU, {provider.name}", load)
+    return Backend("cuda", f"ONNX Runtime on the GPU, {provider.name}", _loader(bundle, load))
 
 
 def _openvino_wins(bundle: Bundle) -> bool:
-    """Whether auto may look at it; nothing is said of a package that is not there."""
+    """Whether ``auto`` considers it; that the package is missing is no reason worth mentioning."""
     precisions = {record.precision for record in bundle.manifest.graphs.values()}
     if "fp16" not in precisions or "bf16" in precisions:  # graphs at bf16 are for engines
         return False
@@ -213,26 +198,23 @@ def _openvino(bundle: Bundle, threads: int | None) -> Backend:
 
     half = ", bf16 where the graphs are not fp32" if openvino.has_bf16() else ""
     title = f"OpenVINO {openvino.load().__version__.partition('-')[0]} on the CPU{half}"
-
-    def load(name: str) -> Session:
-        record, path = bundle.manifest.graphs[name], bundle.graph_path(name)
-        return openvino.OpenVinoSession(name, record, path, threads)
-
+    load = _loader(bundle, partial(openvino.OpenVinoSession, threads=threads))
     return Backend("openvino", title, load, loaders=threads or usable_cores())
 
 
 def _cpu(bundle: Bundle, threads: int | None, reasons: tuple[str, ...]) -> Backend:
     from vta_rt.backends.onnxruntime import OnnxRuntimeSession  # here, so that `import vta_rt` stays quick
 
-    graphs = bundle.manifest.graphs
-    if bf16 := [name for name, record in graphs.items() if record.precision == "bf16"]:
+    if bf16 := [name for name, record in bundle.manifest.graphs.items() if record.precision == "bf16"]:
         why = f" ({'; '.join(reasons)})" if reasons else ""
         raise BundleError(
             f"{bundle.path}: {bf16[0]} is bf16, which needs engines that suit this machine{why}; "
             "for CPUs build with --precision fp32"
         )
-
-    def load(name: str) -> Session:
-        return OnnxRuntimeSession(name, graphs[name], bundle.graph_path(name), threads)
-
+    load = _loader(bundle, partial(OnnxRuntimeSession, threads=threads))
     return Backend("cpu", "ONNX Runtime on the CPU", load, loaders=1)
+
+
+def _loader(bundle: Bundle, load: Callable[[str, GraphRecord, Path], Session]) -> Callable[[str], Session]:
+    """Loads a graph by its name, through a function that also takes its record and file."""
+    return lambda name: load(name, bundle.manifest.graphs[name], bundle.graph_path(name))

@@ -81,6 +81,46 @@ class Scan:
             yield {name: array for name, array in arrays.items() if array is not None}
 
 
+class BoundScan:
+    """The arrays of a scan, allocated once, and two bindings to them.
+
+    Args:
+        scan: gives the shapes and types.
+        allocate: makes an array with the content of a host array.
+        bind: returns a function that runs the graph once, on inputs and outputs by name.
+    """
+
+    def __init__(
+        self,
+        scan: Scan,
+        allocate: Callable[[np.ndarray], Any],
+        bind: Callable[[dict[str, Any], dict[str, Any]], Callable[[], Any]],
+    ) -> None:
+        # Two sets of state: each row reads one and writes the other, so that nothing is copied between rows.
+        self._state = [{name: allocate(scan.start[name]) for name in scan.carried} for _ in range(2)]
+        self._inputs = {name: allocate(array) for name, array in scan.fixed.items()}
+        self._inputs |= {name: allocate(scan.start[name]) for name in scan.rows}
+        self._calls = [
+            bind({**read, **self._inputs}, {output: write[name] for name, output in scan.carried.items()})
+            for read, write in (self._state, self._state[::-1])
+        ]
+
+    def run(
+        self, scan: Scan, write: Callable[[Any, np.ndarray], Any], read: Callable[[Any], np.ndarray], on_row: OnRow
+    ) -> dict[str, np.ndarray]:
+        """Run a scan of the same shapes; ``write`` copies a host array into one of the arrays, ``read`` copies one out."""
+        for name in scan.carried:
+            write(self._state[0][name], scan.start[name])
+        for name, array in scan.fixed.items():
+            write(self._inputs[name], array)
+        for index, arrays in enumerate(scan.by_row()):
+            for name, array in arrays.items():
+                write(self._inputs[name], array)
+            self._calls[index % 2]()
+            on_row(index + 1)
+        return {output: read(self._state[scan.count % 2][name]) for name, output in scan.carried.items()}
+
+
 class Session(ABC):
     """One graph, ready to run. Safe to call from several threads at once.
 
@@ -167,20 +207,9 @@ class Session(ABC):
 
     def _scan(self, scan: Scan, on_row: OnRow, lane: Lane | None) -> dict[str, Array]:
         """On host arrays, through ``bind``."""
-        # Two sets of state: each row reads one and writes the other, so that nothing is copied between rows.
-        state = [{name: np.array(scan.start[name], order="C") for name in scan.carried} for _ in range(2)]
-        row = {name: np.array(scan.start[name], order="C") for name in scan.rows}
-        fixed = {name: np.ascontiguousarray(array) for name, array in scan.fixed.items()}
-        calls = [
-            self.bind({**read, **row, **fixed}, {output: write[name] for name, output in scan.carried.items()})
-            for read, write in (state, state[::-1])
-        ]
-        for index, arrays in enumerate(scan.by_row()):
-            for name, array in arrays.items():
-                np.copyto(row[name], array)
-            calls[index % 2]()
-            on_row(index + 1)
-        return {output: state[scan.count % 2][name] for name, output in scan.carried.items()}
+        return BoundScan(scan, lambda array: np.array(array, order="C"), self.bind).run(
+            scan, np.copyto, np.array, on_row
+        )
 
     def _check(self, arrays: Mapping[str, Array], specs: Mapping[str, TensorSpec]) -> None:
         if missing := specs.keys() - arrays.keys():

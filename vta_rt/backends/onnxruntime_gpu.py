@@ -11,15 +11,15 @@ import importlib.metadata
 import io
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vta_rt.backends.base import Array, Lane, OnRow, Scan
-from vta_rt.backends.onnxruntime import OnnxRuntimeSession, ort
+from vta_rt.backends.base import Array, BoundScan, Lane, OnRow, Scan
+from vta_rt.backends.onnxruntime import DTYPES, OnnxRuntimeSession, ort
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning, one_line
 from vta_rt.manifest import GraphRecord
 
@@ -90,7 +90,8 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         self._is_half = record.precision in ("fp16", "bf16")
         super().__init__(name, record, path, threads)
         self._graphs = 0  # numbers given to captured graphs so far
-        self._free: dict[Any, list[_BoundRows]] = {}  # by the shapes of a scan's arrays
+        self._uncapturable = False
+        self._free: dict[Any, list[BoundScan]] = {}  # those that no call is using, by the shapes of a scan's arrays
         self._taking = threading.Lock()
         self._running = threading.Lock() if self._capture else contextlib.nullcontext()
 
@@ -126,84 +127,55 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
 
     def _scan(self, scan: Scan, on_row: OnRow, lane: Lane | None) -> dict[str, Array]:
         key = tuple((name, array.shape) for name, array in sorted({**scan.start, **scan.fixed}.items()))
-        with self._raises_failure():
-            bound = self._take(key, scan)
-            bound.start(scan)
-        for index, arrays in enumerate(scan.by_row()):
-            with self._raises_failure(), self._running:  # a session that captures runs one call at a time
-                bound.run_row(index, arrays)
-            on_row(index + 1)
-        with self._raises_failure():
-            result = bound.result(scan)
-        with self._taking:
-            self._free[key].append(bound)  # after a failure it is not used again
-        return result
-
-    def _take(self, key: Any, scan: Scan) -> _BoundRows:
-        """Bound arrays for a scan of these shapes that no other call is using."""
         with self._taking:
             free = self._free.setdefault(key, [])
-            if free:
-                return free.pop()
-            graphs = [NO_GRAPH] * 2
-            if self._capture and self._graphs + 2 <= MAX_GRAPHS:
-                graphs = [str(self._graphs + 1), str(self._graphs + 2)]
-                self._graphs += 2
-        return _BoundRows(self._session, self._provider.device, scan, graphs if self._capture else None)
+            bound = free.pop() if free else None
+        if bound is None:
+            with self._raises_failure():
+                bound = BoundScan(scan, self._allocate, self._bind_values)
+        result = bound.run(scan, self._write, self._read, on_row)
+        with self._taking:
+            free.append(bound)  # after a failure it is not used again
+        return result
 
+    def _allocate(self, array: np.ndarray) -> Any:
+        return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self._provider.device, 0)
 
-class _BoundRows:
-    """The arrays of a scan on the device, and two bindings to them: each row reads one state and writes the other.
+    def _write(self, value: Any, array: np.ndarray) -> None:
+        with self._raises_failure():
+            value.update_inplace(np.array(array, DTYPES[value.data_type()], order="C"))
 
-    Args:
-        graphs: numbers of the CUDA graphs of the two bindings, ``NO_GRAPH`` for none; None where nothing can be captured.
-    """
+    def _read(self, value: Any) -> np.ndarray:
+        with self._raises_failure():
+            return np.array(value.numpy())
 
-    def __init__(self, session: Any, device: str, scan: Scan, graphs: list[str] | None) -> None:
-        def on_device(array: np.ndarray) -> Any:
-            return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), device, 0)
-
-        self._session = session
-        self._dtypes = {name: scan.start[name].dtype for name in scan.rows}
-        self._state = [{name: on_device(scan.start[name]) for name in scan.carried} for _ in range(2)]
-        self._inputs = {name: on_device(array) for name, array in scan.fixed.items()}
-        self._inputs |= {name: on_device(scan.start[name]) for name in scan.rows}
-        self._bindings = [self._bind(scan, read, write) for read, write in (self._state, self._state[::-1])]
-        self._options = [_run_options(graph) for graph in graphs or ()] or [None, None]
-        self._captured = graphs is not None and NO_GRAPH not in graphs
-
-    def start(self, scan: Scan) -> None:
-        for name in scan.carried:
-            self._state[0][name].update_inplace(np.ascontiguousarray(scan.start[name]))
-        for name, array in scan.fixed.items():
-            self._inputs[name].update_inplace(np.ascontiguousarray(array))
-
-    def run_row(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-        for name, array in arrays.items():
-            self._inputs[name].update_inplace(np.array(array, self._dtypes[name], order="C"))
-        binding, options = self._bindings[index % 2], self._options[index % 2]
-        try:
-            self._session.run_with_iobinding(binding, options)
-        except Exception as error:
-            if not self._captured:
-                raise
-            # What cannot be captured may well run without. A row reads one state and writes the other: it can run again.
-            self._captured = False
-            self._options = [_run_options(NO_GRAPH)] * 2
-            self._session.run_with_iobinding(binding, self._options[index % 2])
-            warnings.warn(f"runs without a CUDA graph ({one_line(error)})", FallbackWarning, stacklevel=2)
-
-    def result(self, scan: Scan) -> dict[str, np.ndarray]:
-        last = self._state[scan.count % 2]
-        return {output: last[name].numpy().copy() for name, output in scan.carried.items()}
-
-    def _bind(self, scan: Scan, read: dict[str, Any], write: dict[str, Any]) -> Any:
+    def _bind_values(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], None]:
+        """As ``_bind``, on arrays of the device; what it returns replays a CUDA graph where it can."""
         binding = self._session.io_binding()
-        for name, value in {**read, **self._inputs}.items():
+        for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
-        for name, output in scan.carried.items():
-            binding.bind_ortvalue_output(output, write[name])
-        return binding
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        with self._taking:
+            graph = self._graphs + 1 if self._capture and self._graphs < MAX_GRAPHS else None
+            self._graphs = graph or self._graphs
+
+        def call() -> None:
+            with self._raises_failure(), self._running:  # a session that captures runs one call at a time
+                captured = graph is not None and not self._uncapturable
+                options = _run_options(str(graph)) if captured else self._run_options()
+                try:
+                    self._session.run_with_iobinding(binding, options)
+                except Exception as error:
+                    if not captured:
+                        raise
+                    # It may well run without a graph. A row does not write what it reads, so it can run again.
+                    self._session.run_with_iobinding(binding, self._run_options())
+                    self._uncapturable = True
+                    warning = f"{self.name}: runs without a CUDA graph ({one_line(error)})"
+                    warnings.warn(warning, FallbackWarning, stacklevel=2)
+
+        return call
 
 
 def _run_options(graph: str) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
-from tests.vta_rt.backends.stand_in import Machine, stand_in
+from tests.vta_rt.backends.stand_in import Machine
 from vta_rt.backends.base import Array, Lane, Session
 from vta_rt.backends.tensorrt.cuda import Lanes
 from vta_rt.config import ModelConfig
@@ -19,14 +23,35 @@ MODEL = ModelConfig(seconds=0.16, mel_bins=16, latent_channels=2, token_width=3)
 TOKENS, CONTEXT = 4, 6
 
 
+def specs(**shapes: tuple[int | str, ...]) -> tuple[TensorSpec, ...]:
+    types = {"frames": "uint8", "token_mask": "bool", "negative_mask": "bool", "token_ids": "int64"}
+    return tuple(TensorSpec(name, shape, types.get(name, "float32")) for name, shape in shapes.items())
+
+
+def save_graph(
+    path: Path,
+    nodes: list[tuple[str, list[str], list[str]]],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> Path:
+    """An ONNX file named after its graph, of float32 tensors and nodes ``(operator, inputs, outputs)``."""
+    ends = [
+        [helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.shape) for spec in tensors]
+        for tensors in (inputs, outputs)
+    ]
+    body = helper.make_graph([helper.make_node(*node) for node in nodes], path.stem, *ends)
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
 @dataclass(frozen=True)
 class Kernel:
-    """What an engine of the stand-in is: its tensors, its function, and the bytes of activations it asks for."""
+    """An engine of the stand-in."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     compute: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-    activations: int
+    activations: int  # bytes that it asks for
 
 
 def kernels(batch: int) -> dict[str, Kernel]:
@@ -59,11 +84,7 @@ def kernels(batch: int) -> dict[str, Kernel]:
     def vocode(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"wave": np.tanh(feeds["mel"].mean((1, 3))).repeat(MODEL.hop_length, 1)}
 
-    def tensors(**shapes: tuple[int, ...]) -> tuple[TensorSpec, ...]:
-        types = {"frames": "uint8", "token_mask": "bool", "negative_mask": "bool", "token_ids": "int64"}
-        return tuple(TensorSpec(name, shape, types.get(name, "float32")) for name, shape in shapes.items())
-
-    step = tensors(
+    step = specs(
         latents=state,
         previous=state,
         noise=state,
@@ -72,15 +93,15 @@ def kernels(batch: int) -> dict[str, Kernel]:
         timestep=(batch,),
         step=(8,),
     )
-    negative = tensors(negative_tokens=(batch, TOKENS, 3), negative_mask=(batch, TOKENS))
-    stepped = tensors(latents_next=state, denoised=state)
+    negative = specs(negative_tokens=(batch, TOKENS, 3), negative_mask=(batch, TOKENS))
+    stepped = specs(latents_next=state, denoised=state)
     return {
-        "visual_encoder": Kernel(tensors(frames=(TOKENS, 8, 8, 3)), tensors(tokens=(TOKENS, 3)), encode, 1000),
-        "text_encoder": Kernel(tensors(token_ids=(1, CONTEXT)), tensors(tokens=(1, 3)), encode_text, 700),
+        "visual_encoder": Kernel(specs(frames=(TOKENS, 8, 8, 3)), specs(tokens=(TOKENS, 3)), encode, 1000),
+        "text_encoder": Kernel(specs(token_ids=(1, CONTEXT)), specs(tokens=(1, 3)), encode_text, 700),
         "denoiser": Kernel((*step, *negative), stepped, denoise, 3000),
         "denoiser_unguided": Kernel(step, stepped, denoise, 3000),
-        "vae_decoder": Kernel(tensors(latents=state), tensors(mel=mel), decode, 5000),
-        "vocoder": Kernel(tensors(mel=mel), tensors(wave=(batch, MODEL.samples)), vocode, 500),
+        "vae_decoder": Kernel(specs(latents=state), specs(mel=mel), decode, 5000),
+        "vocoder": Kernel(specs(mel=mel), specs(wave=(batch, MODEL.samples)), vocode, 500),
     }
 
 
@@ -103,8 +124,8 @@ class HostSession(Session):
 
 
 @dataclass
-class Bucket:
-    """Engines of one batch as ``vta_rt.backends.tensorrt.engines.Engines`` gives them, but without files."""
+class Source:
+    """Engines of one batch, like ``vta_rt.backends.tensorrt.engines.Engines``, but without files."""
 
     machine: Machine
     batch: int
@@ -120,10 +141,18 @@ class Bucket:
         return f"{graph} {self.batch}".encode()
 
 
+def in_threads(work: Callable[[int], object], count: int) -> None:
+    """Call ``work`` with 0, 1, ... in as many threads at the same time; what fails in one fails here."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
+
+
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    with stand_in(monkeypatch) as machine:
-        yield machine
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """In place of the CUDA bindings."""
+    machine = Machine()
+    monkeypatch.setattr("vta_rt.backends.tensorrt.cuda.cudart", machine.cudart)
+    return machine
 
 
 @pytest.fixture

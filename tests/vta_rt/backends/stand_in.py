@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from types import SimpleNamespace
 from typing import Any
@@ -33,6 +32,7 @@ class Error(Enum):
 class Stream:
     def __init__(self, number: int) -> None:
         self.number = number
+        self.thread = threading.get_ident()
         self.queue: list[Callable[[], None]] = []
         self.capture: Graph | None = None
 
@@ -61,14 +61,12 @@ class Graph:
 
 
 class Machine:
-    """One machine with one GPU. ``cudart`` and ``trt`` stand for the modules.
-
-    calls: all calls so far, (name, arguments). fail: number of the call that shall fail, from ``calls`` on; None for none.
-    """
+    """One machine with one GPU. ``cudart`` and ``trt`` stand for the modules."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        self.fail: int | None = None
+        self.kernels: dict[str, Any] = {}  # what engine files hold, by their content
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []  # all calls so far
+        self.fail: int | None = None  # number of the call that shall fail
         self.blocks: dict[int, Any] = {}  # address -> memory; device and pinned
         self.streams: dict[int, Stream] = {}
         self.graphs: set[Graph] = set()
@@ -130,41 +128,54 @@ def _cudart(machine: Machine) -> Any:
         cudaMemcpyKind=SimpleNamespace(
             cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down", cudaMemcpyDeviceToDevice="there"
         ),
+        cudaDeviceAttr=SimpleNamespace(cudaDevAttrComputeCapabilityMajor=8, cudaDevAttrComputeCapabilityMinor=9),
         cudaGetLastError=lambda: (ok,),
         cudaGetErrorString=lambda error: (ok, b"the stand-in was told to fail"),
     )
 
-    def call(function: Callable[..., Any]) -> None:
+    def call(function: Callable[..., Any], name: str = "") -> None:
         """One CUDA call: a tuple that begins with the error, and None for each value of a call that failed."""
+        name = name or function.__name__
 
         def called(*arguments: Any) -> tuple[Any, ...]:
-            if machine.fails(function.__name__, *arguments):
-                if any(word in function.__name__ for word in ("Free", "Destroy", "EndCapture")):
+            if machine.fails(name, *arguments):
+                if any(word in name for word in ("Free", "Destroy", "EndCapture")):
                     function(*arguments)  # what ends something ends it, whatever it reports
-                if function.__name__ == "cudaStreamSynchronize":
+                if name == "cudaStreamSynchronize":
                     arguments[0].queue.clear()  # it fails because what was on the stream has failed
                 return failed, None, None
             values = function(*arguments)
             return (ok, *values) if isinstance(values, tuple) else (ok, values)
 
-        setattr(module, function.__name__, called)
+        setattr(module, name, called)
 
     def not_while_capturing() -> None:
         assert getattr(machine.capturing, "stream", None) is None, "not allowed while this thread captures"
 
-    @call
-    def cudaSetDevice(device: int) -> None:
-        pass
-
-    @call
-    def cudaMalloc(size: int) -> int:
+    def allocate(size: int, flags: int = 0) -> int:
         not_while_capturing()
         return machine.reserve(size)
 
-    @call
-    def cudaHostAlloc(size: int, flags: int) -> int:
-        not_while_capturing()
-        return machine.reserve(size)
+    def copy(target: int, source: int, size: int, kind: str, stream: Stream) -> None:
+        stream.put(lambda: ctypes.memmove(machine.view(target, size), machine.view(source, size), size))
+
+    def clear(address: int, value: int, size: int, stream: Stream) -> None:
+        stream.put(lambda: ctypes.memset(machine.view(address, size), value, size))
+
+    for name, function in {
+        "cudaSetDevice": lambda device: None,
+        "cudaDeviceGetAttribute": lambda attribute, device: attribute,
+        "cudaMalloc": allocate,
+        "cudaHostAlloc": allocate,
+        "cudaFreeHost": lambda address: machine.blocks.pop(address),
+        "cudaStreamDestroy": lambda stream: machine.streams.pop(stream.number),
+        "cudaMemcpyAsync": copy,
+        "cudaMemsetAsync": clear,
+        "cudaEventSynchronize": lambda event: event.stream.run(),
+        "cudaEventElapsedTime": lambda start, end: float(end.time - start.time),
+        "cudaGraphGetNodes": lambda graph: (None, len(graph.work)),
+    }.items():
+        call(function, name)
 
     @call
     def cudaFree(address: int) -> None:
@@ -172,33 +183,16 @@ def _cudart(machine: Machine) -> Any:
         del machine.blocks[address]
 
     @call
-    def cudaFreeHost(address: int) -> None:
-        del machine.blocks[address]
-
-    @call
     def cudaStreamCreateWithFlags(flags: int) -> Stream:
         assert flags == 1, "only a non-blocking stream can be captured beside others"
         stream = Stream(0x5000 + len(machine.calls))
-        stream.thread = threading.get_ident()
         machine.streams[stream.number] = stream
         return stream
-
-    @call
-    def cudaStreamDestroy(stream: Stream) -> None:
-        del machine.streams[stream.number]
 
     @call
     def cudaStreamSynchronize(stream: Stream) -> None:
         not_while_capturing()
         stream.run()
-
-    @call
-    def cudaMemcpyAsync(target: int, source: int, size: int, kind: str, stream: Stream) -> None:
-        stream.put(lambda: ctypes.memmove(machine.view(target, size), machine.view(source, size), size))
-
-    @call
-    def cudaMemsetAsync(address: int, value: int, size: int, stream: Stream) -> None:
-        stream.put(lambda: ctypes.memset(machine.view(address, size), value, size))
 
     @call
     def cudaEventCreateWithFlags(flags: int) -> SimpleNamespace:
@@ -215,14 +209,6 @@ def _cudart(machine: Machine) -> Any:
         stream.put(lambda: setattr(event, "time", len(machine.calls)))
 
     @call
-    def cudaEventSynchronize(event: SimpleNamespace) -> None:
-        event.stream.run()
-
-    @call
-    def cudaEventElapsedTime(start: SimpleNamespace, end: SimpleNamespace) -> float:
-        return float(end.time - start.time)
-
-    @call
     def cudaStreamBeginCapture(stream: Stream, mode: str) -> None:
         assert mode == "thread"
         stream.capture = Graph()
@@ -234,10 +220,6 @@ def _cudart(machine: Machine) -> Any:
         if machine.fail != len(machine.calls) - 1:
             machine.graphs.add(graph)
         return graph
-
-    @call
-    def cudaGraphGetNodes(graph: Graph) -> tuple[None, int]:
-        return None, len(graph.work)
 
     @call
     def cudaGraphInstantiate(graph: Graph, flags: int) -> Graph:
@@ -365,12 +347,3 @@ def _tensorrt(machine: Machine) -> Any:
     return type(
         "TensorRT", (), {"ILogger": ILogger, "Runtime": Runtime, "ExecutionContextAllocationStrategy": strategies}
     )
-
-
-@contextmanager
-def stand_in(monkeypatch: Any) -> Iterator[Machine]:
-    """A machine in place of the CUDA bindings; everything must have been given back once it is left."""
-    machine = Machine()
-    machine.kernels = {}
-    monkeypatch.setattr("vta_rt.backends.tensorrt.cuda.cudart", machine.cudart)
-    yield machine

@@ -70,8 +70,8 @@ def test_without_a_driver_a_gpu_is_not_looked_for_further(bundle: Bundle, monkey
 
 def test_a_gpu_without_engines_or_onnxruntime_gpu(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vta_rt.backends.tensorrt.cuda.need_gpu", lambda: None)
-    monkeypatch.setattr("vta_rt.backends.tensorrt.flavours.load", lambda flavour: (object(), "11.4"))
-    monkeypatch.setattr("vta_rt.backends.tensorrt.flavours.compute_capability", lambda: "8.6")
+    monkeypatch.setattr("vta_rt.backends.tensorrt.variants.load", lambda variant: (object(), "11.4"))
+    monkeypatch.setattr("vta_rt.backends.tensorrt.cuda.compute_capability", lambda: "8.6")
     monkeypatch.setattr("vta_rt.backends.onnxruntime_gpu.gpu_provider", refuse(EngineError("onnxruntime is for CPUs")))
     backend, why = choose(bundle)
     assert backend.name == "cpu"

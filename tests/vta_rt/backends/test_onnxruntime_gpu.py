@@ -7,35 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
+from tests.vta_rt.backends.conftest import in_threads, save_graph, specs
 from vta_rt.backends import onnxruntime_gpu
 from vta_rt.backends.base import Scan
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.onnxruntime_gpu import CUDA, OnnxRuntimeGpuSession, Provider, gpu_provider
-from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning
 from vta_rt.manifest import GraphRecord, TensorSpec, record_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate provider")
 STAND_IN = Provider("CPUExecutionProvider", "cpu")
-INPUTS = tuple(TensorSpec(name, ("batch", 3), "float32") for name in ("x", "fixed", "row"))
-OUTPUTS = (TensorSpec("next", ("batch", 3), "float32"),)
+CAPTURING = Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"})
+INPUTS, OUTPUTS = specs(**dict.fromkeys(("x", "fixed", "row"), ("batch", 3))), specs(next=("batch", 3))
 
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
     """next = x * fixed + row"""
-
-    def value(spec: TensorSpec) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.shape)
-
-    nodes = [helper.make_node("Mul", ["x", "fixed"], ["y"]), helper.make_node("Add", ["y", "row"], ["next"])]
-    body = helper.make_graph(nodes, "recurrence", list(map(value, INPUTS)), list(map(value, OUTPUTS)))
-    path = tmp_path / "recurrence.onnx"
-    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    return path
+    nodes = [("Mul", ["x", "fixed"], ["y"]), ("Add", ["y", "row"], ["next"])]
+    return save_graph(tmp_path / "recurrence.onnx", nodes, INPUTS, OUTPUTS)
 
 
 def gpu_session(
@@ -73,8 +65,8 @@ def test_a_scan_gives_what_the_cpu_session_gives(graph: Path) -> None:
 
 def test_arrays_stay_bound_from_one_scan_to_the_next(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session, made = gpu_session(graph), []
-    bound = onnxruntime_gpu._BoundRows
-    monkeypatch.setattr(onnxruntime_gpu, "_BoundRows", lambda *arguments: made.append(bound(*arguments)) or made[-1])
+    bound = onnxruntime_gpu.BoundScan
+    monkeypatch.setattr(onnxruntime_gpu, "BoundScan", lambda *arguments: made.append(bound(*arguments)) or made[-1])
     for seed in range(3):
         session.scan(scan(seed), lambda _: None)
     assert len(made) == 1
@@ -94,50 +86,45 @@ def test_given_arrays_are_not_changed(graph: Path) -> None:
 
 @pytest.mark.parametrize("capture", [False, True])
 def test_many_threads(graph: Path, capture: bool) -> None:
-    provider = Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"} if capture else {})
-    session = gpu_session(graph, provider, capture)
-    wrong: list[int] = []
+    session = gpu_session(graph, CAPTURING if capture else STAND_IN, capture)
 
     def work(seed: int) -> None:
         for turn in range(20):
             found = session.scan(scan(seed + turn), lambda _: None)["next"]
-            if not np.allclose(found, expected(scan(seed + turn)), rtol=1e-5, atol=1e-6):
-                wrong.append(seed)
+            np.testing.assert_allclose(found, expected(scan(seed + turn)), rtol=1e-5, atol=1e-6)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work, 4)
 
 
 def test_scans_at_once_have_arrays_of_their_own(graph: Path) -> None:
-    session, found = gpu_session(graph), {}
+    session = gpu_session(graph)
     session.scan(scan(9), lambda _: None)  # one set is there for the first to take
     meet = threading.Barrier(2)
 
     def work(seed: int) -> None:
-        found[seed] = session.scan(scan(seed), lambda _: meet.wait(60))["next"]
+        found = session.scan(scan(seed), lambda _: meet.wait(60))["next"]
+        np.testing.assert_allclose(found, expected(scan(seed)), rtol=1e-5, atol=1e-6)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for seed in range(2):
-        np.testing.assert_allclose(found[seed], expected(scan(seed)), rtol=1e-5, atol=1e-6)
+    in_threads(work, 2)
 
 
-def test_each_parity_of_each_set_of_arrays_has_a_graph_of_its_own(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of the graph of each run."""
     numbers: list[str] = []
     options = onnxruntime_gpu._run_options
     monkeypatch.setattr(onnxruntime_gpu, "_run_options", lambda graph: numbers.append(graph) or options(graph))
+    return numbers
+
+
+def test_each_parity_of_each_set_of_arrays_has_a_graph_of_its_own(
+    graph: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[str]
+) -> None:
     monkeypatch.setattr(onnxruntime_gpu, "MAX_GRAPHS", 4)
-    session = gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"}), capture=True)
+    session = gpu_session(graph, CAPTURING, capture=True)
     for batch in (1, 2, 3):
         session.scan(scan(batch=batch), lambda _: None)
-    assert numbers == ["1", "2", "3", "4", "-1", "-1"], "beyond the most that are kept, rows run uncaptured"
+    assert numbers == [*"12121", *"34343", *["-1"] * 5], "beyond the most that are kept, rows run uncaptured"
     numbers.clear()
     session.run({spec.name: np.ones((1, 3), np.float32) for spec in INPUTS})
     assert numbers == ["-1"], "the arrays of a single run lie anywhere"
@@ -156,7 +143,7 @@ class Uncapturable:
 
 
 def test_rows_that_cannot_be_captured_run_without(graph: Path) -> None:
-    session = gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"}), capture=True)
+    session = gpu_session(graph, CAPTURING, capture=True)
     session._session = Uncapturable(session._session)
     with pytest.warns(FallbackWarning, match="runs without a CUDA graph .*capturing") as warned:
         found = session.scan(scan(), lambda _: None)["next"]
@@ -165,14 +152,10 @@ def test_rows_that_cannot_be_captured_run_without(graph: Path) -> None:
     assert len(warned) == 1
 
 
-def test_host_arrays_are_never_captured(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_arrays_are_never_captured(graph: Path, numbers: list[str]) -> None:
     """A captured graph would go on reading what they held the first time."""
-    numbers: list[str] = []
-    options = onnxruntime_gpu._run_options
-    monkeypatch.setattr(onnxruntime_gpu, "_run_options", lambda graph: numbers.append(graph) or options(graph))
-    session = gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"enable_cuda_graph": "1"}), capture=True)
-    arrays = {spec.name: np.ones((1, 3), np.float32) for spec in INPUTS}
-    session.bind(arrays, {"next": np.empty((1, 3), np.float32)})()
+    session = gpu_session(graph, CAPTURING, capture=True)
+    session.bind({spec.name: np.ones((1, 3), np.float32) for spec in INPUTS}, {"next": np.empty((1, 3), np.float32)})()
     assert numbers == ["-1"]
 
 
@@ -189,12 +172,6 @@ def test_what_fails_in_a_row_is_one_line_and_what_a_caller_raises_is_his(graph: 
     with pytest.raises(DeviceError, match="recurrence: ONNX Runtime could not run it") as caught:
         session.scan(wrong, lambda _: None)
     assert "\n" not in str(caught.value)
-
-
-def test_arrays_that_do_not_fit(graph: Path) -> None:
-    wrong = Scan({"x": "next"}, scan().start, {}, {"row": [None]}, 1)
-    with pytest.raises(OptionError, match="recurrence: missing fixed"):
-        gpu_session(graph).scan(wrong, lambda _: None)
 
 
 @pytest.mark.parametrize(

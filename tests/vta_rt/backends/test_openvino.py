@@ -1,4 +1,4 @@
-"""The Session contract on OpenVINO, and when it is picked. Where it is not installed, only what is said of that."""
+"""What is special about OpenVINO, and when it is picked; without it, only the message about that is tested."""
 
 from __future__ import annotations
 
@@ -9,84 +9,44 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from tests.conftest import relative_error
+from tests.vta_rt.backends.conftest import save_graph, specs
 from vta_rt import backends
 from vta_rt.backends import choose, openvino
 from vta_rt.backends.openvino import OpenVinoSession
 from vta_rt.bundle import Bundle
-from vta_rt.errors import BundleError, DeviceError, EngineError, OptionError
-from vta_rt.manifest import GraphRecord, TensorSpec, record_file
+from vta_rt.errors import DeviceError, EngineError
+from vta_rt.manifest import GraphRecord, record_file
 from vta_rt.pipeline import Pipeline
 from vta_rt.video import sample_frames
 
 DEMO = Path(__file__).parents[3] / "engines" / "demo"
-INPUTS = (TensorSpec("a", ("batch", 3), "float32"), TensorSpec("b", (3, 3), "float32"))
-OUTPUTS = (TensorSpec("product", ("batch", 3), "float32"),)
 
 
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    def value(spec: TensorSpec) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, spec.shape)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise DeviceError("no GPU")
 
-    node = helper.make_node("MatMul", ["a", "b"], ["product"])
-    body = helper.make_graph([node], "product", [value(spec) for spec in INPUTS], [value(spec) for spec in OUTPUTS])
-    onnx.save(
-        helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "product.onnx"
-    )
-    return tmp_path / "product.onnx"
+    monkeypatch.setattr(backends, "_tensorrt", refuse)
+    monkeypatch.setattr(backends, "_cuda", refuse)
 
 
-def open_session(graph: Path, precision: str = "fp32", inputs: tuple[TensorSpec, ...] = INPUTS) -> OpenVinoSession:
+def test_only_a_graph_at_fp32_is_computed_at_fp32(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    record = GraphRecord(record_file(graph), (), inputs, OUTPUTS, precision)
-    return OpenVinoSession("product", record, graph, 1)
-
-
-def arrays(rows: int = 2) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(rows)
-    return {"a": rng.normal(size=(rows, 3)).astype(np.float32), "b": rng.normal(size=(3, 3)).astype(np.float32)}
-
-
-def test_run_at_any_open_size(graph: Path) -> None:
-    session = open_session(graph)
-    results = [(session.run(feeds)["product"], feeds["a"] @ feeds["b"]) for feeds in (arrays(2), arrays(5), arrays(2))]
-    for found, expected in results:  # looked at after all have run: a result is the caller's own
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_bound_arrays_are_read_and_filled_in_place(graph: Path) -> None:
-    feeds, product = arrays(), np.zeros((2, 3), np.float32)
-    call = open_session(graph).bind(feeds, {"product": product})
-    for factor in (2, 5):
-        feeds["a"][:] = factor
-        call()
-        np.testing.assert_allclose(product, feeds["a"] @ feeds["b"], rtol=1e-5, atol=1e-6)
-
-
-def test_a_graph_at_fp32_is_computed_at_fp32_and_another_is_not(graph: Path) -> None:
-    feeds = arrays(64)
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.normal(size=shape).astype(np.float32) for name, shape in (("a", (64, 3)), ("b", (3, 3)))}
     exact = feeds["a"].astype(np.float64) @ feeds["b"]
-    assert relative_error(open_session(graph).run(feeds)["product"], exact) < 1e-6
-    half = relative_error(open_session(graph, "fp16").run(feeds)["product"], exact)
-    assert (1e-4 < half < 1e-2) if openvino.has_bf16() else half < 1e-6
+    inputs, outputs = specs(a=(64, 3), b=(3, 3)), specs(product=(64, 3))
+    graph = save_graph(tmp_path / "product.onnx", [("MatMul", ["a", "b"], ["product"])], inputs, outputs)
 
+    def error(precision: str) -> float:
+        record = GraphRecord(record_file(graph), (), inputs, outputs, precision)
+        return relative_error(OpenVinoSession("product", record, graph, 1).run(feeds)["product"], exact)
 
-def test_files_that_are_not_the_graph(graph: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is not the graph product: its tensors are a, b, product"):
-        open_session(graph, inputs=INPUTS[:1])
-    graph.write_bytes(b"not a graph")
-    with pytest.raises(BundleError, match=r"product.onnx: OpenVINO cannot load it"):
-        open_session(graph)
-
-
-def test_inputs_that_do_not_fit(graph: Path) -> None:
-    with pytest.raises(OptionError, match="product: missing b"):
-        open_session(graph).run({"a": arrays()["a"]})
+    assert error("fp32") < 1e-6
+    assert (1e-4 < error("fp16") < 1e-2) if openvino.has_bf16() else error("fp16") < 1e-6
 
 
 def test_the_demo_s_graphs_give_what_onnxruntime_s_do() -> None:
@@ -129,14 +89,6 @@ def test_in_a_forked_process_it_is_said_that_it_cannot_be_used(monkeypatch: pyte
             os._exit(3 if "forked" in str(error) and choose(Bundle(DEMO))[0].name == "cpu" else 4)
         os._exit(5)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
-
-
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise DeviceError("no GPU")
-
-    monkeypatch.setattr(backends, "_tensorrt", refuse)
-    monkeypatch.setattr(backends, "_cuda", refuse)
 
 
 def test_it_is_picked_where_it_wins(monkeypatch: pytest.MonkeyPatch) -> None:

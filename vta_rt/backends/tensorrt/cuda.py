@@ -1,7 +1,7 @@
-"""CUDA for the device backends: memory, streams, events, captured graphs, lanes. Knows cuda-bindings; knows no engines.
+"""CUDA: memory, streams, events, captured graphs, lanes.
 
-Every call is checked. What fails is one ``DeviceError``, after which everything the failed lane held is given back; other
-lanes and the rest of the process go on, unless the driver itself says that it cannot.
+Every call is checked. A failure is raised as ``DeviceError``, and everything its lane held is given back; other lanes and the
+rest of the process go on, unless the driver itself says that it cannot.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ try:
 except ImportError:  # the extra tensorrt brings it
     cudart = None
 
-ALIGNMENT = 256  # bytes; what TensorRT asks of the memory it is given
-LANES = 4  # calls a device serves at once; each has an activation block of its own
-PINNED = 256 * 2**20  # bytes of pinned memory a lane has on the way at once
-KEPT = 16  # captured graphs and the like a lane keeps
+MEMORY_ALIGNMENT = 256  # bytes; TensorRT asks it of all memory
+MAX_LANES = 4  # calls a device serves at once; each has an activation block of its own
+MAX_PINNED_BYTES = 256 * 2**20  # of pinned memory a lane has in use at once
+MAX_KEPT = 16  # captured graphs and the like that a lane keeps
+_NOT_INSTALLED = 'GPU: cuda-bindings is not installed; it comes with: pip install "vta-rt[tensorrt]"'
 # After these, every further call of the process fails too: the driver has given the process up.
 _FATAL = (
     "cudaErrorIllegalAddress",
@@ -49,14 +50,14 @@ class CaptureError(DeviceError):
 
 
 def check(result: tuple[Any, ...], doing: str) -> Any:
-    """The value of a CUDA call, or of its several values the tuple.
+    """The value of a CUDA call, or a tuple of its values.
 
     Raises:
         DeviceError: the call failed; ``doing`` says what it was for.
     """
     error, *values = result
     if error != cudart.cudaError_t.cudaSuccess:
-        cudart.cudaGetLastError()  # or the next one to ask, perhaps another library, is told of it again
+        cudart.cudaGetLastError()  # or whoever asks next, perhaps another library, gets it again
         _, text = cudart.cudaGetErrorString(error)
         rest = "; start the program again to use the GPU" if error.name in _FATAL else ""
         raise DeviceError(f"GPU: cannot {doing}: {text.decode()} ({error.name}){rest}")
@@ -64,7 +65,7 @@ def check(result: tuple[Any, ...], doing: str) -> Any:
 
 
 def need_gpu() -> None:
-    """Ask the driver itself, which needs no package of CUDA's.
+    """See that there is a GPU, by asking the driver itself, which needs no package.
 
     Raises:
         DeviceError: there is no NVIDIA driver or no GPU.
@@ -79,21 +80,39 @@ def need_gpu() -> None:
 
 
 def use(device: int) -> None:
-    """Make a device the calling thread's own. Without it an engine loads on another one, and captures record nothing."""
+    """Select the calling thread's device. Without it engines load onto another one, and captures record nothing."""
     if cudart is None:
-        raise DeviceError('GPU: cuda-bindings is not installed; it comes with: pip install "vta-rt[tensorrt]"')
+        raise DeviceError(_NOT_INSTALLED)
     check(cudart.cudaSetDevice(device), f"use device {device}")
+
+
+def compute_capability(device: int = 0) -> str:
+    """Of a GPU, such as ``8.6``.
+
+    Raises:
+        DeviceError: there is no GPU, no driver, or no cuda-bindings to ask.
+    """
+    if cudart is None:
+        raise DeviceError(_NOT_INSTALLED)
+    numbers = (
+        check(cudart.cudaDeviceGetAttribute(attribute, device), f"use device {device}")
+        for attribute in (
+            cudart.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor,
+            cudart.cudaDeviceAttr.cudaDevAttrComputeCapabilityMinor,
+        )
+    )
+    return ".".join(map(str, numbers))
 
 
 def reserve(resources: ExitStack, size: int) -> int:
     """Device memory of ``size`` bytes for as long as ``resources`` is open; its address."""
-    address = int(check(cudart.cudaMalloc(max(size, ALIGNMENT)), f"reserve {size:,} bytes"))
+    address = int(check(cudart.cudaMalloc(max(size, MEMORY_ALIGNMENT)), f"reserve {size:,} bytes"))
     resources.callback(lambda: cudart.cudaFree(address))
     return address
 
 
 def reserve_pinned(resources: ExitStack, size: int) -> int:
-    """Host memory of ``size`` bytes that the device can copy from and to by itself; its address."""
+    """Pinned host memory of ``size`` bytes, which the device can copy from and to by itself; its address."""
     flags = cudart.cudaHostAllocDefault
     address = int(check(cudart.cudaHostAlloc(size, flags), f"pin {size:,} bytes of host memory"))
     resources.callback(lambda: cudart.cudaFreeHost(address))
@@ -108,14 +127,14 @@ def host_view(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def aligned(size: int) -> int:
     """``size`` rounded up to where the next array may begin."""
-    return -(-size // ALIGNMENT) * ALIGNMENT
+    return -(-size // MEMORY_ALIGNMENT) * MEMORY_ALIGNMENT
 
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """An array in a lane's memory. Holds no memory itself: it is good until the lane is given back."""
+    """An array in a lane's memory. It does not own the memory: it is valid until the lane is given back."""
 
-    address: int
+    address: int  # of its first byte, on the device
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
@@ -127,7 +146,7 @@ class DeviceArray:
         return self.shape[0]
 
     def __getitem__(self, index: int | slice) -> DeviceArray:
-        """One entry of the first axis, or several in a row."""
+        """One entry of the first axis, or several consecutive ones."""
         stride = math.prod(self.shape[1:]) * self.dtype.itemsize
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
@@ -140,10 +159,10 @@ class DeviceArray:
 
 
 class Graph:
-    """What ``record`` puts on a stream, captured once, to be launched again and again with the same addresses.
+    """The work that ``record`` puts on a stream, captured once, to be launched repeatedly with the same addresses.
 
     Raises:
-        CaptureError: it cannot be captured, or nothing was recorded; the stream is usable as before.
+        CaptureError: it cannot be captured, or there was none; the stream is usable as before.
     """
 
     def __init__(self, stream: Any, record: Callable[[], None]) -> None:
@@ -170,7 +189,7 @@ def _record(stream: Any, record: Callable[[], None]) -> Any:
     try:
         record()
     except BaseException:
-        _, graph = cudart.cudaStreamEndCapture(stream)  # whatever it says, the stream must leave its capture
+        _, graph = cudart.cudaStreamEndCapture(stream)  # whatever it returns, the stream must leave the capture
         if graph is not None and int(graph):
             cudart.cudaGraphDestroy(graph)
         cudart.cudaGetLastError()
@@ -189,25 +208,25 @@ def _instantiate(graph: Any) -> Any:
 
 
 class CudaLane(Lane):
-    """One call's place on a device: a stream, memory, and whatever sessions keep there (captured graphs, contexts).
+    """What one call uses on a device: a stream, memory, and whatever sessions keep there (captured graphs, contexts).
 
-    Memory is lent to a call and used again by the next one, so that a lane soon allocates nothing more.
+    Memory is lent to a call and reused by the next one, so that a lane soon allocates nothing more.
     """
 
     def __init__(self, device: int) -> None:
         use(device)
-        # Not the default stream: that one cannot be captured, and every lane would wait for every other.
+        # Not the default stream: that one cannot be captured, and all lanes would wait for each other.
         self.stream = check(cudart.cudaStreamCreateWithFlags(cudart.cudaStreamNonBlocking), "create a stream")
         self._resources = ExitStack()
         self._resources.callback(lambda: cudart.cudaStreamDestroy(self.stream))
-        self._memory = _Shelf(self._resources, reserve)
-        self._pinned = _Shelf(self._resources, reserve_pinned)
+        self._memory = _BlockPool(self._resources, reserve)
+        self._pinned = _BlockPool(self._resources, reserve_pinned)
         self._activation_block = self._resources.enter_context(ExitStack())
         self._activation_address = self._activation_size = 0
-        self._kept: dict[Any, Any] = {}  # the least recently used first
+        self._kept: dict[Any, Any] = {}  # least recently used first
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        """Device memory for an array, until the lane is given back; what stands in it is anything."""
+        """Uninitialised device memory for an array, until the lane is given back."""
         dtype = np.dtype(dtype)
         return DeviceArray(self._memory.take(math.prod(shape) * dtype.itemsize), shape, dtype)
 
@@ -225,12 +244,12 @@ class CudaLane(Lane):
         return host_view(address, array.shape, array.dtype).copy()
 
     def batch(self, clips: Sequence[Array], shape: tuple[int, ...]) -> DeviceArray:
-        whole = self.empty(shape, np.float32)
+        batch = self.empty(shape, np.float32)
         if len(clips) < shape[0] or any(tuple(clip.shape) != shape[1:] for clip in clips):
-            self.clear(whole.address, whole.nbytes)
+            self.clear(batch.address, batch.nbytes)
         for index, clip in enumerate(clips):
-            self.write(whole[index].address, clip)
-        return whole
+            self.write(batch[index].address, clip)
+        return batch
 
     def write(self, address: int, array: Array) -> None:
         """Copy a host or device array to an address, in the order of the stream."""
@@ -242,7 +261,7 @@ class CudaLane(Lane):
             self.move(address, array.address, array.nbytes)
 
     def write_rows(self, address: int, arrays: Sequence[np.ndarray], stride: int) -> None:
-        """Copy arrays of one shape to an address and every ``stride`` bytes after it, in one piece."""
+        """Copy arrays of one shape, each ``stride`` bytes after the last, by one copy."""
         pinned = self._stage(stride * len(arrays))
         for index, array in enumerate(arrays):
             np.copyto(host_view(pinned + index * stride, array.shape, array.dtype), array)
@@ -257,18 +276,18 @@ class CudaLane(Lane):
         check(cudart.cudaMemsetAsync(address, 0, size, self.stream), "clear memory")
 
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What a session keeps in this lane under ``key``, made on first use; has a ``close()``. Of many, the oldest goes."""
+        """What a session keeps in this lane under ``key``, made on first use; beyond ``MAX_KEPT`` the oldest is closed."""
         kept = self._kept.pop(key) if key in self._kept else make()
         self._kept[key] = kept
-        if len(self._kept) > KEPT:
+        if len(self._kept) > MAX_KEPT:
             self.wait()
             self._kept.pop(next(iter(self._kept))).close()
         return kept
 
     def activations(self, size: int) -> int:
-        """The block of ``size`` bytes or more that engines which never run together share; its address.
+        """The address of the block of at least ``size`` bytes that the lane's engines share, since they never run together.
 
-        One that must grow moves, and what was captured on the old one is let go, to be captured again on its next use.
+        To grow, the block moves; what was captured on the old one is dropped, to be captured again on its next use.
         """
         if size > self._activation_size:
             self._drop_kept()
@@ -279,11 +298,11 @@ class CudaLane(Lane):
         return self._activation_address
 
     def wait(self) -> None:
-        """Until all that was put on the stream is done."""
+        """Wait until all work on the stream is done."""
         check(cudart.cudaStreamSynchronize(self.stream), "finish its work")
 
     def milliseconds(self, work: Callable[[], Any]) -> float:
-        """What ``work`` takes on the device, from the stream's own clock."""
+        """How long ``work`` takes on the device, by the device's own clock."""
         with ExitStack() as resources:
             events = []
             for _ in range(2):
@@ -296,7 +315,7 @@ class CudaLane(Lane):
             return float(check(cudart.cudaEventElapsedTime(*events), "read a time"))
 
     def take_back(self) -> None:
-        """End a call: all that was lent may be lent again."""
+        """End a call: all memory may be lent again."""
         self._memory.take_back()
         self._pinned.take_back()
 
@@ -306,7 +325,7 @@ class CudaLane(Lane):
         self._resources.close()
 
     def drain(self) -> None:
-        """Wait, whatever comes of it: what still runs must not lose its memory, even after a failure."""
+        """Wait and ignore errors: what still runs must not lose its memory, even after a failure."""
         cudart.cudaStreamSynchronize(self.stream)
 
     def _drop_kept(self) -> None:
@@ -315,8 +334,8 @@ class CudaLane(Lane):
             self._kept.popitem()[1].close()
 
     def _stage(self, size: int) -> int:
-        """Pinned memory for one copy; once much of it is lent, the copies so far are waited for."""
-        if self._pinned.lent + size > PINNED:
+        """Pinned memory for one copy; once much of it is lent, waits for the copies so far."""
+        if self._pinned.lent + size > MAX_PINNED_BYTES:
             self.wait()
             self._pinned.take_back()
         return self._pinned.take(size)
@@ -326,18 +345,17 @@ class CudaLane(Lane):
 
 
 class Lanes:
-    """The lanes of one device: a call takes one and gives it back; beyond ``limit`` at once, calls wait for each other."""
+    """The lanes of one device. A call takes one and gives it back; beyond ``limit`` at once, calls wait for each other."""
 
-    def __init__(self, device: int = 0, limit: int = LANES) -> None:
+    def __init__(self, device: int = 0, limit: int = MAX_LANES) -> None:
         self.device = device
-        self.activations = 0
-        """Bytes of the largest activation block that any engine loaded so far needs."""
+        self.activations = 0  # bytes of the largest activation block that any engine loaded so far needs
         self._room = threading.BoundedSemaphore(limit)
-        self._idle: list[CudaLane] = []
+        self._free_lanes: list[CudaLane] = []
 
     @contextmanager
     def lane(self) -> Iterator[CudaLane]:
-        """A lane for the time of one call. One that the device failed in is closed instead of being used again.
+        """A lane for one call. After a failure of the device it is closed instead of being used again.
 
         Raises:
             DeviceError: there is no device, or its memory does not allow another lane.
@@ -359,23 +377,23 @@ class Lanes:
             self._give_back(lane)
 
     def close(self) -> None:
-        """Close the lanes that no call has."""
-        while self._idle:
-            self._idle.pop().close()
+        """Close the lanes that no call is using."""
+        while self._free_lanes:
+            self._free_lanes.pop().close()
 
     def _take(self) -> CudaLane:
         try:
-            return self._idle.pop()
+            return self._free_lanes.pop()
         except IndexError:
             return CudaLane(self.device)
 
     def _give_back(self, lane: CudaLane) -> None:
         lane.take_back()
-        self._idle.append(lane)
+        self._free_lanes.append(lane)
 
 
-class _Shelf:
-    """Blocks of one kind of memory, lent out for a call. Sizes are powers of two, so that blocks fit again."""
+class _BlockPool:
+    """Blocks of one kind of memory, lent out for a call. Sizes are powers of two, so that blocks can be reused."""
 
     def __init__(self, resources: ExitStack, reserve: Callable[[ExitStack, int], int]) -> None:
         self._resources = resources
@@ -389,7 +407,7 @@ class _Shelf:
         return sum(size for size, _ in self._lent)
 
     def take(self, size: int) -> int:
-        size = max(ALIGNMENT, 1 << (size - 1).bit_length())
+        size = max(MEMORY_ALIGNMENT, 1 << (size - 1).bit_length())
         free = self._free.setdefault(size, [])
         address = free.pop() if free else self._reserve(self._resources, size)
         self._lent.append((size, address))

@@ -1,8 +1,6 @@
-"""The folders of engines in a bundle, and the index of each, ``engine.json``: its schema, reading and writing it.
+"""The folders of engines in a bundle, and the index of each, ``engine.json``.
 
-    BUNDLE/tensorrt/FLAVOUR-VERSION-SMxx-PRECISION/*.engine, timing.cache, engine.json
-
-Knows what engines are made from and called by; knows no TensorRT, no GPU, and not which engines suit a machine.
+BUNDLE/tensorrt/VARIANT-VERSION-SMxx-PRECISION/*.engine, timing.cache, engine.json
 """
 
 from __future__ import annotations
@@ -12,74 +10,83 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from vta_rt.bundle import Bundle
-from vta_rt.config import FrameConfig, ModelConfig
+from vta_rt.config import ModelConfig
+from vta_rt.documents import read_bytes, read_document
 from vta_rt.errors import EngineError
 from vta_rt.files import atomic_write
 from vta_rt.manifest import FileRecord, GraphRecord, Manifest, Precision, TensorSpec
 
-FOLDER = "tensorrt"  # in a bundle, whichever the flavour
+FOLDER = "tensorrt"  # in a bundle, for both variants
 INDEX = "engine.json"
 FORMAT_VERSION = 1
 PLATFORM = f"{sys.platform}-{platform.machine().lower()}"
+_REBUILD = "build the engines again"
 
-FlavourName = Literal["tensorrt", "tensorrt-rtx"]
-Sizes = tuple[int, ...]
-
-_CAPABILITY = re.compile(r"\d+\.\d+")
+VariantName = Literal["tensorrt", "tensorrt-rtx"]
 
 
-@dataclass(frozen=True)
-class Target:
-    """What one folder of engines is built for.
+@dataclass(frozen=True, order=True)
+class Profile:
+    """The sizes that an engine of each graph is built for, as an optimization profile of TensorRT with one set of shapes."""
 
-    compute_capabilities: of the GPUs it runs on. and_later: also on those above the highest of these.
-    """
+    batch: int = 1  # clips in a call
+    seconds: float | None = None  # of sound in a pass; None for the bundle's own
 
-    flavour: FlavourName
-    version: str
-    compute_capabilities: tuple[str, ...]
+    def __str__(self) -> str:
+        """As on the command line: ``4x10.24``."""
+        return str(self.batch) if self.seconds is None else f"{self.batch}x{self.seconds:g}"
+
+
+class EngineTarget(msgspec.Struct, frozen=True, rename={"variant": "flavour"}):
+    """What the engines of one folder are built for."""
+
+    variant: VariantName
+    version: str  # of the variant
+    compute_capabilities: tuple[str, ...]  # of the GPUs they run on
     precision: Precision
-    and_later: bool = False
+    and_later: bool = False  # they also run on GPUs above the highest of these
     platform: str = PLATFORM
 
     @property
     def folder(self) -> str:
-        """The folder's name: ``tensorrt-rtx-1.7.1.116-SM80-86-89-120-fp16``."""
+        """The folder's name, such as ``tensorrt-rtx-1.7.1.116-SM80-86-89-120-fp16``."""
         chips = "-".join(capability.replace(".", "") for capability in self.compute_capabilities)
-        return f"{self.flavour}-{self.version}-SM{chips}-{self.precision}"
+        return f"{self.variant}-{self.version}-SM{chips}-{self.precision}"
 
 
 @dataclass(frozen=True)
 class BuilderOptions:
-    """What the builder was told beside the graph. workspace_mb: of GPU memory it may use for scratch, None for all."""
+    """Options of TensorRT's builder."""
 
     optimization_level: int = 3
-    workspace_mb: int | None = None
+    workspace_mb: int | None = None  # GPU memory it may use for scratch; None for all
     max_aux_streams: int | None = None
     tf32: bool = False
 
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """One engine: a graph at one set of shapes, every size a number.
-
-    key: hash of everything it was made from (``engine_key``). seconds: it took to build.
-    """
+    """One engine: a graph at one set of shapes."""
 
     graph: str
     file: FileRecord
-    inputs: tuple[TensorSpec, ...]
+    inputs: tuple[TensorSpec, ...]  # all sizes are numbers
     outputs: tuple[TensorSpec, ...]
-    key: str
+    key: str  # hash of everything the engine was made from (``engine_key``)
     builder: BuilderOptions = field(default_factory=BuilderOptions)
     build_seconds: float = 0.0
+
+    def is_current(self, manifest: Manifest, target: EngineTarget) -> bool:
+        """Whether it was built from the graph that the bundle has now."""
+        graph = manifest.graphs.get(self.graph)
+        return graph is not None and self.key == engine_key(graph, target, self.inputs)
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,34 @@ class EngineIndex:
     """``engine.json``."""
 
     format_version: int
-    target: Target
+    target: EngineTarget
     engines: tuple[EngineRecord, ...] = ()
 
+    def profiles(self, model: ModelConfig) -> list[Profile]:
+        """Those of the denoisers."""
+        latents = (
+            spec.shape
+            for record in self.engines
+            if record.graph == "denoiser"
+            for spec in record.inputs
+            if spec.name == "latents"
+        )
+        return sorted(
+            {Profile(int(batch), round(int(steps) / model.latents_per_second, 6)) for batch, _, steps, _ in latents}
+        )
 
-def listed(bundle: Bundle) -> Iterator[tuple[Path, EngineIndex | EngineError]]:
-    """Every folder of engines the bundle lists, with its index or what is wrong with it."""
+    def select(self, manifest: Manifest, profile: Profile) -> dict[str, EngineRecord]:
+        """The engines of a profile, by graph; graphs without one are left out.
+
+        Raises:
+            EngineError: a graph of the bundle cannot have these sizes.
+        """
+        inputs = {graph: profile_inputs(manifest, graph, profile) for graph in manifest.graphs}
+        return {record.graph: record for record in self.engines if record.inputs == inputs.get(record.graph)}
+
+
+def read_indices(bundle: Bundle) -> Iterator[tuple[Path, EngineIndex | EngineError]]:
+    """Every folder of engines that the bundle lists, with its index or what is wrong with it."""
     for name in bundle.manifest.engines:
         folder = bundle.path / FOLDER / name
         try:
@@ -110,7 +139,7 @@ def check_engines(bundle: Bundle) -> int:
         EngineError: one is missing or altered, or an index is not valid.
     """
     count = 0
-    for folder, index in listed(bundle):
+    for folder, index in read_indices(bundle):
         if isinstance(index, EngineError):
             raise index
         for record in index.engines:
@@ -121,63 +150,52 @@ def check_engines(bundle: Bundle) -> int:
 
 def describe(bundle: Bundle) -> list[str]:
     """One line for each folder of engines."""
-    lines = []
-    for _, index in listed(bundle):
-        if isinstance(index, EngineError):
-            lines.append(str(index))
-            continue
-        target, graphs = index.target, bundle.manifest.graphs
-        size = sum(record.file.size for record in index.engines) / 1e6
-        found = buckets(index, bundle.manifest.model)
-        unfinished = any(not _is_whole(index, bundle.manifest, *bucket) for bucket in found)
-        sizes = ", ".join(bucket_name(*bucket) for bucket in found)
-        old = any(
-            record.graph not in graphs or record.key != engine_key(graphs[record.graph], target, record.inputs)
-            for record in index.engines
-        )
-        lines.append(
-            f"{target.flavour} {target.version}, {target.precision}, compute capability "
-            f"{', '.join(target.compute_capabilities)}{' and later' if target.and_later else ''}; {sizes or 'none finished'}; "
-            f"{len(index.engines)} files, {size:.1f} MB{'; of other graphs than these: build them again' if old else ''}"
-            f"{'; not all are there: build them again' if unfinished else ''}"
-        )
-    return lines
+    return [
+        str(index) if isinstance(index, EngineError) else _describe(index, bundle.manifest)
+        for _, index in read_indices(bundle)
+    ]
 
 
-def _is_whole(index: EngineIndex, manifest: Manifest, batch: int, seconds: float) -> bool:
-    """An engine of every graph is listed for a bucket."""
-    model, there = replace(manifest.model, seconds=seconds), {(record.graph, record.inputs) for record in index.engines}
+def _describe(index: EngineIndex, manifest: Manifest) -> str:
+    target, profiles = index.target, index.profiles(manifest.model)
+    size = sum(record.file.size for record in index.engines) / 1e6
+    text = (
+        f"{target.variant} {target.version}, {target.precision}, compute capability "
+        f"{', '.join(target.compute_capabilities)}{' and later' if target.and_later else ''}; "
+        f"{', '.join(map(str, profiles)) or 'none finished'}; {len(index.engines)} files, {size:.1f} MB"
+    )
+    if not all(record.is_current(manifest, target) for record in index.engines):
+        text += "; of other graphs than these: build them again"
     try:
-        return all(
-            (name, static_inputs(graph, model, manifest.frames, batch)) in there
-            for name, graph in manifest.graphs.items()
-        )
-    except EngineError:  # the graphs are others by now
-        return False
+        if any(index.select(manifest, profile).keys() != manifest.graphs.keys() for profile in profiles):
+            text += "; not all are there: build them again"
+    except EngineError as error:  # the graphs have other sizes by now
+        text += f"; {error}"
+    return text
 
 
 def read_engine(folder: Path, record: FileRecord) -> bytes:
-    """An engine file, whole and with the hash the index lists: the bytes returned are those that were hashed.
+    """An engine file with the hash that the index lists: the bytes returned are the bytes that were hashed.
 
     Raises:
-        EngineError: the file is gone, cannot be read, is not whole, or was altered.
+        EngineError: the file cannot be read, is incomplete, or was altered.
     """
     path = folder / record.file
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise EngineError(f"{path}: is missing; build the engines again") from None
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
+    content = read_bytes(path, error=EngineError, hint=_REBUILD)
     if len(content) != record.size:
-        raise EngineError(not_whole(path, len(content), record))
+        raise EngineError(f"{path}: {describe_size(len(content), record)}")
     if hashlib.sha256(content).hexdigest() != record.sha256:
         raise EngineError(f"{path}: its sha256 is not the one in {INDEX}; the file was altered or damaged")
     return content
 
 
+def describe_size(size: int, record: FileRecord) -> str:
+    """What to say of a file of another size than recorded."""
+    return f"has {size} bytes where {INDEX} says {record.size}; the file is incomplete"
+
+
 def engine_precision(manifest: Manifest) -> Precision:
-    """What a bundle's engines are called by: its lowest precision, whatever single graph keeps more."""
+    """The precision that a bundle's engines are called by: its lowest one, even where single graphs keep more."""
     return min((record.precision for record in manifest.graphs.values()), key=("int8", "bf16", "fp16", "fp32").index)
 
 
@@ -185,25 +203,14 @@ def read_index(folder: Path) -> EngineIndex:
     """Read and check the index of one folder of engines.
 
     Raises:
-        EngineError: missing, not JSON, another format version, or a field of the wrong type, which is named.
+        EngineError: it cannot be read, is not JSON, has another format version, or a field of the wrong type, which is named.
     """
     path = folder / INDEX
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise EngineError(f"{path}: is listed in the bundle, but is not there; build the engines again") from None
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        document: Any = msgspec.json.decode(text)
-        version = document.get("format_version") if isinstance(document, dict) else None
-        if version != FORMAT_VERSION:
-            raise EngineError(f"{path}: format version {version} is not the one this vta_rt reads, {FORMAT_VERSION}")
-        index = msgspec.convert(document, EngineIndex)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise EngineError(f"{path}: is not a valid index ({error})") from None
-    if not index.target.compute_capabilities or not all(map(_CAPABILITY.fullmatch, index.target.compute_capabilities)):
-        raise EngineError(f"{path}: compute capabilities {index.target.compute_capabilities} are not such as 8.6")
+    versions = range(1, FORMAT_VERSION + 1)
+    index = read_document(path, EngineIndex, error=EngineError, versions=versions, hint=_REBUILD)
+    capabilities = index.target.compute_capabilities
+    if not capabilities or not all(re.fullmatch(r"\d+\.\d+", capability) for capability in capabilities):
+        raise EngineError(f"{path}: compute capabilities {capabilities} are not such as 8.6")
     for record in index.engines:
         if record.file.file != Path(record.file.file).name:
             raise EngineError(f"{path}: {record.file.file!r} is not a file name inside the folder")
@@ -211,20 +218,19 @@ def read_index(folder: Path) -> EngineIndex:
 
 
 def write_index(folder: Path, index: EngineIndex) -> None:
-    """Write ``engine.json`` whole or not at all."""
-    text = msgspec.json.format(msgspec.json.encode(asdict(index)), indent=2)
+    """Write ``engine.json`` as a whole or not at all."""
     with atomic_write(folder / INDEX) as temporary:
-        temporary.write_bytes(text + b"\n")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(index), indent=2) + b"\n")
 
 
-def engine_key(graph: GraphRecord, target: Target, inputs: tuple[TensorSpec, ...]) -> str:
+def engine_key(graph: GraphRecord, target: EngineTarget, inputs: tuple[TensorSpec, ...]) -> str:
     """Hex sha256 of everything an engine depends on: the graph and its weights, what it is built for, and its shapes."""
-    made_from = [[file.sha256 for file in graph.files], asdict(target), [asdict(spec) for spec in inputs]]
-    return hashlib.sha256(msgspec.json.encode(made_from, order="sorted")).hexdigest()
+    sources = [[file.sha256 for file in graph.files], target, inputs]
+    return hashlib.sha256(msgspec.json.encode(sources, order="sorted")).hexdigest()
 
 
-def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, batch: int) -> tuple[TensorSpec, ...]:
-    """A graph's inputs with every size a number, for ``batch`` clips of the model's length.
+def profile_inputs(manifest: Manifest, graph: str, profile: Profile) -> tuple[TensorSpec, ...]:
+    """A graph's inputs with every size a number.
 
     The visual encoder takes one clip whatever the batch: what it does in time must not reach into the next clip. The text
     encoder takes one prompt.
@@ -232,11 +238,12 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
     Raises:
         EngineError: the graph fixes a size to another number.
     """
+    record, frames, batch = manifest.graphs[graph], manifest.frames, profile.batch
+    model = manifest.model if profile.seconds is None else replace(manifest.model, seconds=profile.seconds)
     tokens = model.max_tokens(frames)
-    latents: Sizes = model.latent_shape(batch)
-    shapes: dict[str, Sizes] = {
+    shapes: dict[str, tuple[int, ...]] = {
         "frames": (frames.padded_count(model.frame_count(frames)), frames.size, frames.size, 3),
-        **dict.fromkeys(("latents", "previous", "noise"), latents),
+        **dict.fromkeys(("latents", "previous", "noise"), model.latent_shape(batch)),
         **dict.fromkeys(("tokens", "negative_tokens"), (batch, tokens, model.token_width)),
         **dict.fromkeys(("token_mask", "negative_mask"), (batch, tokens)),
         "token_ids": (1, 0 if model.text is None else model.text.context),
@@ -244,34 +251,13 @@ def static_inputs(graph: GraphRecord, model: ModelConfig, frames: FrameConfig, b
         "step": (8,),
         "mel": (batch, 1, model.mel_frames, model.mel_bins),
     }
-    for spec in graph.inputs:
-        if spec.name not in shapes:
-            raise EngineError(f"{graph.graph.file}: this vta_rt knows no sizes for its input {spec.name}")
-        for own, size in zip(spec.shape, shapes[spec.name], strict=True):
-            if isinstance(own, int) and own != size:
-                raise EngineError(
-                    f"{graph.graph.file}: takes {spec.name} [{', '.join(map(str, spec.shape))}], not "
-                    f"{list(shapes[spec.name])}; a bundle for {bucket_name(batch, model.seconds)} is needed"
-                )
-    return tuple(replace(spec, shape=shapes[spec.name]) for spec in graph.inputs)
-
-
-def bucket_name(batch: int, seconds: float) -> str:
-    """``4x10.24``: batch and seconds, as they are given on the command line."""
-    return f"{batch}x{seconds:g}"
-
-
-def buckets(index: EngineIndex, model: ModelConfig) -> list[tuple[int, float]]:
-    """Batch and seconds of the denoisers in a folder."""
-    found = set()
-    for record in index.engines:
-        for spec in record.inputs:
-            if record.graph == "denoiser" and spec.name == "latents":
-                batch, _, steps, _ = (int(size) for size in spec.shape)
-                found.add((batch, round(steps / model.latents_per_second, 6)))
-    return sorted(found)
-
-
-def not_whole(path: Path, size: int, record: FileRecord) -> str:
-    """What to say of a file of another size than was recorded."""
-    return f"{path}: has {size} bytes where {INDEX} says {record.size}; the file is not whole"
+    file = record.graph.file
+    for spec in record.inputs:
+        if (shape := shapes.get(spec.name)) is None:
+            raise EngineError(f"{file}: this vta_rt knows no sizes for its input {spec.name}")
+        if any(isinstance(own, int) and own != size for own, size in zip(spec.shape, shape, strict=True)):
+            raise EngineError(
+                f"{file}: takes {spec.name} [{', '.join(map(str, spec.shape))}], not {list(shape)}; "
+                f"a bundle for {Profile(batch, model.seconds)} is needed"
+            )
+    return tuple(replace(spec, shape=shapes[spec.name]) for spec in record.inputs)

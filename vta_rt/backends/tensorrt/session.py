@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -19,7 +18,8 @@ import numpy as np
 
 from vta_rt.backends.base import Array, Lane, OnRow, Scan, Session, TensorSpecs
 from vta_rt.backends.tensorrt.cuda import CaptureError, CudaLane, DeviceArray, Graph, Lanes, aligned, reserve, use
-from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError, one_line
+from vta_rt.backends.tensorrt.variants import make_logger
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.manifest import TensorSpec
 
 MAX_GRAPH_ROWS = 500  # a graph grows with them, so a longer scan is not captured
@@ -148,7 +148,7 @@ class _Engine:
         self.specs = {spec.name: spec for spec in (*record.inputs, *record.outputs)}
         self.outputs = [spec.name for spec in record.outputs]
         self._trt = trt
-        self._log = _logger(trt)
+        self._log = make_logger(trt)
         try:
             self._runtime = trt.Runtime(self._log)
         except TypeError:  # what the bindings make of a null pointer
@@ -273,22 +273,6 @@ class _PlannedScan:
         array = self._lane.empty(_sizes(spec), spec.dtype)
         self._lane.move(array.address, address, array.nbytes)
         return array
-
-
-@cache
-def _logger(trt: ModuleType) -> Any:
-    """A logger that keeps the last error for our own message; one a variant, since TensorRT holds on to the first it gets."""
-
-    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last = "no reason given"
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.last = one_line(message)
-
-    return Log()
 
 
 def _merge(records: Sequence[Any]) -> Any:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.vta_rt.backends.conftest import in_threads
 from tests.vta_rt.backends.stand_in import Machine
 from vta_rt.backends.tensorrt import cuda
 from vta_rt.backends.tensorrt.cuda import CaptureError, DeviceArray, Graph, Lanes
@@ -49,7 +50,7 @@ def test_a_given_array_may_change_once_it_was_put(lanes: Lanes) -> None:
 
 
 def test_pinned_memory_on_the_way_is_bounded(machine: Machine, lanes: Lanes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "PINNED", 4096)
+    monkeypatch.setattr(cuda, "MAX_PINNED_BYTES", 4096)
     with lanes.lane() as lane:
         there = [lane.put(np.full(256, index, np.float32)) for index in range(20)]
         np.testing.assert_array_equal([lane.get(array)[0] for array in there], np.arange(20))
@@ -65,11 +66,7 @@ def test_calls_beyond_the_limit_wait(machine: Machine) -> None:
             time.sleep(0.02)
             order.append(number)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work, 3)
     assert order[::2] == order[1::2]
     assert len(machine.streams) == 1
     lanes.close()
@@ -121,7 +118,7 @@ def test_time_on_the_device(machine: Machine, lanes: Lanes) -> None:
 def test_what_no_longer_fits_among_many_goes_first_used_first(
     machine: Machine, lanes: Lanes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda, "KEPT", 2)
+    monkeypatch.setattr(cuda, "MAX_KEPT", 2)
     closed: list[str] = []
 
     class Kept:
@@ -144,3 +141,12 @@ def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
         Lanes().lane(),
     ):
         pass
+    with pytest.raises(DeviceError, match="cuda-bindings is not installed"):
+        cuda.compute_capability()
+
+
+def test_the_compute_capability_of_a_gpu(machine: Machine) -> None:
+    assert cuda.compute_capability() == "8.9"
+    machine.fail = len(machine.calls)
+    with pytest.raises(DeviceError, match=r"GPU: cannot use device 0: .* \(cudaErrorUnknown\)"):
+        cuda.compute_capability()

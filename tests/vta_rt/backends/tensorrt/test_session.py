@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.vta_rt.backends.conftest import MODEL, TOKENS, Bucket, HostSession, kernels, plan
+from tests.vta_rt.backends.conftest import MODEL, TOKENS, HostSession, Source, in_threads, kernels, plan
 from tests.vta_rt.backends.stand_in import Machine
 from vta_rt.backends import Backend
 from vta_rt.backends.base import Lane, Session
@@ -23,22 +23,23 @@ from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.stages import Stages, graphs
 
 Load = Callable[[str], Session]
+CLOSE = {"rtol": 1e-6, "atol": 1e-7}
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 
 def sessions(machine: Machine, lanes: Lanes, capture: bool = True, batches: tuple[int, ...] = (1,)) -> Load:
-    buckets = [Bucket(machine, batch) for batch in batches]
+    sources = [Source(machine, batch) for batch in batches]
     loaded: dict[str, Session] = {}
 
     def load(name: str) -> Session:
         if name not in loaded:
-            loaded[name] = TensorRTSession(name, machine.trt, buckets, lanes, capture)
+            loaded[name] = TensorRTSession(name, machine.trt, sources, lanes, capture)
         return loaded[name]
 
     return load
 
 
-def pictures(count: int = TOKENS, seed: int = 0) -> np.ndarray:
+def make_frames(count: int = TOKENS, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), np.uint8)
 
 
@@ -58,18 +59,16 @@ def in_lane(lanes: Lanes, load: Load, *arguments: object, **options: object) -> 
         return sound(load, lane, *arguments, **options)
 
 
-@pytest.mark.parametrize("capture", [True, False])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_every_capture_gives_the_sound_of_the_host(
-    machine: Machine, lanes: Lanes, host: Load, capture: bool, steps: int
-) -> None:
-    load = sessions(machine, lanes, capture)
+def test_captured_or_not_it_gives_the_sound_of_the_host(machine: Machine, lanes: Lanes, host: Load, steps: int) -> None:
+    loads = [sessions(machine, lanes, capture) for capture in (True, False)]
     for seed, guidance, count in ((1, 2.0, TOKENS), (2, 5.0, TOKENS - 2), (3, 1.0, 1)):
-        clip = pictures(count, seed)
+        clip = make_frames(count, seed)
         expected = sound(host, Lane(), [clip], steps, guidance, seed)
-        for _ in range(2):
-            found = in_lane(lanes, load, [clip], steps, guidance, seed)
-            np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-7)
+        waves = [in_lane(lanes, load, [clip], steps, guidance, seed)[0] for load in loads for _ in range(2)]
+        np.testing.assert_allclose(waves[0], expected[0], **CLOSE)
+        for wave in waves[1:]:
+            np.testing.assert_array_equal(wave, waves[0])
 
 
 @pytest.mark.parametrize("capture", [True, False])
@@ -80,22 +79,19 @@ def test_a_loop_of_two_graphs_gives_the_sound_of_the_host(
     load = sessions(machine, lanes, capture)
     scales = np.array([1.0, 1.0, 4.0, 3.0, 1.0])
     for seed in (1, 2):
-        expected = sound(host, Lane(), [pictures(seed=seed)], 5, scales, seed)
-        found = in_lane(lanes, load, [pictures(seed=seed)], 5, scales, seed)
-        np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-7)
+        expected = sound(host, Lane(), [make_frames(seed=seed)], 5, scales, seed)
+        found = in_lane(lanes, load, [make_frames(seed=seed)], 5, scales, seed)
+        np.testing.assert_allclose(found[0], expected[0], **CLOSE)
     assert (
-        np.abs(in_lane(lanes, load, [pictures()], 5, 4.0)[0] - in_lane(lanes, load, [pictures()], 5, scales)[0]).max()
+        np.abs(
+            in_lane(lanes, load, [make_frames()], 5, 4.0)[0] - in_lane(lanes, load, [make_frames()], 5, scales)[0]
+        ).max()
         > 0
     )
     if capture:  # one launch a run of rows, beside those of the other stages
         before = len(machine.called("cudaGraphLaunch"))
-        in_lane(lanes, load, [pictures()], 5, scales)
+        in_lane(lanes, load, [make_frames()], 5, scales)
         assert len(machine.called("cudaGraphLaunch")) - before == 6
-
-
-def test_captured_or_not_is_the_same_to_the_last_bit(machine: Machine, lanes: Lanes) -> None:
-    waves = [in_lane(lanes, sessions(machine, lanes, capture), [pictures()], 5)[0] for capture in (True, False)]
-    np.testing.assert_array_equal(*waves)
 
 
 @pytest.mark.parametrize("capture", [True, False])
@@ -105,16 +101,16 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
     def prompted(load: Load, lane: Lane, text: int, negative: int | None) -> np.ndarray:
         stages = Stages(load, lane, MODEL, FrameConfig())
         stages.load(graphs(2.0, ("visual_encoder", "text_encoder")))
-        tokens = [stages.condition(pictures(2), np.array([1, text, 9]))]
-        away = [None if negative is None else stages.encode_text(np.array([1, negative, 9]), 1)]
-        latents = stages.denoise(plan(3, 2.0), Noise(0), tokens, negative_tokens=away)
+        tokens = [stages.condition(make_frames(2), np.array([1, text, 9]))]
+        negative_tokens = [None if negative is None else stages.encode_text(np.array([1, negative, 9]), 1)]
+        latents = stages.denoise(plan(3, 2.0), Noise(0), tokens, negative_tokens=negative_tokens)
         return lane.get(latents[0])
 
     load, found = sessions(machine, lanes, capture), []
     for text, negative in ((2, None), (2, 4), (3, 4), (2, None)):
         with lanes.lane() as lane:
             found.append(prompted(load, lane, text, negative))
-        np.testing.assert_allclose(found[-1], prompted(host, Lane(), text, negative), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found[-1], prompted(host, Lane(), text, negative), **CLOSE)
         if len(found) == 1:
             captures = len(machine.called("cudaGraphInstantiate"))
     assert len(machine.called("cudaGraphInstantiate")) == captures
@@ -124,7 +120,7 @@ def test_prompts_go_through_the_same_captures(machine: Machine, lanes: Lanes, ho
 
 
 def test_a_capture_follows_the_recipe(machine: Machine, lanes: Lanes) -> None:
-    in_lane(lanes, sessions(machine, lanes), [pictures()], 4)
+    in_lane(lanes, sessions(machine, lanes), [make_frames()], 4)
     names = machine.names()
     assert names[0] == "cudaSetDevice"
     assert names.index("cudaSetDevice") < names.index("deserialize_cuda_engine")
@@ -147,7 +143,7 @@ def test_a_capture_follows_the_recipe(machine: Machine, lanes: Lanes) -> None:
 
 
 def test_each_row_reads_what_the_last_one_wrote_and_its_own_row_of_the_table(machine: Machine, lanes: Lanes) -> None:
-    in_lane(lanes, sessions(machine, lanes), [pictures()], 4)
+    in_lane(lanes, sessions(machine, lanes), [make_frames()], 4)
     rows = [addresses for _, addresses in machine.called("execute_async_v3") if "step" in addresses][1:]
     assert len(rows) == 4
     for row, following in itertools.pairwise(rows):
@@ -164,14 +160,14 @@ def test_each_row_reads_what_the_last_one_wrote_and_its_own_row_of_the_table(mac
 
 def test_another_seed_guidance_or_video_needs_no_new_capture(machine: Machine, lanes: Lanes) -> None:
     load = sessions(machine, lanes)
-    in_lane(lanes, load, [pictures()], 3)
+    in_lane(lanes, load, [make_frames()], 3)
     captures, memory = len(machine.called("cudaGraphInstantiate")), len(machine.called("cudaMalloc"))
     for seed in range(3):
-        in_lane(lanes, load, [pictures(TOKENS - seed, seed)], 3, 2.5 + seed, seed)
+        in_lane(lanes, load, [make_frames(TOKENS - seed, seed)], 3, 2.5 + seed, seed)
     assert len(machine.called("cudaGraphInstantiate")) == captures == 4
     assert len(machine.called("cudaMalloc")) == memory, "a lane that has run once has all the memory it needs"
-    in_lane(lanes, load, [pictures()], 5)
-    in_lane(lanes, load, [pictures()], 3, 1.0)
+    in_lane(lanes, load, [make_frames()], 5)
+    in_lane(lanes, load, [make_frames()], 3, 1.0)
     assert len(machine.called("cudaGraphInstantiate")) == captures + 2, "more steps, and the unguided graph"
 
 
@@ -179,7 +175,7 @@ def test_another_seed_guidance_or_video_needs_no_new_capture(machine: Machine, l
 def test_one_context_for_each_graph(machine: Machine, lanes: Lanes, capture: bool, graphs: int) -> None:
     load = sessions(machine, lanes, capture)
     for _ in range(2):
-        in_lane(lanes, load, [pictures()], 6)
+        in_lane(lanes, load, [make_frames()], 6)
     others = 3 * (capture)
     assert len(machine.executables) == graphs + others
     held = [executable.contexts for executable in machine.executables]
@@ -192,9 +188,9 @@ def test_one_context_for_each_graph(machine: Machine, lanes: Lanes, capture: boo
 
 def test_the_arrays_between_stages_stay_on_the_device(machine: Machine, lanes: Lanes) -> None:
     load = sessions(machine, lanes)
-    in_lane(lanes, load, [pictures()], 3)
+    in_lane(lanes, load, [make_frames()], 3)
     before = len(machine.calls)
-    in_lane(lanes, load, [pictures()], 3)
+    in_lane(lanes, load, [make_frames()], 3)
     copies = [arguments for name, arguments in machine.calls[before:] if name == "cudaMemcpyAsync"]
     up = sum(1 for _, _, _, kind, _ in copies if kind == "up")
     assert up == 1 + 1 + 2 + 2 + 3, (
@@ -207,7 +203,7 @@ def test_the_arrays_between_stages_stay_on_the_device(machine: Machine, lanes: L
 
 def test_engines_share_one_block_of_activations(machine: Machine, lanes: Lanes) -> None:
     load = sessions(machine, lanes)
-    in_lane(lanes, load, [pictures()], 3)
+    in_lane(lanes, load, [make_frames()], 3)
     blocks = {context.memory[0] for executable in machine.executables for context in executable.contexts}
     assert len(blocks) == 1
     assert (5000,) in machine.called("cudaMalloc"), "of the largest that is loaded"
@@ -215,7 +211,7 @@ def test_engines_share_one_block_of_activations(machine: Machine, lanes: Lanes) 
 
 def test_a_block_that_must_grow_moves_and_captures_follow(machine: Machine, lanes: Lanes, host: Load) -> None:
     load = sessions(machine, lanes)
-    frames = pictures()
+    frames = make_frames()
     with lanes.lane() as lane:
         np.testing.assert_allclose(
             lane.get(load("visual_encoder").run({"frames": frames}, lane)["tokens"]),
@@ -223,7 +219,7 @@ def test_a_block_that_must_grow_moves_and_captures_follow(machine: Machine, lane
         )
     expected = sound(host, Lane(), [frames])
     for _ in range(2):
-        np.testing.assert_allclose(in_lane(lanes, load, [frames])[0], expected[0], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(in_lane(lanes, load, [frames])[0], expected[0], **CLOSE)
     assert len(machine.called("cudaGraphInstantiate")) == 1 + 4
     assert len(machine.executables) == 4
 
@@ -233,20 +229,20 @@ def test_whichever_call_fails_all_is_given_back_and_the_next_sound_is_right(
     machine: Machine, lanes: Lanes, host: Load, capture: bool
 ) -> None:
     """Fails each call of a first and a second sound in turn; the last turns find no call left to fail."""
-    expected = sound(host, Lane(), [pictures()])[0]
+    expected = sound(host, Lane(), [make_frames()])[0]
     outcomes: set[str] = set()
     for turn in itertools.count():
         load = sessions(machine, lanes, capture)
         machine.calls.clear()
         machine.fail = turn
         for _ in range(2):
-            outcome, wave = attempt(lambda load=load: in_lane(lanes, load, [pictures()])[0])
+            outcome, wave = attempt(lambda load=load: in_lane(lanes, load, [make_frames()])[0])
             outcomes.add(outcome)
             if wave is not None:
-                np.testing.assert_allclose(wave, expected, rtol=1e-6, atol=1e-7)
+                np.testing.assert_allclose(wave, expected, **CLOSE)
         done = turn >= len(machine.calls)
         machine.fail = None
-        np.testing.assert_allclose(in_lane(lanes, load, [pictures()])[0], expected, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(in_lane(lanes, load, [make_frames()])[0], expected, **CLOSE)
         lanes.close()
         assert machine.held == (0, 0, 0, 0, 0), f"after {machine.names()[turn]} failed"
         if done:
@@ -268,24 +264,17 @@ def attempt(call: Callable[[], np.ndarray]) -> tuple[str, np.ndarray | None]:
 
 def test_calls_at_once_have_a_lane_each(machine: Machine, lanes: Lanes, host: Load) -> None:
     load = sessions(machine, lanes)
-    expected = {seed: sound(host, Lane(), [pictures(seed=seed)], seed=seed)[0] for seed in range(4)}
-    wrong: list[str] = []
+    expected = {seed: sound(host, Lane(), [make_frames(seed=seed)], seed=seed)[0] for seed in range(4)}
     start = threading.Barrier(6)
 
     def work(number: int) -> None:
         start.wait()
         for turn in range(5):
             seed = (number + turn) % 4
-            found = in_lane(lanes, load, [pictures(seed=seed)], seed=seed)[0]
-            if not np.allclose(found, expected[seed], rtol=1e-6, atol=1e-7):
-                wrong.append(f"thread {number}, turn {turn}")
+            found = in_lane(lanes, load, [make_frames(seed=seed)], seed=seed)[0]
+            np.testing.assert_allclose(found, expected[seed], **CLOSE)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    in_threads(work, 6)
     assert 1 <= len(machine.streams) <= 4, "as many lanes as calls at once, at most four"
     streams = {call[0] for call in machine.called("execute_async_v3")}
     assert streams == set(machine.streams)
@@ -295,18 +284,18 @@ def test_calls_at_once_have_a_lane_each(machine: Machine, lanes: Lanes, host: Lo
 def test_what_a_caller_raises_leaves_the_lane_in_use(machine: Machine, lanes: Lanes) -> None:
     load = sessions(machine, lanes)
     with pytest.raises(ZeroDivisionError), lanes.lane() as lane:
-        sound(load, lane, [pictures()])
+        sound(load, lane, [make_frames()])
         raise ZeroDivisionError
-    in_lane(lanes, load, [pictures()])
+    in_lane(lanes, load, [make_frames()])
     assert len(machine.called("cudaStreamCreateWithFlags")) == 1
 
 
 def test_batches_go_to_the_engines_there_are(machine: Machine, lanes: Lanes, host: Load) -> None:
     load = sessions(machine, lanes, batches=(1, 4))
-    clips = [pictures(TOKENS - index % 2, index) for index in range(6)]
+    clips = [make_frames(TOKENS - index % 2, index) for index in range(6)]
     expected = sound(host, Lane(), clips)
     for found, wanted in zip(in_lane(lanes, load, clips), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found, wanted, **CLOSE)
     assert load("denoiser").batch_sizes("latents") == (1, 4)
     assert load("denoiser").fixed_size("tokens", 1) == TOKENS
     with pytest.raises(OptionError, match=r"vocoder: mel is \[3, 1, 16, 16\]; there are engines for 1, 4"):
@@ -325,14 +314,14 @@ def test_noise_of_another_type_is_converted_as_the_host_does(machine: Machine, l
 
     with lanes.lane() as lane:
         found = latents(sessions(machine, lanes), lane)
-    np.testing.assert_allclose(found, latents(host, Lane()), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found, latents(host, Lane()), **CLOSE)
 
 
 def test_a_backend_nobody_has_any_more_gives_everything_back(machine: Machine, lanes: Lanes) -> None:
     load = sessions(machine, lanes)
     backend = Backend("tensorrt", "the stand-in", load, lanes.lane, lanes.close)
     with backend.lane() as lane:
-        sound(backend.session, lane, [pictures()])
+        sound(backend.session, lane, [make_frames()])
     assert machine.held[0] > 0
     assert machine.contexts == 4
     del backend
@@ -340,15 +329,15 @@ def test_a_backend_nobody_has_any_more_gives_everything_back(machine: Machine, l
 
 
 def test_engines_of_a_batch_that_is_not_used_are_not_loaded(machine: Machine, lanes: Lanes) -> None:
-    buckets = [Bucket(machine, 1), Bucket(machine, 4)]
-    session = TensorRTSession("vocoder", machine.trt, buckets, lanes)
+    sources = [Source(machine, 1), Source(machine, 4)]
+    session = TensorRTSession("vocoder", machine.trt, sources, lanes)
     session.run({"mel": np.zeros((4, 1, 16, 16), np.float32)})
-    assert [bucket.loaded for bucket in buckets] == [[], ["vocoder"]]
+    assert [source.loaded for source in sources] == [[], ["vocoder"]]
 
 
 def test_host_arrays_in_and_out_without_a_lane(machine: Machine, lanes: Lanes) -> None:
     mel = np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
-    found = TensorRTSession("vocoder", machine.trt, [Bucket(machine, 1)], lanes).run({"mel": mel})["wave"]
+    found = TensorRTSession("vocoder", machine.trt, [Source(machine, 1)], lanes).run({"mel": mel})["wave"]
     expected = HostSession("vocoder", kernels(1)["vocoder"]).run({"mel": mel})["wave"]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -357,8 +346,8 @@ def test_a_loop_too_long_for_one_graph_is_not_captured(
     machine: Machine, lanes: Lanes, host: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensorrt, "MAX_GRAPH_ROWS", 4)
-    found = in_lane(lanes, sessions(machine, lanes), [pictures()], 9)
-    np.testing.assert_allclose(found[0], sound(host, Lane(), [pictures()], 9)[0], rtol=1e-6, atol=1e-7)
+    found = in_lane(lanes, sessions(machine, lanes), [make_frames()], 9)
+    np.testing.assert_allclose(found[0], sound(host, Lane(), [make_frames()], 9)[0], **CLOSE)
     assert len([call for call in machine.called("execute_async_v3") if "step" in call[1]]) == 1 + 9
 
 
@@ -374,31 +363,31 @@ def test_what_cannot_be_captured_runs_without(
         monkeypatch.setattr("tests.vta_rt.backends.stand_in.Context.is_stream_capturable", lambda self, stream: False)
     load = sessions(machine, lanes)
     with pytest.warns(FallbackWarning, match="runs without a CUDA graph") as warned:
-        found = in_lane(lanes, load, [pictures()])
-    in_lane(lanes, load, [pictures()])
+        found = in_lane(lanes, load, [make_frames()])
+    in_lane(lanes, load, [make_frames()])
     assert len(warned) == 4, "one a graph of the bundle, once"
-    np.testing.assert_allclose(found[0], sound(host, Lane(), [pictures()])[0], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found[0], sound(host, Lane(), [make_frames()])[0], **CLOSE)
 
 
 def test_an_engine_that_is_another_graphs(machine: Machine, lanes: Lanes) -> None:
-    bucket = Bucket(machine, 1)
+    source = Source(machine, 1)
     machine.kernels["vocoder 1"] = kernels(1)["vae_decoder"]
     with pytest.raises(EngineError, match="vocoder: its engine is another graph's, with latents, mel"):
-        TensorRTSession("vocoder", machine.trt, [bucket], lanes)
+        TensorRTSession("vocoder", machine.trt, [source], lanes)
     machine.kernels["vocoder 1"] = kernels(2)["vocoder"]
     with pytest.raises(EngineError, match=r"vocoder: mel of its engine is \[2, 1, 16, 16\], not \[1, 1, 16, 16\]"):
-        TensorRTSession("vocoder", machine.trt, [bucket], lanes)
+        TensorRTSession("vocoder", machine.trt, [source], lanes)
 
 
 def test_an_engine_goes_to_the_device_of_its_lanes_whichever_the_thread_had(machine: Machine) -> None:
-    TensorRTSession("vocoder", machine.trt, [Bucket(machine, 1)], Lanes(device=2))
+    TensorRTSession("vocoder", machine.trt, [Source(machine, 1)], Lanes(device=2))
     assert machine.calls == [("cudaSetDevice", (2,)), ("deserialize_cuda_engine", ())]
 
 
 def test_an_engine_that_cannot_be_loaded(machine: Machine, lanes: Lanes) -> None:
-    bucket = Bucket(machine, 1)
+    source = Source(machine, 1)
     del machine.kernels["vocoder 1"]
     with pytest.raises(
         EngineError, match=r"vocoder: TensorRT cannot load its engine \(the stand-in cannot read this\)"
     ):
-        TensorRTSession("vocoder", machine.trt, [bucket], lanes)
+        TensorRTSession("vocoder", machine.trt, [source], lanes)
