@@ -74,9 +74,8 @@ def sandbox(
 def test_blocks_run(block: Block, request: pytest.FixtureRequest) -> None:
     if block.reason:
         pytest.skip(f"{block.document}: {block.reason}")
-    if "tensorrt-rtx" in block.text:
-        if find_spec("tensorrt_rtx_bindings") is None:
-            pytest.skip("the extra tensorrt-rtx is not installed; it is for Linux on x86-64")
+    if "tensorrt-rtx" in block.text and find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("the extra tensorrt-rtx is not installed; it is for Linux on x86-64")
     folder: Path = request.getfixturevalue("sandbox")
     environment = {
         **os.environ,
