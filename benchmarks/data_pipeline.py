@@ -75,7 +75,7 @@ def main() -> None:
             share = f"{paced.waiting_share:.1%}"
             print(f"{form:<32}{rows[form]['mb_a_clip']:>10}{rows[form]['clips_per_second']:>10}{share:>24}")
     settings = {name: getattr(options, name) for name in ("clips", "seconds", "batch", "workers", "step")}
-    frame = {"frames": forms_window(options).frames, "size": SYSTEM.picture_size}
+    frame = {"frames": forms_window(options).frames, "size": SYSTEM.frame_size}
     print(machine.write(options.name, {"settings": settings | frame, "forms": rows}))
 
 

@@ -220,7 +220,7 @@ def _torch(name: str, options: argparse.Namespace) -> tuple[System, dict[str, An
     """The torch modules of the same graphs in a plain loop. As published: eager, fp32, DDPM, as many steps as its script."""
     import torch
 
-    from export.checkpoint import open_checkpoint
+    from export.bundling import open_checkpoint
     from export.stages import Denoiser, VAEDecoder, VisualEncoder, Vocoder
     from vta_rt.bundle import Bundle
     from vta_rt.schedule import solver_table
@@ -230,7 +230,7 @@ def _torch(name: str, options: argparse.Namespace) -> tuple[System, dict[str, An
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float32 if published else torch.float16 if device == "cuda" else torch.bfloat16
     checkpoint = open_checkpoint(options.ckpt, options.first_stage)
-    manifest, encoder = Bundle(options.bundle).manifest, checkpoint.encoder()
+    manifest, encoder = Bundle(options.bundle).manifest, checkpoint.modules.encoder
     model = manifest.model
     steps = _steps(name, options)
     table = solver_table("ddpm" if published else "dpmpp_2m", checkpoint.config.noise, steps)
@@ -238,9 +238,9 @@ def _torch(name: str, options: argparse.Namespace) -> tuple[System, dict[str, An
     guided = options.guidance != 1.0
     modules = {
         "encode": VisualEncoder(encoder, encoder.config.window(model.frame_count(manifest.frames))),
-        "denoise": Denoiser(checkpoint.unet(), guided=guided),
-        "decode": VAEDecoder(checkpoint.vae(), checkpoint.scale_factor),
-        "vocode": Vocoder(checkpoint.vocoder()),
+        "denoise": Denoiser(checkpoint.modules.unet, guided=guided),
+        "decode": VAEDecoder(checkpoint.modules.vae, checkpoint.config.vae.scale_factor),
+        "vocode": Vocoder(checkpoint.modules.vocoder),
     }
     for stage, module in modules.items():
         module.to(device, dtype).eval()
@@ -305,17 +305,19 @@ def _operations(options: argparse.Namespace) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from export import stages
-    from export.checkpoint import open_checkpoint
+    from export.bundling import open_checkpoint
     from vta_rt.bundle import Bundle
 
     manifest = Bundle(options.bundle).manifest
     model, frames = manifest.model, manifest.frames
     checkpoint = open_checkpoint(options.ckpt, options.first_stage)
     made = {
-        "encode": stages.visual_encoder(checkpoint.encoder(), model, frames),
-        "denoise": stages.denoiser(checkpoint.unet(), model, frames, guided=False, dynamic_batch=False),
-        "decode": stages.vae_decoder(checkpoint.vae(), checkpoint.scale_factor, model, dynamic_batch=False),
-        "vocode": stages.vocoder(checkpoint.vocoder(), model, dynamic_batch=False),
+        "encode": stages.visual_encoder(checkpoint.modules.encoder, model, frames),
+        "denoise": stages.denoiser(checkpoint.modules.unet, model, frames, guided=False, dynamic_batch=False),
+        "decode": stages.vae_decoder(
+            checkpoint.modules.vae, checkpoint.config.vae.scale_factor, model, dynamic_batch=False
+        ),
+        "vocode": stages.vocoder(checkpoint.modules.vocoder, model, dynamic_batch=False),
     }
     counted = {}
     for name, stage in made.items():

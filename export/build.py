@@ -1,7 +1,4 @@
-"""The command ``python -m export.build``: a checkpoint in, a bundle out, and engines if wanted.
-
-Knows arguments only; ``bundling`` and ``engines`` do the work.
-"""
+"""The command ``python -m export.build``: from a checkpoint to a bundle, and to engines on request."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from vta_rt.cli import run_command
 from vta_rt.errors import OptionError
 from vta_rt.files import raise_output_errors
 
-SECONDS = 10.24  # as published
+PUBLISHED_SECONDS = 10.24
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
-    _check(options)
+    _check_options(options)
     # Imported here, so that --help need not wait for torch.
     from export.engines import EngineBuild, parse_profile
     from export.report import BuildReport
@@ -39,7 +36,7 @@ def _build(arguments: Sequence[str] | None) -> int:
     profiles = [parse_profile(text) for text in options.profile or ["1"]]
     seconds = options.seconds
     if seconds is None:
-        seconds = next((profile.seconds for profile in profiles if profile.seconds is not None), SECONDS)
+        seconds = next((profile.seconds for profile in profiles if profile.seconds is not None), PUBLISHED_SECONDS)
     if options.bundle is None:
         profiles = [replace(each, seconds=None) if each.seconds == seconds else each for each in profiles]
     engines = None
@@ -72,7 +69,7 @@ def _build(arguments: Sequence[str] | None) -> int:
 
 
 def _build_int8(options: argparse.Namespace, seconds: float) -> int:
-    """From a bundle at fp32: the one named, or one made for the while beside the new one."""
+    """An int8 bundle from one at fp32: the one named, or a temporary one beside the new one."""
     from export.quantize import quantize
     from export.report import BuildReport
 
@@ -85,11 +82,11 @@ def _build_int8(options: argparse.Namespace, seconds: float) -> int:
             out = Path(options.out or f"{source}-int8")
         else:
             from export.bundling import Options, build
-            from export.checkpoint import open_checkpoint
+            from export.checkpoint import read_checkpoint
 
             if not videos:
-                raise OptionError("int8 has to be calibrated on pictures: name a few videos with --calibrate")
-            out = Path(options.out or Path("engines") / open_checkpoint(options.ckpt, options.first_stage).name)
+                raise OptionError("int8 has to be calibrated on frames: name a few videos with --calibrate")
+            out = Path(options.out or Path("engines") / read_checkpoint(options.ckpt, options.first_stage).name)
             with raise_output_errors(out):
                 out.parent.mkdir(parents=True, exist_ok=True)
                 folder = cleared.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".fp32-"))
@@ -106,8 +103,8 @@ def _build_int8(options: argparse.Namespace, seconds: float) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Options that do not go together."""
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
     if options.precision == "int8":
         if options.engine != "onnx":
             raise OptionError("int8 graphs are for CPUs; leave out --engine, or choose fp16 or bf16")
@@ -184,9 +181,9 @@ def _parser() -> argparse.ArgumentParser:
         "--calibrate",
         nargs="+",
         metavar="VIDEO",
-        help="videos to calibrate int8 on: a few, such as it shall hear",
+        help="videos to calibrate int8 on: a few like those that it will be used for",
     )
-    parser.add_argument("--seconds", type=float, help=f"of sound made in one pass (default: {SECONDS})")
+    parser.add_argument("--seconds", type=float, help=f"of sound made in one pass (default: {PUBLISHED_SECONDS})")
     parser.add_argument(
         "--dynamic-batch",
         action="store_true",

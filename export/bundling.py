@@ -1,81 +1,93 @@
-"""A checkpoint in, a bundle out. Decides what to build, in which order, and what an earlier build left that will do.
+"""A checkpoint to a bundle, in one line:
 
-Graphs are made in ``OUT/.build`` and moved into place at the end, the manifest last, so that a build that is stopped
-leaves the old bundle or none; what was finished is found again by the key of everything it was made from.
+read -> configure -> build modules -> load weights -> build stages -> export graphs -> write bundle
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import diffusers
-import msgspec
 import onnx_ir as ir
 import onnxscript
 import torch
 import transformers
 
 import vta_rt
-from export import stages
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.onnx_file import OPSET, WeightsFile, export_stage, relative_errors, run_torch, runnable
-from export.operations import count_operations
-from export.prompts import find_tokenizer
-from export.report import BuildReport
-from export.staging import staging_folder
-from vta_rt.backends.onnxruntime import OnnxRuntimeSession
-from vta_rt.bundle import Bundle
-from vta_rt.config import FrameConfig, ModelConfig, TextConfig
-from vta_rt.errors import BundleError, OptionError, VTAError
-from vta_rt.files import atomic_write, raise_output_errors
-from vta_rt.manifest import (
-    FORMAT_VERSION,
-    MANIFEST,
-    GraphRecord,
-    Manifest,
-    Precision,
-    Source,
-    is_intact,
-    read_manifest,
-    record_file,
-    write_manifest,
+from export.bundle_folder import (
+    find_finished,
+    find_kept,
+    note_finished,
+    read_old_manifest,
+    staging_folder,
+    write_bundle,
 )
+from export.checkpoint import CheckpointFiles, find_tokenizer, read_checkpoint
+from export.configure import configure, configure_runtime
+from export.modules import Modules, build_modules, load_weights
+from export.onnx_file import (
+    OPSET,
+    WeightsFile,
+    count_operations,
+    export_stage,
+    make_runnable,
+    relative_errors,
+    run_torch,
+)
+from export.report import BuildReport
+from export.stages import REVISION, Stage, StageGroup, build_stages
+from train.models.config import SystemConfig
+from vta_rt.backends.onnxruntime import OnnxRuntimeSession
+from vta_rt.errors import OptionError, VTAError
+from vta_rt.files import raise_output_errors
+from vta_rt.manifest import FORMAT_VERSION, GraphRecord, Manifest, Precision, Source, record_file
 from vta_rt.text import TOKENIZER
 
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}  # relative error against the torch module at fp32
+MAX_ERRORS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}  # relative, against the torch module at fp32
 VERSIONS = {module.__name__: module.__version__ for module in (vta_rt, torch, diffusers, transformers, onnxscript)}
-LONGEST = 60.0  # seconds; attention over the latents grows with the square
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose, beside the checkpoint. dynamic_batch, dynamic_length: axes that stay open in every graph."""
+    """What the user chose, beside the checkpoint."""
 
     precision: Precision = "fp32"
-    seconds: float = 10.24
-    dynamic_batch: bool = False
-    dynamic_length: bool = False
+    seconds: float = 10.24  # of sound made in one pass
+    dynamic_batch: bool = False  # the batch axis stays open in every graph
+    dynamic_length: bool = False  # the time axis of the latents stays open
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Graphs built together because they share a weights file.
+class Checkpoint:
+    """A checkpoint whose files, configuration and weights fit together."""
 
-    stages: makes them, at fp32. key: hash of everything they depend on.
+    files: CheckpointFiles
+    config: SystemConfig
+    modules: Modules  # with their weights, as float32, in evaluation mode and without gradients
+
+
+def open_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike[str] | None = None) -> Checkpoint:
+    """The first half of the line: files to modules.
+
+    Args:
+        ckpt: the weights file, its folder, a folder with one such folder, or a model-hub id ``owner/name``.
+        first_stage: file, folder or hub id of the autoencoder and vocoder; None looks beside the checkpoint.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, is of another kind, or its tensors do not fit together.
     """
-
-    name: str
-    stages: Callable[[], list[stages.Stage]]
-    key: str
+    files = read_checkpoint(ckpt, first_stage)
+    config = configure(files)
+    modules = build_modules(config, files.weights)
+    load_weights(modules, files.sources)
+    return Checkpoint(files, config, modules)
 
 
 def build(
@@ -89,8 +101,7 @@ def build(
     """Export a checkpoint as a bundle.
 
     Args:
-        ckpt: folder, weights file or model-hub id of the diffusion model.
-        first_stage: file, folder or model-hub id of the VAE and vocoder; None looks beside the checkpoint.
+        ckpt, first_stage: as for ``open_checkpoint``.
         out: the bundle's folder; None for ``engines/NAME``.
         tokenizer: the tokenizer.json of a model that takes prompts, or its folder; None looks beside the checkpoint.
 
@@ -98,7 +109,7 @@ def build(
         the bundle's folder.
 
     Raises:
-        CheckpointError: the checkpoint is not what it should be.
+        CheckpointError: as ``open_checkpoint``.
         OptionError: seconds or precision outside what is allowed; a tokenizer that is not this model's.
         OutputError: the folder cannot be written.
     """
@@ -106,268 +117,115 @@ def build(
     if options.precision not in PRECISIONS:
         raise OptionError(f"precision {options.precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     checkpoint = open_checkpoint(ckpt, first_stage)
-    model = model_config(checkpoint, options.seconds)
-    frames = frame_config(checkpoint, model)
-    prompts = find_tokenizer(checkpoint, tokenizer, report)
-    if prompts is not None:
-        model = replace(model, text=text_config(checkpoint))
+    files, config = checkpoint.files, checkpoint.config
+    prompts = find_tokenizer(files, config, tokenizer, report)
+    model, frames = configure_runtime(config, options.seconds, prompts=prompts is not None)
     if not math.isclose(model.seconds, options.seconds):
         report.note(f"{options.seconds:g} s rounded up to {model.seconds:g} s, the next length the UNet can halve")
-    out = Path(out) if out is not None else Path("engines") / checkpoint.name
+    out = Path(out) if out is not None else Path("engines") / files.name
     with staging_folder(out) as staging:
-        report.note(f"{checkpoint.name} -> {out}: {options.precision}, {model.seconds:g} s")
+        report.note(f"{files.name} -> {out}: {options.precision}, {model.seconds:g} s")
         with report.step("hashing the weights"):
-            hashes = checkpoint.sha256
-
-        graphs: dict[str, GraphRecord] = {}
-        old = _old_manifest(out)
-        for unit in units(checkpoint, model, frames, options):
-            records = _finished(staging, unit) or _kept(out, old.graphs if old else {}, unit)
-            if records is None:
-                with raise_output_errors(out):
-                    records = _build_unit(unit, staging, options.precision, report)
-            else:
-                report.kept(records)
-            graphs |= records
-        manifest = Manifest(
-            FORMAT_VERSION,
-            model,
-            frames,
-            checkpoint.config.noise,
-            graphs,
-            Source(
-                checkpoint.name, hashes, f"vta_rt {vta_rt.__version__}, torch {torch.__version__}", checkpoint.licence
-            ),
-            old.engines if old else (),  # those of graphs that are new are told by their keys
-            checkpoint.config.sampling,
-        )
+            exporter = f"vta_rt {vta_rt.__version__}, torch {torch.__version__}"
+            source = Source(files.name, files.sha256(), exporter, config.licence)
+            groups = build_stages(
+                checkpoint.modules,
+                config,
+                model,
+                frames,
+                dynamic_batch=options.dynamic_batch,
+                dynamic_length=options.dynamic_length,
+            )
+        old = read_old_manifest(out)
+        graphs = export_graphs(groups, out, staging, options.precision, report, old)
+        engines = old.engines if old else ()  # those of graphs that are new are told by their keys
+        manifest = Manifest(FORMAT_VERSION, model, frames, config.noise, graphs, source, engines, config.sampling)
         with raise_output_errors(out):
             if prompts is not None:
                 manifest = replace(manifest, tokenizer=record_file(Path(shutil.copyfile(prompts, staging / TOKENIZER))))
-            _put_in_place(out, staging, manifest)
+            write_bundle(out, staging, manifest)
     return out
 
 
-def units(checkpoint: Checkpoint, model: ModelConfig, frames: FrameConfig, options: Options) -> Iterable[Unit]:
-    """The graphs in the order they are built. Only the denoiser depends on the length: the others' time axis is open.
+def export_graphs(
+    groups: list[StageGroup],
+    out: Path,
+    staging: Path,
+    precision: Precision,
+    report: BuildReport,
+    old: Manifest | None = None,
+) -> dict[str, GraphRecord]:
+    """Export what neither an unfinished build in ``staging`` nor the old bundle in ``out`` has, and check it.
 
-    The text encoder is one of them where ``model.text`` is.
+    The weights of stages that were exported are given up, group by group.
     """
-    batch, length = options.dynamic_batch, options.dynamic_length
-    config = checkpoint.config
-
-    def key(part: str, *depends_on: object) -> str:
-        made_from = [
-            fingerprint(checkpoint.parts[part].state),
-            options.precision,
-            OPSET,
-            stages.REVISION,
-            VERSIONS,
-            *depends_on,
-        ]
-        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-
-    def denoisers() -> list[stages.Stage]:
-        unet = checkpoint.unet()
-        return [
-            stages.denoiser(unet, model, frames, guided=guided, dynamic_batch=batch, dynamic_length=length)
-            for guided in (True, False)
-        ]
-
-    def text_encoders() -> list[stages.Stage]:
-        text = checkpoint.text_encoder()
-        assert text is not None
-        return [stages.text_encoder(text, checkpoint.encoder().linear_layer, model)]
-
-    yield Unit(
-        "visual_encoder",
-        lambda: [stages.visual_encoder(checkpoint.encoder(), model, frames)],
-        key("encoder", asdict(config.encoder), frames.clip_length),
-    )
-    negative = () if model.text is None else ("negative tokens",)
-    yield Unit(
-        "denoiser", denoisers, key("unet", asdict(config.unet), batch, "open" if length else model.seconds, *negative)
-    )
-    if model.text is not None and config.text is not None:
-        linear = {name: value for name, value in checkpoint.parts["encoder"].state.items() if "linear_layer" in name}
-        yield Unit(
-            "text_encoder",
-            text_encoders,
-            key("text", asdict(config.text), fingerprint(linear)),
-        )
-    yield Unit(
-        "vae_decoder",
-        lambda: [stages.vae_decoder(checkpoint.vae(), checkpoint.scale_factor, model, dynamic_batch=batch)],
-        key("vae", asdict(config.vae), batch),
-    )
-    yield Unit(
-        "vocoder",
-        lambda: [stages.vocoder(checkpoint.vocoder(), model, dynamic_batch=batch)],
-        key("vocoder", asdict(config.vocoder), batch),
-    )
+    graphs: dict[str, GraphRecord] = {}
+    for group in groups:
+        made_from = [precision, OPSET, REVISION, VERSIONS, *group.made_from]
+        key = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+        records = find_finished(staging, group.name, key) or find_kept(out, old, group.name, key)
+        if records is None:
+            with raise_output_errors(out):
+                records = _export_group(group, key, staging, precision, report)
+        else:
+            report.kept(records)
+        graphs |= records
+    return graphs
 
 
-def model_config(checkpoint: Checkpoint, seconds: float) -> ModelConfig:
-    """The runtime's configuration for windows of ``seconds``, rounded up to a length the UNet can halve three times."""
-    if not (math.isfinite(seconds) and 0 < seconds <= LONGEST):
-        raise OptionError(f"seconds is {seconds:g}, more than 0 and at most {LONGEST:g} are allowed")
-    config = checkpoint.config
-    model = ModelConfig(
-        seconds=seconds,
-        sample_rate=config.mel.sample_rate,
-        hop_length=config.mel.hop,
-        mel_bins=config.mel.bins,
-        latent_channels=config.unet.latent_channels,
-        latent_stride=2 ** (len(config.vae.block_out_channels) - 1),
-        token_width=config.encoder.tokens_dim,
-        positions=config.encoder.positions,
-    )
-    shortest = 2 ** (len(config.unet.block_out_channels) - 1) / model.latents_per_second
-    model = replace(model, seconds=round(math.ceil(round(seconds / shortest, 6)) * shortest, 6))
-    rows = config.encoder.max_positions
-    count = model.token_count(frame_config(checkpoint, model))
-    if config.encoder.positions and rows and count > rows:
-        raise OptionError(
-            f"seconds is {seconds:g}, which takes {count} tokens; this checkpoint has positions for {rows}, "
-            f"{rows / config.tokens_per_second:g} s"
-        )
-    return model
-
-
-def text_config(checkpoint: Checkpoint) -> TextConfig | None:
-    """What prompts become, where the checkpoint has a text encoder."""
-    text = checkpoint.config.text
-    return None if text is None else TextConfig(text.vocabulary, text.context)
-
-
-def frame_config(checkpoint: Checkpoint, model: ModelConfig) -> FrameConfig:
-    """How pictures are taken for windows of the model's length."""
-    config, encoder = checkpoint.config, checkpoint.config.encoder
-    frames = FrameConfig(
-        rate=config.frame_rate,
-        size=config.picture_size,
-        fit=encoder.fit,
-        clip_stride=encoder.clip_stride,
-        tokens_per_second=config.tokens_per_second,
-        resize=encoder.resize,
-        kernel=encoder.kernel,
-        encoder=encoder.kind,
-    )
-    return replace(frames, clip_length=encoder.multiple(model.frame_count(frames)))
-
-
-def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """Hex hash of named tensors, whatever file held them."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _build_unit(unit: Unit, staging: Path, precision: Precision, report: BuildReport) -> dict[str, GraphRecord]:
-    """Export and check the graphs of one unit in the staging folder, and leave a note of them there."""
-    made = unit.stages()
-    precisions = {stage.name: _precision_of(stage, precision) for stage in made}
-    feeds = {stage.name: {name: value.numpy() for name, value in stage.inputs.items()} for stage in made}
+def _export_group(
+    group: StageGroup, key: str, staging: Path, asked_for: Precision, report: BuildReport
+) -> dict[str, GraphRecord]:
+    """Export and check the graphs of one group in the staging folder, and leave a note of them there."""
+    precisions = {stage.name: _choose_precision(stage, asked_for) for stage in group.stages}
     references, signatures, operations = {}, {}, {}
-    for stage in made:
+    for stage in group.stages:
         with report.step(f"{stage.name}: reference outputs of the torch module"):
             references[stage.name] = run_torch(stage)
-    with WeightsFile(staging / f"{unit.name}.onnx.data") as weights:
-        for stage in made:
+    with WeightsFile(staging / f"{group.name}.onnx.data") as weights:
+        for stage in group.stages:
             stage.module.to(PRECISIONS[precisions[stage.name]])
             with report.step(f"{stage.name}: export"):
                 signatures[stage.name] = export_stage(stage, staging / f"{stage.name}.onnx", weights)
             operations[stage.name] = count_operations(ir.load(staging / f"{stage.name}.onnx"), stage.open_sizes())
-    del made, stage  # the check needs the memory
-    gc.collect()
+    for stage in group.stages:
+        stage.module.to("meta")  # the check needs the memory
 
     records: dict[str, GraphRecord] = {}
     shared = record_file(weights.path)
-    for name, (inputs, outputs) in signatures.items():
-        path = staging / f"{name}.onnx"
+    for stage in group.stages:
+        name, path = stage.name, staging / f"{stage.name}.onnx"
+        inputs, outputs = signatures[name]
         record = GraphRecord(
             record_file(path),
             (shared,),
             tuple(inputs),
             tuple(outputs),
             precisions[name],
-            key=unit.key,
+            key=key,
             operations=operations[name],
         )
-        with report.step(f"{name}: check"), runnable(path, precisions[name]) as file:
-            errors = relative_errors(OnnxRuntimeSession(name, record, file).run(feeds[name]), references[name])
-        _accept(name, errors, precisions[name])
+        with report.step(f"{name}: check"), make_runnable(path, record.precision) as file:
+            feeds = {key: value.numpy() for key, value in stage.inputs.items()}
+            errors = relative_errors(OnnxRuntimeSession(name, record, file).run(feeds), references[name])
+        _check_errors(name, errors, record.precision)
         records[name] = replace(record, error=errors)
         report.built(name, records[name])
-    with atomic_write(_note(staging, unit.name)) as temporary:
-        temporary.write_bytes(msgspec.json.encode({name: asdict(record) for name, record in records.items()}))
+    note_finished(staging, group.name, records)
     return records
 
 
-def _precision_of(stage: stages.Stage, asked_for: Precision) -> Precision:
+def _choose_precision(stage: Stage, asked_for: Precision) -> Precision:
     if stage.keeps_fp32:
         return "fp32"
     transposed = any(isinstance(module, torch.nn.ConvTranspose1d) for module in stage.module.modules())
     return "fp16" if asked_for == "bf16" and transposed else asked_for  # TensorRT has none for bf16
 
 
-def _accept(name: str, errors: dict[str, float], precision: str) -> None:
-    if not all(error <= TOLERANCE[precision] for error in errors.values()):
+def _check_errors(name: str, errors: dict[str, float], precision: Precision) -> None:
+    if not all(error <= MAX_ERRORS[precision] for error in errors.values()):
         found = ", ".join(f"{output} {error:.2g}" for output, error in errors.items())
         raise VTAError(
             f"{name}: the exported graph is not the torch module: relative error {found}; "
-            f"at most {TOLERANCE[precision]:g} is accepted at {precision}"
+            f"at most {MAX_ERRORS[precision]:g} is accepted at {precision}"
         )
-
-
-def _note(staging: Path, unit: str) -> Path:
-    return staging / f"{unit}.json"
-
-
-def _finished(staging: Path, unit: Unit) -> dict[str, GraphRecord] | None:
-    """The graphs of a unit that an earlier, unfinished build left in the staging folder, if they are these very ones."""
-    try:
-        records = msgspec.json.decode(_note(staging, unit.name).read_bytes(), type=dict[str, GraphRecord])
-    except (OSError, msgspec.MsgspecError):
-        return None
-    return records if _usable(staging, records, unit.key) else None
-
-
-def _kept(out: Path, old: dict[str, GraphRecord], unit: Unit) -> dict[str, GraphRecord] | None:
-    """The graphs of a unit that the bundle in ``out`` already has, if they are these very ones."""
-    records = {name: record for name, record in old.items() if name == unit.name or name.startswith(f"{unit.name}_")}
-    return records if records and _usable(out, records, unit.key) else None
-
-
-def _usable(folder: Path, records: dict[str, GraphRecord], key: str) -> bool:
-    return all(
-        record.key == key and all(is_intact(folder / file.file, file) for file in record.files)
-        for record in records.values()
-    )
-
-
-def _old_manifest(out: Path) -> Manifest | None:
-    try:
-        return read_manifest(out / MANIFEST)
-    except BundleError:
-        return None
-
-
-def _put_in_place(out: Path, staging: Path, manifest: Manifest) -> None:
-    """Move what was built beside the manifest, then the manifest, then clear away what nothing names any more.
-
-    A process that is killed in the milliseconds between leaves a bundle that is refused on opening, for its hashes; the
-    next build finds all it needs and completes it.
-    """
-    files = {file.file for file in manifest.files}
-    for name in sorted(files):
-        if (staging / name).exists():
-            os.replace(staging / name, out / name)
-    write_manifest(out / MANIFEST, manifest)
-    shutil.rmtree(staging)
-    for path in (*out.glob("*.onnx"), *out.glob("*.onnx.data"), *out.glob(TOKENIZER)):
-        if path.name not in files:
-            path.unlink()
-    Bundle(out)  # what was written opens

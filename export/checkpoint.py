@@ -1,154 +1,149 @@
-"""Opens a trained model in the layouts it is published in, and builds its torch modules.
-
-``open_checkpoint`` finds the files, works out the configuration and checks every tensor's name and shape; nothing is
-copied until a module is asked for. Knows nothing of graphs and bundles.
-"""
+"""Reading a trained model in the layouts it is published in: weights, settings and first stage, as they lie in their files."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor, nn
-from transformers import CLIPTextModelWithProjection, SpeechT5HifiGan
+from torch import Tensor
 
-from export.configure import CONFIG, SUMMARY, configure, read_settings
-from export.derive import shapes_of
-from export.first_stage import HUB_PATTERNS, FirstStage, find_beside, open_first_stage
-from export.match import Part, Source, match
-from export.variants import in_place
+from export.derive import Section
+from export.first_stage import HUB_PATTERNS, FirstStageFiles, find_beside, read_first_stage
+from export.modules import TensorSource
+from export.report import BuildReport
 from train.models.config import SystemConfig
-from train.models.encoder import FrameEncoder, build_encoder, build_text_encoder
-from train.models.identify import VTA_LDM, kind_of, listing, looks_like
-from train.models.unet import build_unet
-from train.models.vae import build_vae
-from train.models.vocoder import build_vocoder
+from train.models.encoder import TOWERS, open_tokenizer
+from train.models.identify import VTA_LDM, describe_content, identify, listing
+from train.models.start_unet import CHANNEL_MAPS
 from train.models.weights import CheckpointError, read_tensors
+from vta_rt.documents import decode_document, read_bytes, read_document
 from vta_rt.files import sha256_of
 from vta_rt.hub import resolve
 from vta_rt.text import TOKENIZER
 
-WEIGHTS = ("model_2.safetensors", "pytorch_model_2.bin")
-MODEL_PATTERNS = [f"*{name}" for name in (*WEIGHTS, SUMMARY, CONFIG, TOKENIZER)]
-BUILDERS: dict[str, Callable[[Any], Any]] = {
-    "encoder": build_encoder,
-    "text": build_text_encoder,
-    "unet": build_unet,
-    "vae": build_vae,
-    "vocoder": build_vocoder,
-}
+WEIGHTS_NAMES = ("model_2.safetensors", "pytorch_model_2.bin")
+SUMMARY, CONFIG, TRAINING = "summary.jsonl", "config.json", "training.json"
+MODEL_PATTERNS = [f"*{name}" for name in (*WEIGHTS_NAMES, SUMMARY, CONFIG, TOKENIZER)]
+ENCODER, LINEAR = "vid_fea_extractor.", "linear_layer."
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """An opened checkpoint. Modules are float32, in evaluation mode and without gradients.
+class Settings:
+    """What the files beside the weights say."""
 
-    Float32 weights are not copied: they stay in the mapped file, and modules built twice share them.
+    folder: Path
+    summary: Section = field(default_factory=dict)  # the training arguments
+    config: Section = field(default_factory=dict)  # values of ``SystemConfig``, possibly not all
+    files: dict[str, Path] = field(default_factory=dict)  # those that are there, by name
+    mode: str = ""  # what training conditioned the model on, ``video`` or another; empty where nothing says so
 
-    name: what the model is called, after its folder or hub id. config: everything the modules are built from.
-    folder: of the weights. mode: what it was conditioned on in training, as far as known: ``video`` or another.
-    model_files, first_stage_files: each file read, by the name it has in ``sha256``.
-    """
 
-    name: str
-    config: SystemConfig
-    model_files: Mapping[str, Path]
-    first_stage_files: Mapping[str, Path]
-    parts: Mapping[str, Part] = field(repr=False)
-    folder: Path = Path()
-    mode: str = ""
+@dataclass(frozen=True)
+class CheckpointFiles:
+    """All that is read of a checkpoint. Tensors stay in their mapped files."""
 
-    @property
-    def scale_factor(self) -> float:
-        """Diffusion latents are the autoencoder's times this."""
-        return self.config.vae.scale_factor
+    name: str  # of the model: that of its folder, or of its hub id
+    weights: Path
+    tensors: Mapping[str, Tensor] = field(repr=False)  # of the weights file, named as in a model with CLIP
+    settings: Settings
+    first_stage: FirstStageFiles
 
     @property
-    def licence(self) -> str:
-        """Under what terms code and weights come, as far as known; empty where not stated."""
-        return self.config.licence
+    def sources(self) -> tuple[TensorSource, ...]:
+        """Every tensor, and the module it belongs to."""
+        places = {"unet": "unet.", "encoder": ENCODER, "text": f"{ENCODER}clip_text."}
+        renames = {part: f"{prefix}{{}}".format for part, prefix in places.items()}
+        return (TensorSource(self.weights, self.tensors, renames), *self.first_stage.sources)
 
-    @cached_property
     def sha256(self) -> dict[str, str]:
-        """Hex hash of every file read, by its name. Takes seconds for large files, the first time."""
-        return {name: sha256_of(path) for name, path in (*self.model_files.items(), *self.first_stage_files.items())}
+        """The hex hash of every file read, by its name; of two with one name, the first stage's has its folder's before.
 
-    def encoder(self) -> FrameEncoder:
-        """Frames [T, H, W, 3] uint8 -> tokens [T, D]."""
-        encoder: FrameEncoder = self._load("encoder")
-        encoder.reset_buffers()
-        return encoder
-
-    def text_encoder(self) -> CLIPTextModelWithProjection | None:
-        """Token ids [B, 77 at most] -> ``text_embeds`` [B, projection]; None where the checkpoint has none."""
-        if self.config.text is None:
-            return None
-        text: CLIPTextModelWithProjection = self._load("text")
-        text.text_model.embeddings.position_ids = torch.arange(self.config.text.context)[None]
-        return text
-
-    def unet(self) -> UNet2DConditionModel:
-        """Latents [B, C, T, F], timestep [B], tokens [B, N, D] -> [B, C, T, F]."""
-        return self._load("unet")
-
-    def vae(self) -> AutoencoderKL:
-        """Log-mel [B, 1, T, bins] <-> latents before the scale factor."""
-        return self._load("vae")
-
-    def vocoder(self) -> SpeechT5HifiGan:
-        """Log-mel [B, T, bins] -> wave [B, samples]."""
-        return self._load("vocoder")
-
-    def _load(self, name: str) -> Any:
-        part = self.parts[name]
-        module = _on_meta(name, self.config)
-        # Float32, but for what counts something: batches seen by a norm, say.
-        types = {key: tensor.dtype for key, tensor in module.state_dict().items()}
-        state = {key: tensor.to(types[key]) for key, tensor in part.state.items()}
-        if broken := [part.names[key] for key, tensor in state.items() if not _is_finite(tensor)]:
-            raise CheckpointError(f"{part.file}: holds weights that are not finite numbers: {listing(broken)}")
-        module.load_state_dict(state, strict=True, assign=True)
-        return module.eval().requires_grad_(False)
+        Takes seconds for large files.
+        """
+        files = {self.weights.name: self.weights, **self.settings.files}
+        for name, path in self.first_stage.files.items():
+            files[f"{path.parent.name}/{name}" if name in files else name] = path
+        return {name: sha256_of(path) for name, path in files.items()}
 
 
-def open_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike[str] | None = None) -> Checkpoint:
-    """Find, identify and check a checkpoint; reads names and shapes, not values.
+def read_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike[str] | None = None) -> CheckpointFiles:
+    """Find and identify a checkpoint's files, and read them; of tensors only names and shapes.
 
     Args:
         ckpt: the weights file, its folder, a folder with one such folder, or a model-hub id ``owner/name``.
         first_stage: file, folder or hub id of the autoencoder and vocoder; None looks beside the checkpoint.
 
     Raises:
-        CheckpointError: a file is missing or damaged, is of another kind, or its tensors do not fit together.
+        CheckpointError: a file is missing, damaged or of another kind.
     """
-    location = resolve(ckpt, CheckpointError, MODEL_PATTERNS)
-    weights = _find_weights(location).absolute()
-    found = read_tensors(weights)
-    tensors = in_place(found)
-    if kind_of(tensors) != VTA_LDM:
-        expected = f"{VTA_LDM} (tensors named unet.* and vid_fea_extractor.*)"
-        raise CheckpointError(f"{weights}: is not {expected}; {looks_like(found)}")
+    weights = _find_weights(resolve(ckpt, CheckpointError, MODEL_PATTERNS)).absolute()
+    published = read_tensors(weights)
+    tensors = _rename_variant(published)
+    if identify(tensors) != VTA_LDM:
+        expected = f"{VTA_LDM} (tensors named unet.* and {ENCODER}*)"
+        raise CheckpointError(f"{weights}: is not {expected}; {describe_content(published)}")
     settings = read_settings(weights.parent)
-    stage = _open_first_stage(weights.parent, first_stage)
-    config = configure(weights, shapes_of(tensors), settings, stage.config)
+    stage = find_beside(weights.parent) if first_stage is None else resolve(first_stage, CheckpointError, HUB_PATTERNS)
+    name = weights.parent.name if Path(ckpt).expanduser().exists() else Path(ckpt).name
+    return CheckpointFiles(name, weights, tensors, settings, read_first_stage(stage.absolute()))
 
-    modules = _all_on_meta(weights, config)
-    sources = (_model_source(weights, tensors, config), *stage.sources)
-    return Checkpoint(
-        name=weights.parent.name if Path(ckpt).expanduser().exists() else Path(ckpt).name,
-        config=config,
-        model_files={weights.name: weights, **settings.files},
-        first_stage_files=_distinct(stage.files, {weights.name, *settings.files}),
-        parts={name: part for source in sources for name, part in match(source, modules).items()},
-        folder=weights.parent,
-        mode=settings.mode,
-    )
+
+def read_settings(folder: Path) -> Settings:
+    """Read summary.jsonl (its first object; paths in it are of another machine), config.json and training.json.
+
+    Raises:
+        CheckpointError: neither of the first two is there, or one is not JSON.
+    """
+    files = {name: folder / name for name in (SUMMARY, CONFIG) if (folder / name).is_file()}
+    if not files:
+        raise CheckpointError(f"{folder}: has no {SUMMARY} (the training arguments, published with the weights)")
+    summary = _read_first_object(files[SUMMARY]) if SUMMARY in files else {}
+    config = read_document(files[CONFIG], error=CheckpointError) if CONFIG in files else {}
+    if "input_mol" in summary:
+        mode = summary["input_mol"]
+    elif (training := folder / TRAINING).is_file():
+        values = read_document(training, error=CheckpointError).get("settings", {})
+        mode = values.get("conditioning", {}).get("mode", "")
+    else:
+        mode = ""
+    return Settings(folder, summary, config, files, str(mode))
+
+
+def find_tokenizer(
+    files: CheckpointFiles, config: SystemConfig, named: str | os.PathLike[str] | None, report: BuildReport
+) -> Path | None:
+    """The tokenizer's file; None where the bundle takes no prompts: without text encoder, or trained on video alone.
+
+    Published checkpoints hold a text encoder even where they were trained on video alone.
+
+    Args:
+        named: the file or its folder, where the user named one; otherwise it is looked for beside the checkpoint.
+
+    Raises:
+        OptionError: the file is not there or not this model's; or one was named, and the model takes no prompts.
+    """
+    video_alone = files.settings.mode == "video"
+    if named is not None:
+        path = Path(named).expanduser()
+        path = path / TOKENIZER if path.is_dir() else path
+        if video_alone:
+            report.note(f"{files.name} was trained on video alone: what it makes of prompts is left to chance")
+    elif config.text is None or video_alone or config.unet.aligned_channels:
+        return None
+    else:
+        folder = files.settings.folder
+        beside = [place / TOKENIZER for place in (folder, folder.parent) if (place / TOKENIZER).is_file()]
+        if not beside:
+            report.note(
+                f"{files.name} has a text encoder, but no {TOKENIZER} beside it: takes no prompts (--tokenizer)"
+            )
+            return None
+        path = beside[0]
+    open_tokenizer(path, config, str(path))
+    return path
 
 
 def _find_weights(path: Path) -> Path:
@@ -163,7 +158,7 @@ def _find_weights(path: Path) -> Path:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not below:
         raise CheckpointError(
-            f"{path}: holds no checkpoint, neither {' nor '.join(WEIGHTS)} in it or a folder below it"
+            f"{path}: holds no checkpoint, neither {' nor '.join(WEIGHTS_NAMES)} in it or a folder below it"
         )
     if len(below) > 1:
         names = listing((file.parent.name for file in below), limit=8)
@@ -172,46 +167,36 @@ def _find_weights(path: Path) -> Path:
 
 
 def _weights_in(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    return next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
 
 
-def _open_first_stage(folder: Path, given: str | os.PathLike[str] | None) -> FirstStage:
-    path = find_beside(folder) if given is None else resolve(given, CheckpointError, HUB_PATTERNS)
-    return open_first_stage(path.absolute())
+def _read_first_object(path: Path) -> Section:
+    """The first object of a JSON Lines file, which may stand on several lines."""
+    text = read_bytes(path, error=CheckpointError).decode(errors="replace").lstrip("\ufeff \t\r\n")
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: does not begin with a JSON object ({error})") from None
+    return decode_document(text[:end].encode(), path, error=CheckpointError)
 
 
-def _model_source(weights: Path, tensors: Mapping[str, Tensor], config: SystemConfig) -> Source:
-    parts = {"unet": "unet.{}".format, "encoder": "vid_fea_extractor.{}".format}
-    if config.text is not None:
-        parts["text"] = "vid_fea_extractor.clip_text.{}".format
-    return Source(weights, tensors, parts)
+def _rename_variant(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A published variant's tensors, named as in the model with CLIP.
 
-
-def _on_meta(name: str, config: SystemConfig) -> Any:
-    """A module without memory for its weights."""
-    with torch.device("meta"):
-        return BUILDERS[name](getattr(config, name))
-
-
-def _all_on_meta(weights: Path, config: SystemConfig) -> dict[str, nn.Module]:
-    modules = {}
-    for name in BUILDERS:
-        if getattr(config, name) is None:
-            continue
-        try:
-            modules[name] = _on_meta(name, config)
-        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{weights}: no {name} can be built with {getattr(config, name)} ({reason})"
-            ) from error
-    return modules
-
-
-def _distinct(files: Mapping[str, Path], taken: set[str]) -> dict[str, Path]:
-    """The same files; one whose name is taken is called by its folder as well."""
-    return {f"{path.parent.name}/{name}" if name in taken else name: path for name, path in files.items()}
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return bool(tensor.sum().isfinite())  # several times faster than asking every number
+    Published variants hold another frame encoder, such as ``ib_model``, and its linear layer beside the base model's
+    encoder, not in it. Parts of the encoder's public file that see no frames are left out, and so is the unused CLIP.
+    """
+    tensors = {f"unet.{name}" if name.startswith(CHANNEL_MAPS) else name: value for name, value in tensors.items()}
+    towers = (tower for tower in TOWERS.values() if any(name.startswith(f"{tower.name}.") for name in tensors))
+    if (tower := next(towers, None)) is None:
+        return tensors
+    unused = f"{ENCODER}{TOWERS['clip'].name}."
+    renamed = {}
+    for name, tensor in tensors.items():
+        if name.startswith(f"{tower.name}."):
+            own = tower.rename(name.removeprefix(f"{tower.name}."))
+            if own is not None:
+                renamed[f"{ENCODER}{tower.name}.{own}"] = tensor
+        elif not name.startswith(unused):
+            renamed[f"{ENCODER}{name}" if name.startswith(LINEAR) else name] = tensor
+    return renamed

@@ -1,19 +1,18 @@
-"""Puts a checkpoint's configuration together: tensor shapes, training summary, first stage, and config.json over all.
-
-Knows the two settings files beside the weights; does not read weights.
-"""
+"""A checkpoint's configuration: tensor shapes, training summary and first stage, and config.json over all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+import math
+from dataclasses import replace
 
-from export.derive import Section, Shapes, derive_model
+from export.checkpoint import CONFIG, SUMMARY, CheckpointFiles
+from export.derive import Section, derive_model, get_shapes
 from train.models.config import ENCODERS, SystemConfig, from_dict
-from train.models.weights import CheckpointError, read_json
+from train.models.weights import CheckpointError
+from vta_rt.config import FrameConfig, ModelConfig, TextConfig
 from vta_rt.errors import OptionError
 
-SUMMARY, CONFIG, TRAINING = "summary.jsonl", "config.json", "training.json"
+MAX_SECONDS = 60.0  # of one window; attention over the latents grows with the square
 PUBLISHED_LICENCE = (
     "code Apache-2.0 (VTA-LDM); first-stage weights CC BY-NC-SA 4.0, non-commercial (AudioLDM); "
     "the model's own weights as stated where they are published"
@@ -29,61 +28,80 @@ _LOOKED_UP = {
 _OTHER_ENCODERS = {"ib": "imagebind", "lb": "languagebind", "jepa": "vjepa2", "cavp": "cavp", "vivit": "vivit"}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What lies beside the weights. summary: the training arguments. given: ``SystemConfig`` values, possibly not all."""
-
-    folder: Path
-    summary: Section = field(default_factory=dict)
-    given: Section = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
-
-    @property
-    def mode(self) -> str:
-        """What the model was conditioned on in training, ``video`` or another; empty where nothing says so."""
-        if "input_mol" in self.summary:
-            return str(self.summary["input_mol"])
-        if not (path := self.folder / TRAINING).is_file():
-            return ""
-        settings = read_json(path).get("settings", {})
-        return str(settings.get("conditioning", {}).get("mode", ""))
-
-
-def read_settings(folder: Path) -> Settings:
-    """Read summary.jsonl (its first line, values only: its paths are of another machine) and config.json.
-
-    Raises:
-        CheckpointError: neither is there, or one is not JSON.
-    """
-    files = {name: folder / name for name in (SUMMARY, CONFIG) if (folder / name).is_file()}
-    if not files:
-        raise CheckpointError(f"{folder}: has no {SUMMARY} (the training arguments, published with the weights)")
-    values = {name: read_json(path) for name, path in files.items()}
-    return Settings(folder, values.get(SUMMARY, {}), values.get(CONFIG, {}), files)
-
-
-def configure(weights: Path, shapes: Shapes, settings: Settings, first_stage: Section) -> SystemConfig:
-    """The configuration out of all that is known; config.json wins.
+def configure(files: CheckpointFiles) -> SystemConfig:
+    """The configuration of all modules; config.json wins.
 
     Raises:
         CheckpointError: something is unknown and not given, of the wrong type, or two sources contradict each other.
     """
-    derived = {"licence": PUBLISHED_LICENCE} | derive_model(shapes, settings.summary) | first_stage
-    values = _merge(derived, settings.given)
+    settings = files.settings
+    derived = {"licence": PUBLISHED_LICENCE} | derive_model(get_shapes(files.tensors), settings.summary)
+    values = _merge(derived | files.first_stage.config, settings.config)
     file = settings.folder / CONFIG
-    if unknown := _unknown(values):
+    if unknown := _find_unknown(values):
         sizes = dict.fromkeys(_LOOKED_UP[name] for name in unknown if name in _LOOKED_UP)
         reason = "".join(f", {size} {_get(values, size)} is of no published model" for size in sizes)
-        raise CheckpointError(f"{weights}: shapes do not tell {', '.join(unknown)}{reason}; give them in {file}")
+        raise CheckpointError(f"{files.weights}: shapes do not tell {', '.join(unknown)}{reason}; give them in {file}")
     try:
-        config = from_dict(values, source=str(file if CONFIG in settings.files else weights))
+        config = from_dict(values, source=str(file if CONFIG in settings.files else files.weights))
     except OptionError as error:
         raise CheckpointError(str(error)) from error
-    _check_agreement(weights, config, settings)
+    _check_agreement(files, config)
     return config
 
 
-def _check_agreement(weights: Path, config: SystemConfig, settings: Settings) -> None:
+def configure_runtime(
+    config: SystemConfig, seconds: float, *, prompts: bool = False
+) -> tuple[ModelConfig, FrameConfig]:
+    """What the runtime has to know to run windows of ``seconds``, rounded up to a length that the UNet can halve.
+
+    Raises:
+        OptionError: no length that is allowed, or one of more tokens than there are positions.
+    """
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
+        raise OptionError(f"seconds is {seconds:g}, more than 0 and at most {MAX_SECONDS:g} are allowed")
+    model = ModelConfig(
+        seconds=seconds,
+        sample_rate=config.mel.sample_rate,
+        hop_length=config.mel.hop,
+        mel_bins=config.mel.bins,
+        latent_channels=config.unet.latent_channels,
+        latent_stride=2 ** (len(config.vae.block_out_channels) - 1),
+        token_width=config.encoder.tokens_dim,
+        positions=config.encoder.positions,
+        text=TextConfig(config.text.vocabulary, config.text.context) if prompts and config.text else None,
+    )
+    shortest = 2 ** (len(config.unet.block_out_channels) - 1) / model.latents_per_second
+    model = replace(model, seconds=round(math.ceil(round(seconds / shortest, 6)) * shortest, 6))
+    frames = _configure_frames(config, model)
+    rows = config.encoder.max_positions
+    count = model.token_count(frames)
+    if config.encoder.positions and rows and count > rows:
+        raise OptionError(
+            f"seconds is {seconds:g}, which takes {count} tokens; this checkpoint has positions for {rows}, "
+            f"{rows / config.tokens_per_second:g} s"
+        )
+    return model, frames
+
+
+def _configure_frames(config: SystemConfig, model: ModelConfig) -> FrameConfig:
+    """How frames are sampled for windows of the model's length."""
+    encoder = config.encoder
+    frames = FrameConfig(
+        rate=config.frame_rate,
+        size=encoder.image_size,
+        fit=encoder.fit,
+        clip_stride=encoder.clip_stride,
+        tokens_per_second=config.tokens_per_second,
+        resize=encoder.resize,
+        kernel=encoder.kernel,
+        encoder=encoder.kind,
+    )
+    return replace(frames, clip_length=encoder.multiple(model.frame_count(frames)))
+
+
+def _check_agreement(files: CheckpointFiles, config: SystemConfig) -> None:
+    settings, weights = files.settings, files.weights
     for flag, kind in _OTHER_ENCODERS.items():
         if settings.summary.get(flag) is True and config.encoder.kind != kind:
             raise CheckpointError(
@@ -104,16 +122,16 @@ def _check_agreement(weights: Path, config: SystemConfig, settings: Settings) ->
         )
 
 
-def _unknown(values: Section) -> list[str]:
+def _find_unknown(values: Section) -> list[str]:
     """Dotted names of what neither shapes nor settings tell. A size that no tensor shows is found missing later."""
-    names = [name for name, size in _LOOKED_UP.items() if _has(values, size) and not _has(values, name)]
+    names = [name for name, size in _LOOKED_UP.items() if _knows(values, size) and not _knows(values, name)]
     kind = ENCODERS.get(values["encoder"].get("kind", "clip"))
     if kind is not None and not hasattr(kind, "heads"):
         names = [name for name in names if name != "encoder.heads"]
-    return names if _has(values, "encoder.positions") else [*names, "encoder.positions"]
+    return names if _knows(values, "encoder.positions") else [*names, "encoder.positions"]
 
 
-def _has(values: Section, dotted: str) -> bool:
+def _knows(values: Section, dotted: str) -> bool:
     section, name = dotted.split(".")
     return isinstance(values.get(section), dict) and name in values[section]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from export.bundle_folder import staging_folder
 from export.report import BuildReport
-from export.staging import staging_folder
 from export.tensorrt_builder import EngineBuilder
 from vta_rt.backends.tensorrt.cuda import compute_capability
 from vta_rt.backends.tensorrt.engines import Machine, find_engines

@@ -1,7 +1,6 @@
 """The first stage (autoencoder and vocoder) in the forms it is published in.
 
-AudioLDM's own ``.ckpt``, accelerate's file (the same without prefix), and diffusers' pipeline folder. Knows how each
-names and configures things; does not build modules.
+AudioLDM's own ``.ckpt``, accelerate's file (the same without prefix), and diffusers' pipeline folder.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ from typing import Any
 from torch import Tensor
 from transformers import SpeechT5HifiGanConfig
 
-from export.derive import Section, below, count_levels, derive_vae, derive_vocoder, shapes_of
-from export.match import Source
+from export.derive import Section, count_levels, derive_vae, derive_vocoder, get_shapes
+from export.modules import TensorSource
 from train.models.config import VAEConfig
-from train.models.identify import looks_like
-from train.models.vae import compvis_name, legacy_name
-from train.models.vocoder import published_name
-from train.models.weights import CheckpointError, read_json, read_tensors
+from train.models.identify import describe_content
+from train.models.vae import to_compvis_name, to_legacy_name
+from train.models.vocoder import to_hifigan_name
+from train.models.weights import CheckpointError, read_tensors, strip_prefix
+from vta_rt.documents import read_document
 
-PREFIX = "first_stage_model."
+AUDIOLDM_PREFIX = "first_stage_model."
 PUBLISHED_NAME = "audioldm-s-full"
 PIPELINE_FOLDERS = ("vae", "vocoder")
 ACCELERATE_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -41,19 +41,19 @@ WHERE_TO_GET_IT = (
 
 
 @dataclass(frozen=True)
-class FirstStage:
-    """An opened first stage: what its files tell of ``SystemConfig``, and tensors for the parts ``vae`` and ``vocoder``."""
+class FirstStageFiles:
+    """What was read of a first stage."""
 
-    files: dict[str, Path]
-    config: Section
-    sources: tuple[Source, ...]
+    files: dict[str, Path]  # by name
+    config: Section  # the values of ``SystemConfig`` that they tell
+    sources: tuple[TensorSource, ...]  # of the modules ``vae`` and ``vocoder``
 
 
 def find_beside(folder: Path) -> Path:
     """The first stage in a checkpoint's folder or the one above.
 
     Raises:
-        CheckpointError: there is none; says where it can be had.
+        CheckpointError: there is none; the message says where to get it.
     """
     for place in (folder, folder.parent):
         for candidate in (place / f"{PUBLISHED_NAME}.ckpt", place / PUBLISHED_NAME, place):
@@ -65,15 +65,15 @@ def find_beside(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: has no first stage (autoencoder and vocoder) beside it; {WHERE_TO_GET_IT}")
 
 
-def open_first_stage(path: Path) -> FirstStage:
-    """Open a file, a pipeline folder, or a folder that holds one of the published files.
+def read_first_stage(path: Path) -> FirstStageFiles:
+    """Read a file, a pipeline folder, or a folder that holds one of the published files.
 
     Raises:
         CheckpointError: nothing of the kind there, or something else.
     """
     if is_pipeline(path):
-        return _open_pipeline(path)
-    return _open_single(_file_in(path) if path.is_dir() else path)
+        return _read_pipeline(path)
+    return _read_single(_find_file(path) if path.is_dir() else path)
 
 
 def is_pipeline(path: Path) -> bool:
@@ -81,7 +81,7 @@ def is_pipeline(path: Path) -> bool:
     return all((path / name).is_dir() for name in PIPELINE_FOLDERS)
 
 
-def _file_in(folder: Path) -> Path:
+def _find_file(folder: Path) -> Path:
     names = (f"{PUBLISHED_NAME}.ckpt", PUBLISHED_NAME, *ACCELERATE_NAMES)
     for name in names:
         if (folder / name).is_file():
@@ -91,32 +91,35 @@ def _file_in(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: holds no first stage: neither vae/ and vocoder/ nor {' nor '.join(names)}")
 
 
-def _open_single(path: Path) -> FirstStage:
+def _read_single(path: Path) -> FirstStageFiles:
     """AudioLDM's file or accelerate's."""
     tensors = read_tensors(path)
-    prefix = PREFIX if any(name.startswith(PREFIX) for name in tensors) else ""
+    prefix = AUDIOLDM_PREFIX if any(name.startswith(AUDIOLDM_PREFIX) for name in tensors) else ""
     kept = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix) and name != "scale_factor"}
-    shapes = shapes_of({name.removeprefix(prefix): tensor for name, tensor in kept.items()})
+    shapes = get_shapes({name.removeprefix(prefix): tensor for name, tensor in kept.items()})
     for root in ("encoder.", "decoder.", "vocoder."):
         if not any(name.startswith(root) for name in shapes):
+            content = describe_content(tensors)
             raise CheckpointError(
-                f"{path}: is not a first stage (autoencoder and vocoder), it has no {prefix}{root}*; {looks_like(tensors)}"
+                f"{path}: is not a first stage (autoencoder and vocoder), it has no {prefix}{root}*; {content}"
             )
     levels = count_levels(shapes, r"decoder\.up\.(\d+)\..*")
-    source = Source(
+    source = TensorSource(
         file=path,
         tensors=kept,
-        parts={
-            "vae": lambda name: prefix + compvis_name(name, levels),
-            "vocoder": lambda name: f"{prefix}vocoder.{published_name(name)}",
+        renames={
+            "vae": lambda name: prefix + to_compvis_name(name, levels),
+            "vocoder": lambda name: f"{prefix}vocoder.{to_hifigan_name(name)}",
         },
         ignored=r"first_stage_model\.(?!encoder\.|decoder\.|quant_conv\.|post_quant_conv\.|vocoder\.).*",
     )
-    vae = derive_vae(shapes) | {"scale_factor": _scale_factor(path, tensors)}
-    return FirstStage({path.name: path}, {"vae": vae, "vocoder": derive_vocoder(below(shapes, "vocoder."))}, (source,))
+    vae = derive_vae(shapes) | {"scale_factor": _read_scale_factor(path, tensors)}
+    return FirstStageFiles(
+        {path.name: path}, {"vae": vae, "vocoder": derive_vocoder(strip_prefix(shapes, "vocoder."))}, (source,)
+    )
 
 
-def _scale_factor(path: Path, tensors: Mapping[str, Tensor]) -> float:
+def _read_scale_factor(path: Path, tensors: Mapping[str, Tensor]) -> float:
     if "scale_factor" not in tensors:
         return VAEConfig().scale_factor
     tensor = tensors["scale_factor"]
@@ -125,23 +128,23 @@ def _scale_factor(path: Path, tensors: Mapping[str, Tensor]) -> float:
     return float(value)
 
 
-def _open_pipeline(folder: Path) -> FirstStage:
-    """A diffusers AudioLDM pipeline's folder: each half with its own config.json, which is believed."""
-    vae_file, vocoder_file = _weights_in(folder / "vae"), _weights_in(folder / "vocoder")
+def _read_pipeline(folder: Path) -> FirstStageFiles:
+    """A diffusers AudioLDM pipeline's folder: each half with its own config.json."""
+    vae_file, vocoder_file = _find_weights(folder / "vae"), _find_weights(folder / "vocoder")
     vae, vocoder = read_tensors(vae_file), read_tensors(vocoder_file)
     is_legacy = any(".attentions.0.query." in name for name in vae)
     files = (folder / "vae" / "config.json", vae_file, folder / "vocoder" / "config.json", vocoder_file)
-    return FirstStage(
+    return FirstStageFiles(
         files={f"{file.parent.name}/{file.name}": file for file in files},
-        config={"vae": _vae_section(files[0])} | _vocoder_sections(files[2]),
+        config={"vae": _read_vae_config(files[0])} | _read_vocoder_config(files[2]),
         sources=(
-            Source(vae_file, vae, {"vae": legacy_name if is_legacy else str}),
-            Source(vocoder_file, vocoder, {"vocoder": str}, ignored="mean|scale"),  # of normalised mels
+            TensorSource(vae_file, vae, {"vae": to_legacy_name if is_legacy else str}),
+            TensorSource(vocoder_file, vocoder, {"vocoder": str}, ignored="mean|scale"),  # of normalised mels
         ),
     )
 
 
-def _weights_in(folder: Path) -> Path:
+def _find_weights(folder: Path) -> Path:
     names = (*VAE_NAMES, *ACCELERATE_NAMES)
     for name in names:
         if (folder / name).is_file():
@@ -149,9 +152,9 @@ def _weights_in(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: holds no weights, none of {', '.join(names)}")
 
 
-def _vae_section(path: Path) -> Section:
+def _read_vae_config(path: Path) -> Section:
     """``VAEConfig`` fields out of diffusers' config.json."""
-    values = read_json(path)
+    values = read_document(path, error=CheckpointError)
     names = {
         "block_out_channels": "block_out_channels",
         "layers_per_block": "layers_per_block",
@@ -162,9 +165,9 @@ def _vae_section(path: Path) -> Section:
     return {ours: values[theirs] for theirs, ours in names.items() if theirs in values}
 
 
-def _vocoder_sections(path: Path) -> dict[str, Any]:
-    """``VocoderConfig`` and ``MelConfig`` fields out of transformers' config.json, which leaves its defaults out."""
-    own = read_json(path)
+def _read_vocoder_config(path: Path) -> dict[str, Any]:
+    """``VocoderConfig`` and ``MelConfig`` fields out of transformers' config.json, which lacks default values."""
+    own = read_document(path, error=CheckpointError)
     if own.get("kind") == "sinusoidal":  # written by train.first_stage, field by field
         return {"vocoder": own}
     values = SpeechT5HifiGanConfig.from_dict(own)

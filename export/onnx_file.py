@@ -1,17 +1,17 @@
-"""A torch module to an ONNX file with its weights beside it, and the check of the one against the other.
-
-Knows torch.onnx and ONNX Runtime; knows no checkpoint and no bundle folder.
-"""
+"""A torch module to an ONNX file with its weights beside it, the error of the one against the other, and its operations."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import io
 import logging
+import math
+import operator
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +24,14 @@ from vta_rt.manifest import Precision, TensorSpec
 
 OPSET = 23  # the first with Attention: one operator that every runtime fuses
 INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference can see them
-ALIGNMENT = 65536  # of large tensors in the weights file, so that runtimes can map them
+PAGE_BYTES = 65536  # large tensors begin at multiples of it in the weights file, so that runtimes can map them
+_ARITHMETIC = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.floordiv,
+}
 
 
 class WeightsFile:
@@ -32,7 +39,7 @@ class WeightsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[bytes, tuple[int, int]] = {}
+        self._places: dict[bytes, tuple[int, int]] = {}
 
     def __enter__(self) -> Self:
         self._file = self.path.open("wb")
@@ -42,17 +49,17 @@ class WeightsFile:
         self._file.close()
 
     def add(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-        """Write a tensor, or find it, and return the reference to put in its place."""
+        """Write a tensor, unless it is there already, and return the reference to replace it with."""
         data = tensor.tobytes()
         digest = hashlib.blake2b(data).digest()
-        if digest not in self._known:
+        if digest not in self._places:
             start = self._file.tell()
-            if len(data) >= ALIGNMENT:
-                start += -start % ALIGNMENT
+            if len(data) >= PAGE_BYTES:
+                start += -start % PAGE_BYTES
                 self._file.seek(start)
             self._file.write(data)
-            self._known[digest] = (start, len(data))
-        offset, length = self._known[digest]
+            self._places[digest] = (start, len(data))
+        offset, length = self._places[digest]
         return ir.ExternalTensor(
             self.path.name,
             offset,
@@ -73,9 +80,10 @@ def export_stage(stage: Stage, path: Path, weights: WeightsFile) -> tuple[list[T
     Returns:
         the graph's inputs and outputs.
     """
-    sizes = {name: _open_size(name) for axes in stage.varying.values() for name in axes.values()}
+    sizes = {name: _make_dim(name) for axes in stage.varying.values() for name in axes.values()}
     shapes = tuple({axis: sizes[name] for axis, name in stage.varying.get(key, {}).items()} for key in stage.inputs)
-    with _quiet(), torch.no_grad():
+    stdout = contextlib.redirect_stdout(io.StringIO())
+    with quiet_logging(), warnings.catch_warnings(action="ignore"), stdout, torch.no_grad():
         program = torch.onnx.export(
             stage.module.eval(),
             tuple(stage.inputs.values()),
@@ -89,17 +97,22 @@ def export_stage(stage: Stage, path: Path, weights: WeightsFile) -> tuple[list[T
     assert program is not None
     model = program.model
     _strip_metadata(model)
-    _name_open_sizes(model, _symbols(program, stage))
+    _name_open_sizes(model, _find_symbols(program, stage))
+    save_graph(model, path, stage.name, weights)
+    inputs = [_make_spec(value) for value in model.graph.inputs]
+    _check_open_axes(stage, inputs)
+    return inputs, [_make_spec(value) for value in model.graph.outputs]
+
+
+def save_graph(model: ir.Model, path: Path, name: str, weights: WeightsFile) -> None:
+    """Write a graph, its large tensors into the weights file that it may share."""
     for value in model.graph.initializers.values():
         if value.const_value is not None and value.const_value.nbytes >= INLINE_BYTES:
             value.const_value = weights.add(value.const_value)
     weights.flush()
     model.producer_name = "vta_rt"
-    model.graph.name = stage.name  # by which a session knows the two denoisers apart
+    model.graph.name = name  # by which a session tells the two denoisers apart
     ir.save(model, path)
-    inputs = [_spec(value) for value in model.graph.inputs]
-    _check_open_axes(stage, inputs)
-    return inputs, [_spec(value) for value in model.graph.outputs]
 
 
 def run_torch(stage: Stage) -> dict[str, np.ndarray]:
@@ -121,11 +134,11 @@ def relative_errors(outputs: dict[str, np.ndarray], reference: dict[str, np.ndar
 
 
 @contextlib.contextmanager
-def runnable(path: Path, precision: Precision) -> Iterator[Path]:
-    """A form of a graph that ONNX Runtime's CPU provider runs: the file itself, or a copy made for the while.
+def make_runnable(path: Path, precision: Precision) -> Iterator[Path]:
+    """A form of a graph that ONNX Runtime's CPU provider runs: the file itself, or a temporary copy.
 
-    The provider has no kernels for bf16. Such a graph is widened to fp32, weights and all: the copy shows that its
-    operators and its rounded weights are right, not what rounding between the operators does.
+    The provider has no kernels for bf16. Such a graph and its weights are widened to fp32: the copy shows that its
+    operators and its rounded weights are right, but not the effect of rounding between the operators.
     """
     if precision != "bf16":
         yield path
@@ -133,14 +146,14 @@ def runnable(path: Path, precision: Precision) -> Iterator[Path]:
     copy = path.with_name(f"{path.stem}.wide.onnx")
     weights = f"{copy.name}.data"
     try:
-        ir.save(_widened(ir.load(path)), copy, external_data=weights, size_threshold_bytes=INLINE_BYTES)
+        ir.save(_widen(ir.load(path)), copy, external_data=weights, size_threshold_bytes=INLINE_BYTES)
         yield copy
     finally:
         copy.unlink(missing_ok=True)
         copy.with_name(weights).unlink(missing_ok=True)
 
 
-def _widened(model: ir.Model) -> ir.Model:
+def _widen(model: ir.Model) -> ir.Model:
     """A graph's bf16 tensors, casts and constants as fp32."""
 
     def wide(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -164,15 +177,15 @@ def _widened(model: ir.Model) -> ir.Model:
     return model
 
 
-def _open_size(name: str) -> Any:
+def _make_dim(name: str) -> Any:
     """A size that stays open: ``frames``, or a multiple of one, ``8*blocks``."""
     factor, _, base = name.rpartition("*")
     size = torch.export.Dim(base, min=1, max=1 << 15)
     return int(factor) * size if factor else size
 
 
-def _symbols(program: torch.onnx.ONNXProgram, stage: Stage) -> dict[str, str]:
-    """By the exporter's own symbol of an open size, the name it has here; of ``2*clips``, the one of ``clips``."""
+def _find_symbols(program: torch.onnx.ONNXProgram, stage: Stage) -> dict[str, str]:
+    """The exporter's symbol of each open size -> its name here; of ``2*clips``, that of ``clips``."""
     assert program.exported_program is not None
     inputs = set(program.exported_program.graph_signature.user_inputs)
     nodes = [node for node in program.exported_program.graph.nodes if node.op == "placeholder" and node.name in inputs]
@@ -186,9 +199,9 @@ def _symbols(program: torch.onnx.ONNXProgram, stage: Stage) -> dict[str, str]:
 
 
 def _name_open_sizes(model: ir.Model, names: dict[str, str]) -> None:
-    """The exporter names what an input is open in; a part of it, such as ``clips`` of ``2*clips``, it leaves a symbol."""
+    """Name the open sizes inside the graph: the exporter leaves ``clips`` of an input of ``2*clips`` a symbol."""
 
-    def named(size: int | ir.SymbolicDim) -> int | str | None:
+    def rename(size: int | ir.SymbolicDim) -> int | str | None:
         if isinstance(size, int) or size.value is None:
             return size if isinstance(size, int) else None
         return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), size.value)
@@ -196,10 +209,10 @@ def _name_open_sizes(model: ir.Model, names: dict[str, str]) -> None:
     for node in model.graph.all_nodes():
         for value in node.outputs:
             if value.shape is not None:
-                value.shape = ir.Shape([named(size) for size in value.shape])
+                value.shape = ir.Shape([rename(size) for size in value.shape])
 
 
-def _spec(value: ir.Value) -> TensorSpec:
+def _make_spec(value: ir.Value) -> TensorSpec:
     assert value.shape is not None
     assert value.dtype is not None
     shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
@@ -207,7 +220,7 @@ def _spec(value: ir.Value) -> TensorSpec:
 
 
 def _check_open_axes(stage: Stage, inputs: list[TensorSpec]) -> None:
-    """The exporter fixes an axis it cannot keep open without a word; such a graph would be another one than asked for."""
+    """The exporter silently fixes an axis that it cannot keep open; such a graph is not the one asked for."""
     for spec in inputs:
         for axis in stage.varying.get(spec.name, {}):
             if isinstance(spec.shape[axis], int):
@@ -215,7 +228,7 @@ def _check_open_axes(stage: Stage, inputs: list[TensorSpec]) -> None:
 
 
 def _strip_metadata(model: ir.Model) -> None:
-    """The exporter notes a Python stack trace at every node: megabytes, and the paths of the machine that built it."""
+    """Remove the Python stack trace at every node: megabytes, and the paths of the machine that built it."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.graph.doc_string = None
@@ -229,13 +242,76 @@ def _strip_metadata(model: ir.Model) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's notices about itself out of the user's terminal; what fails still raises."""
+def quiet_logging() -> Iterator[None]:
+    """Keep a library's notices about itself out of the user's terminal; what fails still raises."""
     level = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
+def count_operations(model: ir.Model, sizes: Mapping[str, int]) -> float | None:
+    """Operations of one run of a graph: those of its matrix products, convolutions and attention.
+
+    A multiplication and an addition count as two; element-wise operators count nothing.
+
+    Args:
+        sizes: for example ``{"batch": 1, "frames": 20}``; the graph's dimensions may be expressions of them.
+
+    Returns:
+        None where the graph lacks a shape.
+    """
+    try:
+        return float(sum(_count_node(node, sizes) for node in model.graph.all_nodes()))
+    except _UnknownShapeError:
+        return None
+
+
+class _UnknownShapeError(Exception):
+    """A shape that the graph lacks."""
+
+
+def _count_node(node: ir.Node, sizes: Mapping[str, int]) -> int:
+    if node.op_type not in ("MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"):
+        return 0
+    first, second = (_get_shape(value, sizes) for value in node.inputs[:2])
+    if node.op_type == "Attention":
+        # [B, H, N, D] or [B, N, H D]: both products are sums over all queries, keys and channels.
+        heads, value = first[1] if len(first) == 4 else 1, _get_shape(node.inputs[2], sizes)
+        return 2 * first[0] * heads * first[-2] * second[-2] * (first[-1] + value[-1])
+    if node.op_type == "ConvTranspose":
+        # Weights [C, M / groups, kernel...]: each input takes part in a product for all but the first axis.
+        return 2 * math.prod(first) * math.prod(second[1:])
+    outputs = math.prod(_get_shape(node.outputs[0], sizes))
+    if node.op_type == "Conv":
+        # Weights [M, C / groups, kernel...]: each output is a sum over all but the first axis.
+        return 2 * outputs * math.prod(second[1:])
+    return 2 * outputs * first[0 if node.attributes.get_int("transA", 0) else -1]
+
+
+def _get_shape(value: ir.Value | None, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    if value is None or value.shape is None:
+        raise _UnknownShapeError
+    return tuple(size if isinstance(size, int) else _evaluate(size.value, sizes) for size in value.shape)
+
+
+def _evaluate(expression: str | None, sizes: Mapping[str, int]) -> int:
+    """A dimension such as ``2*batch`` in numbers."""
+    if expression is None:
+        raise _UnknownShapeError
+
+    def value(part: ast.expr) -> int:
+        if isinstance(part, ast.Constant) and isinstance(part.value, int):
+            return part.value
+        if isinstance(part, ast.Name) and part.id in sizes:
+            return sizes[part.id]
+        if isinstance(part, ast.BinOp) and type(part.op) in _ARITHMETIC:
+            return int(_ARITHMETIC[type(part.op)](value(part.left), value(part.right)))
+        raise _UnknownShapeError
+
+    try:
+        return value(ast.parse(expression, mode="eval").body)
+    except SyntaxError:
+        raise _UnknownShapeError from None

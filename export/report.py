@@ -1,10 +1,10 @@
-"""What a build says while it works: a spinner and the time per step on a terminal, a table at the end anywhere."""
+"""What a build shows: a spinner and the time per step while it works on a terminal, and a table at the end."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -24,7 +24,7 @@ except ImportError:  # Windows has none
 
 
 class BuildReport:
-    """Collects what each step took and found. Use as a context manager to show progress while it runs."""
+    """Collects the time and the result of each step. As a context manager it shows progress while the block runs."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -49,7 +49,7 @@ class BuildReport:
         self._progress.stop()
 
     def note(self, text: str) -> None:
-        """One line for the user, now."""
+        """Print one line for the user now."""
         self._console.print(text, soft_wrap=True, highlight=False)
 
     @contextmanager
@@ -66,7 +66,7 @@ class BuildReport:
 
     @contextmanager
     def phases(self) -> Iterator[Phases]:
-        """Rows for what a step is made of, while the block runs."""
+        """Rows for the phases of a step, while the block runs."""
         phases = Phases(self._progress)
         try:
             yield phases
@@ -82,7 +82,7 @@ class BuildReport:
         self._rows |= {name: (record, "kept") for name, record in records.items()}
 
     def engine(self, record: EngineRecord, *, kept: bool) -> None:
-        """An engine is there, of this build or an earlier one."""
+        """An engine was built, or kept from an earlier build."""
         self._engines.append((record, "kept" if kept else f"{record.build_seconds:.1f} s"))
 
     def table(self, out: Path, engines: Path | None = None) -> None:
@@ -96,27 +96,27 @@ class BuildReport:
             print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit:.1f} GB")
 
     def _print_graphs(self, out: Path) -> None:
-        table = Table(title=str(out), title_justify="left")
-        for column in ("graph", "precision", "relative error", "weights", "time"):
-            table.add_column(column, justify="left" if column == "graph" else "right", no_wrap=True)
-        for name, (record, seconds) in self._rows.items():
-            size = sum(file.size for file in record.weights) / 1e6
-            worst = max(record.error.values(), default=float("nan"))
-            table.add_row(name, record.precision, f"{worst:.1e}", f"{size:,.1f} MB", seconds)
-        _print(table)
+        rows = [
+            (
+                name,
+                record.precision,
+                f"{max(record.error.values(), default=float('nan')):.1e}",
+                f"{sum(file.size for file in record.weights) / 1e6:,.1f} MB",
+                seconds,
+            )
+            for name, (record, seconds) in self._rows.items()
+        ]
+        _print(("graph", "precision", "relative error", "weights", "time"), rows, title=str(out))
 
     def _print_engines(self, folder: Path) -> None:
         print(folder)
-        table = Table()
-        for column in ("engine", "size", "time"):
-            table.add_column(column, justify="left" if column == "engine" else "right", no_wrap=True)
-        for record, seconds in sorted(self._engines, key=lambda row: row[0].file.file):
-            table.add_row(record.file.file, f"{record.file.size / 1e6:,.1f} MB", seconds)
-        _print(table)
+        engines = sorted(self._engines, key=lambda row: row[0].file.file)
+        rows = [(record.file.file, f"{record.file.size / 1e6:,.1f} MB", seconds) for record, seconds in engines]
+        _print(("engine", "size", "time"), rows)
 
 
 class Phases:
-    """What a library tells of its progress, as rows with a bar. Safe to call from several threads at once."""
+    """A library's own progress, as rows with a bar each. May be called from several threads at once."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -146,5 +146,10 @@ class _Steps(ProgressColumn):
         return "" if task.total is None else ProgressBar(task.total, task.completed, width=20)
 
 
-def _print(table: Table) -> None:
+def _print(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 100).print(table)

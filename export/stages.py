@@ -1,43 +1,41 @@
-"""The graphs of a bundle as torch modules: the inputs and outputs of the design, float32 outside whatever is inside.
-
-Knows the modules of ``train`` and the shapes; knows no ONNX and no files.
-"""
+"""The graphs of a bundle as torch modules: what each takes and gives, float32 outside whatever is inside."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from export.modules import Modules
+from train.models.config import SystemConfig
 from train.models.encoder import FrameEncoder
 from train.models.sinusoidal import SinusoidalVocoder
+from train.models.weights import fingerprint
 from vta_rt.config import FrameConfig, ModelConfig
 
-REVISION = 3  # raised whenever a graph made here becomes another one, so that old ones are not kept
+REVISION = 3  # raised whenever a graph changes, so that those of earlier builds are not kept
 Axes = dict[int, str]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One graph to be exported.
-
-    inputs: example arrays by name, in the order ``module`` takes them; they fix every size not in ``varying``.
-    varying: axes that stay open, by input name: axis -> name of the size, or of a part of it, ``8*blocks``. keeps_fp32: not
-    to be built in less. usual: open sizes of one call where the example has others.
-    """
+    """One graph to be exported."""
 
     name: str
     module: nn.Module
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Tensor]  # examples, in the order ``module`` takes them; they fix every size not in ``varying``
     outputs: tuple[str, ...]
-    varying: dict[str, Axes]
-    keeps_fp32: bool = False
-    usual: dict[str, int] = field(default_factory=dict)
+    varying: dict[str, Axes]  # open axes by input: axis -> name of the size, or of a part of it, such as ``8*blocks``
+    keeps_fp32: bool = False  # not to be exported in less
+    usual: dict[str, int] = field(default_factory=dict)  # open sizes of one call, where the example has others
 
     def open_sizes(self) -> dict[str, int]:
-        """The open sizes by name, of one clip of the bundle's length: ``8*blocks`` of 64 is 8 blocks."""
+        """The open sizes by name, for one clip of the bundle's length: ``8*blocks`` of 64 is 8 blocks."""
         sizes = {}
         for tensor, axes in self.varying.items():
             for axis, name in axes.items():
@@ -46,8 +44,17 @@ class Stage:
         return sizes | {name: 1 for name in sizes if name in ("batch", "prompts")} | self.usual
 
 
+@dataclass(frozen=True)
+class StageGroup:
+    """Stages that are exported together because they share a weights file."""
+
+    name: str
+    stages: list[Stage]
+    made_from: Sequence[Any]  # hash of the weights, and all that the graphs depend on besides, as JSON values
+
+
 class VisualEncoder(nn.Module):
-    """frames [T, H, W, 3] uint8 -> tokens [T / stride, D] float32, a window of T after another; 0: all T at once."""
+    """frames [T, H, W, 3] uint8 -> tokens [T / stride, D] float32, ``window`` frames at a time; 0: all T at once."""
 
     def __init__(self, encoder: FrameEncoder, window: int) -> None:
         super().__init__()
@@ -55,13 +62,13 @@ class VisualEncoder(nn.Module):
         self.window = window
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.encoder.project(self.encoder.look(frames, self.window)).float()
+        return self.encoder.project(self.encoder.embed_windows(frames, self.window)).float()
 
 
 class TextEncoder(nn.Module):
-    """token_ids [B, L] int64, each ending with the vocabulary's last -> one token each, [B, D] float32.
+    """token_ids [B, L] int64, each row ending with the vocabulary's last -> one token each, [B, D] float32.
 
-    What stands after the end is not looked at. As in training, the prompt's vector gets no position.
+    Ids after the end have no effect. As in training, the prompt's vector gets no position.
     """
 
     def __init__(self, text: nn.Module, projection: nn.Module) -> None:
@@ -74,11 +81,11 @@ class TextEncoder(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """One whole step of any solver in ``vta_rt.schedule``: guidance, data prediction and update.
+    """One complete step of any solver in ``vta_rt.schedule``: guidance, data prediction and update.
 
     latents, previous, noise [B, C, T, F] float32; tokens [B, N, D]; token_mask [B, N] bool; timestep [B];
-    step [8]: p, q, a, b, c, s, guidance, 0 -> latents_next, denoised [B, C, T, F] float32. Where given, negative_tokens
-    [B, N, D] and negative_mask [B, N] are what the unconditional branch attends to, in place of zeros.
+    step [8]: p, q, a, b, c, s, guidance, 0 -> latents_next, denoised [B, C, T, F] float32. The unconditional branch attends
+    to negative_tokens [B, N, D] under negative_mask [B, N], or to zeros without them.
     """
 
     def __init__(self, unet: nn.Module, *, guided: bool) -> None:
@@ -149,15 +156,56 @@ class Vocoder(nn.Module):
         return self.vocoder(mel.squeeze(1).to(dtype)).float()
 
 
+def build_stages(
+    modules: Modules,
+    config: SystemConfig,
+    model: ModelConfig,
+    frames: FrameConfig,
+    *,
+    dynamic_batch: bool = False,
+    dynamic_length: bool = False,
+) -> list[StageGroup]:
+    """All graphs of a bundle, in the order they are exported.
+
+    Only the denoiser depends on the length: the others' time axis is open. The text encoder is one of them where
+    ``model.text`` is.
+    """
+    length = "open" if dynamic_length else model.seconds
+    axes = {"dynamic_batch": dynamic_batch, "dynamic_length": dynamic_length}
+    denoisers = [denoiser(modules.unet, model, frames, guided=guided, **axes) for guided in (True, False)]
+
+    def group(name: str, part: str, stages: list[Stage], *depends_on: object) -> StageGroup:
+        return StageGroup(
+            name, stages, (fingerprint(getattr(modules, part)), asdict(getattr(config, part)), *depends_on)
+        )
+
+    groups = [
+        group("visual_encoder", "encoder", [visual_encoder(modules.encoder, model, frames)], frames.clip_length),
+        group("denoiser", "unet", denoisers, dynamic_batch, length, model.text is not None),
+        group(
+            "vae_decoder",
+            "vae",
+            [vae_decoder(modules.vae, config.vae.scale_factor, model, dynamic_batch=dynamic_batch)],
+            dynamic_batch,
+        ),
+        group("vocoder", "vocoder", [vocoder(modules.vocoder, model, dynamic_batch=dynamic_batch)], dynamic_batch),
+    ]
+    if model.text is not None and modules.text is not None:
+        projection = deepcopy(modules.encoder.linear_layer)  # which the visual encoder may convert to another precision
+        stage = text_encoder(modules.text, projection, model)
+        groups.insert(2, group("text_encoder", "text", [stage], fingerprint(projection)))
+    return groups
+
+
 def visual_encoder(encoder: FrameEncoder, model: ModelConfig, frames: FrameConfig) -> Stage:
     """The number of frames stays open; where it must be a multiple of ``clip_length``, the number of clips does."""
     count, multiple = model.frame_count(frames), frames.clip_length
     module = VisualEncoder(encoder, encoder.config.window(count))
-    whole = frames.padded_count(count)
-    shape = (max(whole, 2 * multiple), frames.size, frames.size, 3)  # an example of one clip would stay one
+    padded = frames.padded_count(count)
+    shape = (max(padded, 2 * multiple), frames.size, frames.size, 3)  # the exporter would fix an axis of size 1
     inputs = {"frames": torch.randint(0, 256, shape, dtype=torch.uint8, generator=_generator())}
     open_size, usual = (
-        ("frames", {"frames": whole}) if multiple == 1 else (f"{multiple}*clips", {"clips": whole // multiple})
+        ("frames", {"frames": padded}) if multiple == 1 else (f"{multiple}*clips", {"clips": padded // multiple})
     )
     return Stage("visual_encoder", module, inputs, ("tokens",), {"frames": {0: open_size}}, usual=usual)
 
@@ -182,20 +230,19 @@ def denoiser(
     dynamic_batch: bool,
     dynamic_length: bool = False,
 ) -> Stage:
-    """``denoiser`` or ``denoiser_unguided``. The number of tokens stays open: it costs nothing, attention's key length.
+    """``denoiser`` or ``denoiser_unguided``. The number of tokens, attention's key length, stays open: that costs nothing.
 
-    The guided one of a model that takes prompts has further inputs, of the unconditional branch.
-
-    An open length is a number of blocks: the latent steps that the UNet halves down to one.
+    The guided one of a model that takes prompts has further inputs, for the unconditional branch. An open length is a
+    number of blocks, each of the latent steps that the UNet halves down to one.
     """
     batch, count = 2 if dynamic_batch else 1, model.token_count(frames)
     generator = _generator()
     block = 2 ** (len(unet.config.block_out_channels) - 1)
     shape = list(model.latent_shape(batch))
     if dynamic_length:
-        shape[2] = max(shape[2], 2 * block)  # an example of size 1 would stay 1
+        shape[2] = max(shape[2], 2 * block)  # the exporter would fix an axis of size 1
     mask = torch.ones(batch, count, dtype=torch.bool)
-    mask[:, count - count // 3 :] = False  # the check must see a mask at work
+    mask[:, count - count // 3 :] = False  # so that the check covers the mask
     inputs = {
         **{name: torch.randn(shape, generator=generator) for name in ("latents", "previous", "noise")},
         "tokens": torch.randn(batch, count, model.token_width, generator=generator),
@@ -227,7 +274,7 @@ def vocoder(module: nn.Module, model: ModelConfig, *, dynamic_batch: bool) -> St
     shape = (2 if dynamic_batch else 1, 1, model.mel_frames, model.mel_bins)
     mel = torch.randn(shape, generator=_generator()) * 2 - 4  # about the range of log-mels
     varying = {2: "mel_frames"} | ({0: "batch"} if dynamic_batch else {})
-    # Running sums of frequencies are phases: in half precision they would be noise.
+    # Phases are running sums of frequencies: in half precision they would be noise.
     keeps_fp32 = isinstance(module, SinusoidalVocoder)
     return Stage("vocoder", Vocoder(module), {"mel": mel}, ("wave",), {"mel": varying}, keeps_fp32)
 

@@ -86,18 +86,6 @@ def tiny_checkpoint(share: Share) -> Path:
     return share("tiny-checkpoint", lambda out: subprocess.run([*script, out], check=True, capture_output=True))
 
 
-@pytest.fixture(scope="session")
-def checkpoint_with_positions(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same weights, by their summary trained with positions added to the frames' embeddings."""
-    out = tmp_path_factory.mktemp("ckpt") / "pe"
-    link_tree(tiny_checkpoint, out)
-    summary = out / "vta-ldm-clip4clip-v-large" / "summary.jsonl"
-    arguments = json.loads(summary.read_text().splitlines()[0]) | {"pe": True}
-    summary.unlink()  # it is a link
-    summary.write_text(json.dumps(arguments) + "\n")
-    return out
-
-
 @pytest.fixture(scope="session", autouse=True)
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the note of verified files out of the user's own cache."""
@@ -123,23 +111,23 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def bundle_10s(tiny_checkpoint: Path, share: Share) -> Path:
-    """The tiny checkpoint at fp32 with windows of 10.24 s, as published."""
-    from export.bundling import build
+def bundle_short(micro_checkpoint: Path, share: Share) -> Path:
+    """The micro checkpoint at fp32 with windows of 0.64 s: quick to build and to run."""
+    from export.bundling import Options, build
 
-    return share("bundle-10s", lambda out: build(tiny_checkpoint, out=out))
+    return share("bundle-short", lambda out: build(micro_checkpoint, out=out, options=Options(seconds=0.64)))
 
 
 @pytest.fixture(scope="session")
-def bundle_short(tiny_checkpoint: Path, bundle_10s: Path, share: Share) -> Path:
-    """The same with windows of 0.64 s: quick to run. Starts from the other, so only the denoiser is built again."""
-    from export.bundling import Options, build
+def bundle_10s(micro_checkpoint: Path, bundle_short: Path, share: Share) -> Path:
+    """The same with windows of 10.24 s, as published. Starts from the other, so only the denoiser is built again."""
+    from export.bundling import build
 
-    def shorten(out: Path) -> None:
-        link_tree(bundle_10s, out)
-        build(tiny_checkpoint, out=out, options=Options(seconds=0.64))
+    def lengthen(out: Path) -> None:
+        link_tree(bundle_short, out)
+        build(micro_checkpoint, out=out)
 
-    return share("bundle-short", shorten)
+    return share("bundle-10s", lengthen)
 
 
 @pytest.fixture
@@ -160,14 +148,6 @@ def micro_checkpoint(share: Share) -> Path:
     return share("micro-checkpoint", save_micro_checkpoint)
 
 
-@pytest.fixture(scope="session")
-def micro_bundle(micro_checkpoint: Path, share: Share) -> Path:
-    """The micro checkpoint at fp32 with windows of 0.32 s."""
-    from export.bundling import Options, build
-
-    return share("micro-bundle", lambda out: build(micro_checkpoint, out=out, options=Options(seconds=0.32)))
-
-
 def save_micro_checkpoint(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
@@ -183,6 +163,7 @@ def save_micro_checkpoint(folder: Path) -> None:
         unet=UNetConfig((16, 32), (2, 2), 24, layers_per_block=1, norm_groups=8),
         vae=VAEConfig((8, 16, 16), layers_per_block=1, norm_groups=8),
         vocoder=VocoderConfig(initial_channels=32),
+        licence="of a test: non-commercial",
     )
     torch.manual_seed(0)
     build_vae(config.vae).save_pretrained(folder / "vae")

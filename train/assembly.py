@@ -20,7 +20,7 @@ from torch import Tensor
 
 from train.checkpoints import FIRST_STAGE, read_weights
 from train.data.lists import read_list
-from train.data.networks import MODEL_PREFIX, fingerprint, open_encoder
+from train.data.networks import MODEL_PREFIX, open_encoder
 from train.data.prepared import PreparedSource, is_prepared
 from train.data.raw import RawSource
 from train.data.sample import ClipSource, Window
@@ -30,7 +30,7 @@ from train.model import TEXT, LatentDiffusion
 from train.models.config import SystemConfig
 from train.models.encoder import TOWERS
 from train.models.start_unet import load_unet
-from train.models.weights import CheckpointError
+from train.models.weights import CheckpointError, fingerprint
 from train.settings import StartSettings, TrainSettings, model_config
 from vta_rt.errors import OptionError
 
@@ -90,7 +90,7 @@ def assemble(settings: TrainSettings) -> Parts:
         _check(source, model, vae, settings)
     idle = {}
     if _is_idle(settings, train, valid):
-        idle = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.vid_fea_extractor.give_up_tower().items()}
+        idle = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.vid_fea_extractor.remove_tower().items()}
     return Parts(config, model, train, valid, vae, first_stage, notes, idle)
 
 

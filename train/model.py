@@ -19,7 +19,7 @@ from train.conditioning import Condition
 from train.distillation import Distillation, guided_network
 from train.loss import build_scheduler, diffusion_loss
 from train.models.config import SystemConfig, UNetConfig
-from train.models.encoder import build_encoder, build_text_encoder, pad_tokens
+from train.models.encoder import batch_tokens, build_encoder, build_text_encoder
 from train.models.unet import build_unet
 from train.settings import DenoiserOptimizerSettings, LossSettings
 from vta_rt.errors import OptionError
@@ -125,7 +125,7 @@ class LatentDiffusion(nn.Module):
         """
         prompts = self._prompts(conditions)
         clips = [self._clip(condition, prompt) for condition, prompt in zip(conditions, prompts, strict=True)]
-        tokens, mask = pad_tokens(clips)
+        tokens, mask = batch_tokens(clips)
         dropped = torch.tensor([condition.is_dropped for condition in conditions], device=mask.device)[:, None]
         # Computed all the same: a parameter that some device does not use would stall the others.
         return tokens.masked_fill(dropped[..., None], 0), mask | dropped

@@ -10,13 +10,13 @@ from tests.conftest import link_tree
 from vta_rt.manifest import MANIFEST, record_file
 
 
-def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, micro_bundle: Path, micro_checkpoint: Path) -> None:
+def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, bundle_short: Path, micro_checkpoint: Path) -> None:
     rows = ("published", "cpu", "tensorrt")
     few = ("--steps", 2, "--published-steps", 3, "--repeats", 2)
     done = run(
         scripts / "latency.py",
         "--bundle",
-        micro_bundle,
+        bundle_short,
         "--ckpt",
         micro_checkpoint,
         "--rows",
@@ -41,10 +41,10 @@ def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, micro_bundle:
     assert "| ONNX Runtime, CPU | 2 |" in done.stdout
 
 
-def test_steps_that_are_not_run_are_reckoned(scripts: Path, micro_bundle: Path, micro_checkpoint: Path) -> None:
+def test_steps_that_are_not_run_are_reckoned(scripts: Path, bundle_short: Path, micro_checkpoint: Path) -> None:
     few = ("--steps", 300, "--timed-steps", 1, "--repeats", 2, "--out", scripts / "elsewhere")
     rows = ("published", "cpu")
-    done = run(scripts / "latency.py", "--bundle", micro_bundle, "--ckpt", micro_checkpoint, "--rows", *rows, *few)
+    done = run(scripts / "latency.py", "--bundle", bundle_short, "--ckpt", micro_checkpoint, "--rows", *rows, *few)
     assert done.returncode == 0, done.stderr
     result = json.loads((scripts / "elsewhere" / "latency.json").read_text())
     assert result["timed_steps"] == 1
@@ -55,13 +55,13 @@ def test_steps_that_are_not_run_are_reckoned(scripts: Path, micro_bundle: Path, 
 
 
 def test_without_diffusers_the_rows_that_need_none_are_measured(
-    scripts: Path, micro_bundle: Path, micro_checkpoint: Path
+    scripts: Path, bundle_short: Path, micro_checkpoint: Path
 ) -> None:
     """As on a machine that runs bundles and does not make them; a row that takes too long is given up alone."""
     (scripts / "diffusers.py").write_text("raise ModuleNotFoundError(\"No module named 'diffusers'\")\n")
     few = ("--steps", 2, "--repeats", 2, "--out", scripts / "elsewhere")
     done = run(
-        scripts / "latency.py", "--bundle", micro_bundle, "--ckpt", micro_checkpoint, "--rows", "published", "cpu", *few
+        scripts / "latency.py", "--bundle", bundle_short, "--ckpt", micro_checkpoint, "--rows", "published", "cpu", *few
     )
     assert done.returncode == 0, done.stderr
     result = json.loads((scripts / "elsewhere" / "latency.json").read_text())
@@ -71,7 +71,7 @@ def test_without_diffusers_the_rows_that_need_none_are_measured(
     assert not (scripts / "results").exists()
 
     few = ("--limit", 0.01, "--out", scripts / "late")
-    done = run(scripts / "latency.py", "--bundle", micro_bundle, "--rows", "cpu", "torch", *few)
+    done = run(scripts / "latency.py", "--bundle", bundle_short, "--rows", "cpu", "torch", *few)
     assert done.returncode == 0, done.stderr
     result = json.loads((scripts / "late" / "latency.json").read_text())
     assert (result["rows"], result["left_out"]) == (
@@ -80,10 +80,10 @@ def test_without_diffusers_the_rows_that_need_none_are_measured(
     )
 
 
-def test_the_check_of_a_gpu_passes_where_there_is_nothing_to_find(scripts: Path, micro_bundle: Path) -> None:
+def test_the_check_of_a_gpu_passes_where_there_is_nothing_to_find(scripts: Path, bundle_short: Path) -> None:
     few = ("--backend", "tensorrt", "cpu", "--steps", 2, "--minutes", 0.05, "--threads", 2)
     done = run(
-        scripts / "gpu_check.py", "--reference", micro_bundle, "--bundle", micro_bundle, *few, "--out", scripts / "here"
+        scripts / "gpu_check.py", "--reference", bundle_short, "--bundle", bundle_short, *few, "--out", scripts / "here"
     )
     result = json.loads((scripts / "here" / "gpu_check.json").read_text())
     assert done.returncode == 0, done.stdout + done.stderr
@@ -93,9 +93,9 @@ def test_the_check_of_a_gpu_passes_where_there_is_nothing_to_find(scripts: Path,
     assert result["left_out"].keys() == {"tensorrt"}
 
 
-def test_a_part_of_the_check_that_fails_is_a_finding(scripts: Path, micro_bundle: Path, tmp_path: Path) -> None:
+def test_a_part_of_the_check_that_fails_is_a_finding(scripts: Path, bundle_short: Path, tmp_path: Path) -> None:
     """A reference whose vocoder cannot be loaded: what comes after it is checked all the same."""
-    link_tree(micro_bundle, tmp_path / "reference")
+    link_tree(bundle_short, tmp_path / "reference")
     (tmp_path / "reference" / "vocoder.onnx").unlink()
     (tmp_path / "reference" / "vocoder.onnx").write_bytes(b"no graph" * 1000)
     manifest = json.loads((tmp_path / "reference" / MANIFEST).read_text())
@@ -104,7 +104,7 @@ def test_a_part_of_the_check_that_fails_is_a_finding(scripts: Path, micro_bundle
     (tmp_path / "reference" / MANIFEST).unlink()
     (tmp_path / "reference" / MANIFEST).write_text(json.dumps(manifest))
     few = ("--backend", "cpu", "--steps", 1, "--minutes", 0.01, "--threads", 1)
-    done = run(scripts / "gpu_check.py", "--reference", tmp_path / "reference", "--bundle", micro_bundle, *few)
+    done = run(scripts / "gpu_check.py", "--reference", tmp_path / "reference", "--bundle", bundle_short, *few)
     result = json.loads((scripts / "results" / "gpu_check.json").read_text())
     assert done.returncode == 1, done.stdout + done.stderr
     (failed,) = [check for check in result["checks"] if not check["passed"]]
@@ -113,8 +113,8 @@ def test_a_part_of_the_check_that_fails_is_a_finding(scripts: Path, micro_bundle
     assert result["checks"][-1]["what"].startswith("host memory grown")
 
 
-def test_the_check_of_a_gpu_without_one_is_one_line(scripts: Path, micro_bundle: Path) -> None:
-    done = run(scripts / "gpu_check.py", "--reference", micro_bundle, "--bundle", micro_bundle)
+def test_the_check_of_a_gpu_without_one_is_one_line(scripts: Path, bundle_short: Path) -> None:
+    done = run(scripts / "gpu_check.py", "--reference", bundle_short, "--bundle", bundle_short)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from transformers import SpeechT5HifiGan
 
 from tests.export.layouts import MODEL, SMALL_VAE, SMALL_VOCODER, StateDict, save_audioldm
-from train.models.vae import build_vae, compvis_name
-from train.models.vocoder import build_vocoder, published_name
+from train.models.vae import build_vae, to_compvis_name
+from train.models.vocoder import build_vocoder, to_hifigan_name
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +35,11 @@ def small_vocoder() -> SpeechT5HifiGan:
 @pytest.fixture(scope="session")
 def first_stage_tensors(small_vae: AutoencoderKL, small_vocoder: SpeechT5HifiGan) -> StateDict:
     """A narrow first stage under the names of AudioLDM, without their prefix."""
-    tensors = {compvis_name(name, levels=3): value for name, value in small_vae.state_dict().items()}
+    tensors = {to_compvis_name(name, levels=3): value for name, value in small_vae.state_dict().items()}
     for name, value in tensors.items():
         if "attn_1" in name and value.ndim == 2:
             tensors[name] = value[:, :, None, None]  # there, attention is made of 1x1 convolutions
-    return tensors | {f"vocoder.{published_name(name)}": value for name, value in small_vocoder.state_dict().items()}
+    return tensors | {f"vocoder.{to_hifigan_name(name)}": value for name, value in small_vocoder.state_dict().items()}
 
 
 @pytest.fixture

@@ -12,10 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import SpeechT5HifiGan
 
-from export.checkpoint import open_checkpoint
+from export.bundling import open_checkpoint
+from export.onnx_file import WeightsFile, export_stage
+from export.stages import Stage
 from train.models.config import VAEConfig, VocoderConfig
 from train.models.weights import CheckpointError
+from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.errors import VTAError
+from vta_rt.manifest import GraphRecord, Precision, record_file
 
 StateDict = dict[str, Tensor]
 MODEL = "vta-ldm-clip4clip-v-large"
@@ -61,6 +65,15 @@ def save_pipeline(folder: Path, vae: AutoencoderKL, vocoder: SpeechT5HifiGan) ->
     return folder
 
 
+def open_exported(stage: Stage, folder: Path, precision: Precision = "fp32") -> OnnxRuntimeSession:
+    """The stage's graph, exported to ``folder`` and opened."""
+    with WeightsFile(folder / "weights") as weights:
+        inputs, outputs = export_stage(stage, folder / "graph.onnx", weights)
+    files = record_file(folder / "graph.onnx"), record_file(folder / "weights")
+    record = GraphRecord(files[0], (files[1],), tuple(inputs), tuple(outputs), precision)
+    return OnnxRuntimeSession(stage.name, record, folder / "graph.onnx")
+
+
 def refusal(ckpt: Path | str, first_stage: Path | str | None = None) -> str:
     """The message with which a checkpoint is refused, which is one line."""
     with pytest.raises(CheckpointError) as caught:
@@ -75,7 +88,3 @@ def assert_same_tensors(found: StateDict, expected: StateDict) -> None:
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor.float()), name
-
-
-def below(tensors: StateDict, prefix: str) -> StateDict:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from transformers import SpeechT5HifiGan
 
-from export.checkpoint import open_checkpoint
+from export.bundling import open_checkpoint
 from tests.export.layouts import (
     MODEL,
     SMALL_VAE,
@@ -32,23 +32,28 @@ def test_published_layout(
     folder: Path, model_tensors: StateDict, small_vae: AutoencoderKL, small_vocoder: SpeechT5HifiGan
 ) -> None:
     checkpoint = open_checkpoint(folder)
-    assert checkpoint.name == MODEL
-    assert checkpoint.scale_factor == 0.5
-    assert "non-commercial" in checkpoint.licence
+    assert checkpoint.files.name == MODEL
+    assert checkpoint.config.vae.scale_factor == 0.5
+    assert "non-commercial" in checkpoint.config.licence
     unet = {name.removeprefix("unet."): value for name, value in model_tensors.items() if name.startswith("unet.")}
-    assert_same_tensors(checkpoint.unet().state_dict(), unet)
-    encoder = checkpoint.encoder().state_dict()
+    assert_same_tensors(checkpoint.modules.unet.state_dict(), unet)
+    encoder = checkpoint.modules.encoder.state_dict()
     assert_same_tensors(encoder, {name: model_tensors[f"vid_fea_extractor.{name}"] for name in encoder})
-    text = checkpoint.text_encoder()
+    text = checkpoint.modules.text
     assert text is not None
     assert text(torch.tensor([[49406, 320, 49407]])).text_embeds.shape == (1, 512)
-    assert_same_tensors(checkpoint.vae().state_dict(), small_vae.state_dict())
-    assert_same_tensors(checkpoint.vocoder().state_dict(), small_vocoder.state_dict())
+    assert_same_tensors(checkpoint.modules.vae.state_dict(), small_vae.state_dict())
+    assert_same_tensors(checkpoint.modules.vocoder.state_dict(), small_vocoder.state_dict())
 
 
 def test_modules_are_ready_for_use(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
-    for module in (checkpoint.encoder(), checkpoint.unet(), checkpoint.vae(), checkpoint.vocoder()):
+    for module in (
+        checkpoint.modules.encoder,
+        checkpoint.modules.unet,
+        checkpoint.modules.vae,
+        checkpoint.modules.vocoder,
+    ):
         assert not module.training
         for tensor in (*module.parameters(), *module.buffers()):
             assert tensor.device.type == "cpu"
@@ -58,7 +63,7 @@ def test_modules_are_ready_for_use(folder: Path) -> None:
 
 def test_weights_are_not_copied(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
-    assert checkpoint.unet().conv_in.weight.data_ptr() == checkpoint.unet().conv_in.weight.data_ptr()
+    assert checkpoint.modules.unet.conv_in.weight.data_ptr() == checkpoint.modules.unet.conv_in.weight.data_ptr()
 
 
 def as_safetensors(folder: Path, tensors: StateDict) -> None:
@@ -95,23 +100,23 @@ def test_model_variants(folder: Path, model_tensors: StateDict, variant: Callabl
     tensors = dict(model_tensors)
     variant(folder, tensors)
     checkpoint = open_checkpoint(folder)
-    unet, encoder = checkpoint.unet().state_dict(), checkpoint.encoder().state_dict()
+    unet, encoder = checkpoint.modules.unet.state_dict(), checkpoint.modules.encoder.state_dict()
     assert_same_tensors(unet, {name: tensors[f"unet.{name}"] for name in unet})
     assert_same_tensors(encoder, {name: tensors[f"vid_fea_extractor.{name}"] for name in encoder})
     assert {tensor.dtype for tensor in (unet | encoder).values()} == {torch.float32}
-    assert (checkpoint.text_encoder() is None) == (variant is without_text)
+    assert (checkpoint.modules.text is None) == (variant is without_text)
 
 
 def test_model_folder_and_weights_file_can_be_named_directly(folder: Path) -> None:
     for path in (folder / MODEL, folder / MODEL / "pytorch_model_2.bin"):
         checkpoint = open_checkpoint(path)
-        assert checkpoint.name == MODEL
-        assert checkpoint.model_files["pytorch_model_2.bin"] == folder / MODEL / "pytorch_model_2.bin"
+        assert checkpoint.files.name == MODEL
+        assert checkpoint.files.weights == folder / MODEL / "pytorch_model_2.bin"
 
 
 def test_relative_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder / MODEL)
-    assert open_checkpoint("pytorch_model_2.bin").name == MODEL
+    assert open_checkpoint("pytorch_model_2.bin").files.name == MODEL
 
 
 @pytest.fixture
@@ -142,9 +147,9 @@ def test_hub_ids(folder: Path, hub: Path, tmp_path: Path) -> None:
     files = {str(path.relative_to(pipeline)): path for path in pipeline.rglob("*") if path.is_file()}
     put_in_cache(hub, "owner/stage", files)
     checkpoint = open_checkpoint("owner/model", "owner/stage")
-    assert checkpoint.name == "model"
+    assert checkpoint.files.name == "model"
     assert checkpoint.config.vocoder == SMALL_VOCODER
-    assert set(checkpoint.sha256) == {
+    assert set(checkpoint.files.sha256()) == {
         "pytorch_model_2.bin", "summary.jsonl", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
         "vocoder/config.json", "vocoder/model.safetensors",
     }  # fmt: skip
@@ -153,7 +158,7 @@ def test_hub_ids(folder: Path, hub: Path, tmp_path: Path) -> None:
 def test_a_path_that_exists_wins_over_a_hub_id(folder: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_in_cache(hub, f"ckpt/{MODEL}", {})
     monkeypatch.chdir(folder.parent)
-    assert open_checkpoint(f"ckpt/{MODEL}").name == MODEL
+    assert open_checkpoint(f"ckpt/{MODEL}").files.name == MODEL
 
 
 def test_hub_id_that_is_not_to_be_had(folder: Path, hub: Path) -> None:
@@ -167,8 +172,8 @@ def test_sha256(folder: Path) -> None:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (*(folder / MODEL).iterdir(), folder / "audioldm-s-full.ckpt")
     }
-    assert checkpoint.sha256 == expected
-    assert set(checkpoint.first_stage_files) == {"audioldm-s-full.ckpt"}
+    assert checkpoint.files.sha256() == expected
+    assert set(checkpoint.files.first_stage.files) == {"audioldm-s-full.ckpt"}
 
 
 def test_files_of_one_name_keep_their_own_hash(folder: Path, tmp_path: Path, first_stage_tensors: StateDict) -> None:
@@ -176,7 +181,7 @@ def test_files_of_one_name_keep_their_own_hash(folder: Path, tmp_path: Path, fir
     (tmp_path / "stage").mkdir()
     torch.save(first_stage_tensors, tmp_path / "stage" / "any.bin")
     checkpoint = open_checkpoint(folder / MODEL / "any.bin", tmp_path / "stage" / "any.bin")
-    assert set(checkpoint.sha256) == {"any.bin", "summary.jsonl", "stage/any.bin"}
+    assert set(checkpoint.files.sha256()) == {"any.bin", "summary.jsonl", "stage/any.bin"}
 
 
 def test_no_such_path(tmp_path: Path, folder: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.checkpoint import open_checkpoint
-from export.configure import configure, read_settings
+from export.bundling import open_checkpoint
+from export.checkpoint import CheckpointFiles, read_settings
+from export.configure import configure
+from export.first_stage import FirstStageFiles
 from tests.export.layouts import (
     MODEL,
     SMALL_VAE,
@@ -44,9 +46,12 @@ def test_configuration_comes_from_shapes_and_summary(folder: Path) -> None:
 def test_full_size_configuration(tmp_path: Path) -> None:
     """Shapes alone make the configuration, so the full-size table stands for the 4 GB file."""
     upstream = Path(__file__).parents[1] / "upstream"
-    shapes = {name: tuple(shape) for name, (shape, _) in json.loads((upstream / "model_full.json").read_text()).items()}
+    shapes = json.loads((upstream / "model_full.json").read_text())
+    tensors = {name: torch.empty(shape, device="meta") for name, (shape, _) in shapes.items()}
     (tmp_path / "summary.jsonl").write_text((upstream / "summary_full.json").read_text())
-    config = configure(tmp_path / "pytorch_model_2.bin", shapes, read_settings(tmp_path), {})
+    weights = tmp_path / "pytorch_model_2.bin"
+    files = CheckpointFiles("full", weights, tensors, read_settings(tmp_path), FirstStageFiles({}, {}, ()))
+    config = configure(files)
     assert config == SystemConfig(text=TextEncoderConfig(), licence=config.licence)
 
 
@@ -56,7 +61,10 @@ def test_config_json_replaces_the_summary(folder: Path) -> None:
     (folder / MODEL / "summary.jsonl").unlink()
     checkpoint = open_checkpoint(folder)
     assert checkpoint.config == replace(config, frame_rate=4.0, licence="CC0")
-    assert set(checkpoint.model_files) == {"pytorch_model_2.bin", "config.json"}
+    assert set(checkpoint.files.settings.files | {checkpoint.files.weights.name: 0}) == {
+        "pytorch_model_2.bin",
+        "config.json",
+    }
 
 
 def test_config_json_wins_value_by_value(folder: Path) -> None:

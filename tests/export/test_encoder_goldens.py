@@ -1,4 +1,7 @@
-"""What the public implementations of the frame encoders compute, reproduced by exported graphs in both precisions."""
+"""What the public implementations of the frame encoders compute, reproduced by exported graphs at half precision.
+
+At fp32 ``test_encoders`` compares graphs with modules, and ``tests/train/models/test_towers`` modules with the goldens.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,14 @@ import synth_encoders
 import torch
 from torch import Tensor, nn
 
-from export.onnx_file import WeightsFile, export_stage
 from export.stages import Stage
 from tests.conftest import relative_error
 from tests.encoders import TINY, golden_frames, goldens, thinned, write_public
+from tests.export.layouts import open_exported
 from train.data.networks import open_encoder
 from train.models.encoder import FrameEncoder
 from train.models.encoder_config import CAVPConfig
-from vta_rt.backends.onnxruntime import OnnxRuntimeSession
-from vta_rt.manifest import GraphRecord, Precision, record_file
+from vta_rt.manifest import Precision
 
 SHARED = Path(__file__).parents[3] / "shared" / "encoders"
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
@@ -36,7 +38,7 @@ class Outputs(nn.Module):
         return tuple(value.float() for value in self.named(frames).values())
 
     def named(self, frames: Tensor) -> dict[str, Tensor]:
-        return self.encoder.tower.outputs(self.encoder._normalized(frames).unflatten(0, (-1, self.window)))
+        return self.encoder.tower.outputs(self.encoder.normalize(frames).unflatten(0, (-1, self.window)))
 
 
 def run_exported(encoder: FrameEncoder, window: int, frames: Tensor, precision: Precision, folder: Path) -> dict:
@@ -46,28 +48,23 @@ def run_exported(encoder: FrameEncoder, window: int, frames: Tensor, precision: 
         names = tuple(module.named(frames))
     module.to({"fp32": torch.float32, "fp16": torch.float16}[precision])
     stage = Stage("encoder", module, {"frames": frames}, names, {})
-    with WeightsFile(folder / "weights") as weights:
-        inputs, outputs = export_stage(stage, folder / "encoder.onnx", weights)
-    files = record_file(folder / "encoder.onnx"), record_file(folder / "weights")
-    record = GraphRecord(files[0], (files[1],), tuple(inputs), tuple(outputs), precision)
-    return OnnxRuntimeSession("encoder", record, folder / "encoder.onnx").run({"frames": frames.numpy()})
+    return open_exported(stage, folder, precision).run({"frames": frames.numpy()})
 
 
-@pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize("kind", [*TINY, "vjepa2, a longer clip"])
-def test_public_outputs(kind: str, precision: Precision, tmp_path: Path) -> None:
+def test_public_outputs(kind: str, tmp_path: Path) -> None:
     kind, _, longer = kind.partition(",")
     with warnings.catch_warnings(action="ignore"):
         encoder = open_encoder(write_public(kind, tmp_path / kind), TINY[kind])
     frames = golden_frames(kind)
     window = {"cavp": 8, "vjepa2": 16 if longer else 8}.get(kind, encoder.config.clip_length)
-    found = run_exported(encoder, window, frames[: window if kind == "vjepa2" else None], precision, tmp_path)
+    found = run_exported(encoder, window, frames[: window if kind == "vjepa2" else None], "fp16", tmp_path)
     expected = {name: array for name, array in goldens(kind).items() if name != "frames_u8_low"}
     long = expected.pop("last_hidden_state_long", None)
     expected = {"last_hidden_state": long} if longer else expected
     assert found.keys() == expected.keys()
     for name, value in found.items():
-        assert relative_error(thinned(name, value), expected[name]) < TOLERANCES[precision], name
+        assert relative_error(thinned(name, value), expected[name]) < TOLERANCES["fp16"], name
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="reference outputs at full size lie outside of the repository")

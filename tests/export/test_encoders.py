@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,29 +11,26 @@ import numpy as np
 import pytest
 import synth_encoders
 import torch
+from safetensors.torch import load_file, save_file
 
-from export.bundling import Options, build
-from export.checkpoint import open_checkpoint
-from export.onnx_file import WeightsFile, export_stage
+from export.bundling import Options, build, open_checkpoint
 from export.stages import visual_encoder
 from tests.conftest import link_tree, relative_error
 from tests.encoders import TINY, golden_frames
-from tests.export.layouts import StateDict, change_summary, refusal, replace_weights, write_config
+from tests.export.layouts import StateDict, change_summary, open_exported, refusal, replace_weights, write_config
 from tests.vta_rt.conftest import make_clip
 from train.models.encoder import TOWERS, build_encoder, register
 from train.models.encoder_config import ENCODERS, FrameEncoderConfig
 from vta_rt.backends.base import Lane
-from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.cli import main
 from vta_rt.config import FrameConfig, ModelConfig
-from vta_rt.manifest import GraphRecord, record_file
 from vta_rt.pipeline import Pipeline
 from vta_rt.stages import Stages
 
 
-@pytest.mark.parametrize("kind", ["imagebind", "languagebind", "vivit", "vjepa2"])
+@pytest.mark.parametrize("kind", ["imagebind", "languagebind", "cavp", "vivit", "vjepa2"])
 def test_a_graph_takes_videos_of_any_length(kind: str, tmp_path: Path) -> None:
-    """What the module gives, with positions: windows, repeats of the last picture and dropped tokens are the same."""
+    """What the module gives, with positions: windows, repeats of the last frame and dropped tokens are the same."""
     torch.manual_seed(0)
     config = replace(TINY[kind], layers=1, positions=True)
     encoder = build_encoder(config).eval()
@@ -41,19 +39,15 @@ def test_a_graph_takes_videos_of_any_length(kind: str, tmp_path: Path) -> None:
     full = model.frame_count(frames)
     frames = replace(frames, clip_length=config.multiple(full))
     stage = visual_encoder(encoder, model, frames)
-    with WeightsFile(tmp_path / "weights") as weights:
-        inputs, outputs = export_stage(stage, tmp_path / "encoder.onnx", weights)
-    files = record_file(tmp_path / "encoder.onnx"), record_file(tmp_path / "weights")
-    record = GraphRecord(files[0], (files[1],), tuple(inputs), tuple(outputs), "fp32")
-    session = OnnxRuntimeSession("visual_encoder", record, tmp_path / "encoder.onnx")
+    session = open_exported(stage, tmp_path)
     stages = Stages(lambda _: session, Lane(), model, frames)
-    pictures = torch.cat([golden_frames(kind)] * 6)
+    video = torch.cat([golden_frames(kind)] * 6)
     for count in (full, full - 1, 1):
         if kind == "vjepa2" and count <= config.longest_clip:
             continue  # a window of these 3.4 s is a full one
-        tokens = stages.encode(pictures[:count].numpy())
+        tokens = stages.encode(video[:count].numpy())
         assert len(tokens) == frames.token_count(count)
-        assert relative_error(tokens, encoder(pictures[:count]).detach()) < 1e-4
+        assert relative_error(tokens, encoder(video[:count]).detach()) < 1e-4
 
 
 @pytest.fixture
@@ -68,9 +62,8 @@ def registry() -> Iterator[None]:
 
 def test_a_made_up_encoder(
     registry: None,
-    tiny_checkpoint: Path,
-    model_tensors: StateDict,
-    bundle_short: Path,
+    micro_checkpoint: Path,
+    bundle_copy: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -88,7 +81,7 @@ def test_a_made_up_encoder(
         clip_stride: int = field(default=2, kw_only=True)
 
     class Brightness(torch.nn.Module):
-        """Clips [B, 4, 3, H, W] -> the colours of each pair of pictures, [B, 2, 6]."""
+        """Clips [B, 4, 3, H, W] -> the colours of each pair of frames, [B, 2, 6]."""
 
         def __init__(self, config: BrightnessConfig) -> None:
             super().__init__()
@@ -99,19 +92,24 @@ def test_a_made_up_encoder(
 
     register("brightness", BrightnessConfig, Brightness)
     torch.manual_seed(0)
-    encoder = build_encoder(BrightnessConfig(tokens_dim=64, positions=True))
+    encoder = build_encoder(BrightnessConfig(tokens_dim=24, positions=True))
+    ckpt = tmp_path / "ckpt"
+    link_tree(micro_checkpoint, ckpt)
+    tensors = load_file(ckpt / "model_2.safetensors")
+    config = json.loads((ckpt / "config.json").read_text())
+    for name in ("model_2.safetensors", "config.json"):
+        (ckpt / name).unlink()  # they are links
     own = {f"vid_fea_extractor.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    link_tree(tiny_checkpoint, tmp_path / "ckpt")
-    replace_weights(tmp_path / "ckpt", {n: t for n, t in model_tensors.items() if n.startswith("unet.")} | own)
-    write_config(tmp_path / "ckpt", {"encoder": {"kind": "brightness", "positions": True}})
-    link_tree(bundle_short, tmp_path / "bundle")  # so that only the encoder is built
-    bundle = build(tmp_path / "ckpt", out=tmp_path / "bundle", options=Options(seconds=0.64))
+    save_file({n: t for n, t in tensors.items() if n.startswith("unet.")} | own, ckpt / "model_2.safetensors")
+    config = config | {"encoder": {"kind": "brightness", "positions": True, "tokens_dim": 24}, "frame_rate": 12.5}
+    (ckpt / "config.json").write_text(json.dumps(config))
+    bundle = build(ckpt, out=bundle_copy, options=Options(seconds=0.64))  # only the encoder is built
 
     pipeline = Pipeline(bundle)
     assert (pipeline.frames.rate, pipeline.frames.tokens_per_second, pipeline.frames.clip_length) == (12.5, 6.25, 4)
-    pictures = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
-    assert pipeline.encode(pictures).shape == (4, 64)
-    assert relative_error(pipeline.encode(pictures), encoder(torch.from_numpy(pictures)).detach()) < 1e-4
+    images = np.random.default_rng(0).integers(0, 256, (7, 16, 16, 3), np.uint8)
+    assert pipeline.encode(images).shape == (4, 24)
+    assert relative_error(pipeline.encode(images), encoder(torch.from_numpy(images)).detach()) < 1e-4
     video = make_clip(tmp_path / "clip.mp4", seconds=0.6)
     assert pipeline.generate(video, steps=2).duration == pytest.approx(0.6, abs=0.01)
     assert main(["info", str(bundle)]) == 0
@@ -146,11 +144,11 @@ def test_published_variants_have_their_encoder_beside_the_unet(
     checkpoint = open_checkpoint(folder)
     assert checkpoint.config.encoder == replace(config, tokens_dim=64)
     assert checkpoint.config.frame_rate == config.rate
-    opened = checkpoint.encoder()
-    state = {name: tensor for name, tensor in public.items() if TOWERS[kind].own_name(name)}
+    opened = checkpoint.modules.encoder
+    state = {name: tensor for name, tensor in public.items() if TOWERS[kind].rename(name)}
     assert len(opened.tower.state_dict()) == len(state)
     twin = build_encoder(config)
-    twin.tower.load_state_dict({TOWERS[kind].own_name(name): tensor for name, tensor in state.items()})
+    twin.tower.load_state_dict({TOWERS[kind].rename(name): tensor for name, tensor in state.items()})
     frames = golden_frames(kind)[:2]
     assert torch.equal(opened.embed(frames), twin.eval().embed(frames))
     assert bool((opened.linear_layer.weight == 1).all())

@@ -13,21 +13,21 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import SpeechT5HifiGan
 
-from export.checkpoint import open_checkpoint
+from export.bundling import open_checkpoint
 from tests.export.layouts import (
     MODEL,
     SMALL_VAE,
     SMALL_VOCODER,
     StateDict,
     assert_same_tensors,
-    below,
     refusal,
     save_audioldm,
     save_pipeline,
 )
 from train.models.config import VAEConfig, VocoderConfig
-from train.models.vae import build_vae, legacy_name
+from train.models.vae import build_vae, to_legacy_name
 from train.models.vocoder import build_vocoder
+from train.models.weights import strip_prefix
 
 
 def as_audioldm(path: Path, tensors: StateDict, *_: object) -> Path:
@@ -63,7 +63,7 @@ def as_old_pipeline(path: Path, _: StateDict, vae: AutoencoderKL, vocoder: Speec
     ):
         tensors = load_file(path / half / new)
         (path / half / new).unlink()
-        torch.save({legacy_name(name): tensor for name, tensor in tensors.items()}, path / half / old)
+        torch.save({to_legacy_name(name): tensor for name, tensor in tensors.items()}, path / half / old)
     return path
 
 
@@ -90,9 +90,9 @@ def test_first_stage_forms(
     path = form(tmp_path / "stage", first_stage_tensors, small_vae, small_vocoder)
     (folder / "audioldm-s-full.ckpt").unlink()
     checkpoint = open_checkpoint(folder, path)
-    assert_same_tensors(checkpoint.vae().state_dict(), small_vae.state_dict())
-    assert_same_tensors(checkpoint.vocoder().state_dict(), small_vocoder.state_dict())
-    assert checkpoint.scale_factor == (0.5 if "audioldm" in form.__name__ else 0.9227914)
+    assert_same_tensors(checkpoint.modules.vae.state_dict(), small_vae.state_dict())
+    assert_same_tensors(checkpoint.modules.vocoder.state_dict(), small_vocoder.state_dict())
+    assert checkpoint.config.vae.scale_factor == (0.5 if "audioldm" in form.__name__ else 0.9227914)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_pipeline_configuration_is_honoured(folder: Path, tmp_path: Path) -> Non
 
 def test_scale_factor_may_be_a_plain_number(folder: Path, first_stage_tensors: StateDict, tmp_path: Path) -> None:
     torch.save(first_stage_tensors | {"scale_factor": 0.25}, tmp_path / "pytorch_model.bin")
-    assert open_checkpoint(folder, tmp_path / "pytorch_model.bin").scale_factor == 0.25
+    assert open_checkpoint(folder, tmp_path / "pytorch_model.bin").config.vae.scale_factor == 0.25
 
 
 def test_no_first_stage(folder: Path) -> None:
@@ -175,7 +175,7 @@ def test_half_a_first_stage(folder: Path, tmp_path: Path, first_stage_tensors: S
     vae = {name: tensor for name, tensor in first_stage_tensors.items() if not name.startswith("vocoder.")}
     torch.save(vae, tmp_path / "vae.bin")
     assert "no vocoder.*; it looks like an autoencoder (VAE) alone" in refusal(folder, tmp_path / "vae.bin")
-    torch.save(below(first_stage_tensors, "vocoder."), tmp_path / "vocoder.bin")
+    torch.save(strip_prefix(first_stage_tensors, "vocoder."), tmp_path / "vocoder.bin")
     assert "it looks like a HiFi-GAN vocoder alone" in refusal(folder, tmp_path / "vocoder.bin")
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx_ir as ir
-import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from export.onnx_file import WeightsFile, export_stage
-from export.operations import count_operations
+from export.onnx_file import count_operations
 from export.stages import Stage
+from tests.export.layouts import open_exported
 
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which the counter does not know
 
@@ -34,16 +35,15 @@ class Everything(nn.Module):
         return nn.functional.scaled_dot_product_attention(heads, heads, heads)
 
 
-@pytest.mark.parametrize("length", [32, 64])
-def test_they_are_those_that_pytorch_counts(tmp_path, length: int) -> None:
+def test_they_are_those_that_pytorch_counts(tmp_path: Path) -> None:
     stage = Stage("everything", Everything(), {"x": torch.randn(2, 4, 32)}, ("y",), {"x": {0: "batch", 2: "2*half"}})
-    with WeightsFile(tmp_path / "weights") as weights:
-        export_stage(stage, tmp_path / "graph.onnx", weights)
+    open_exported(stage, tmp_path)
     assert stage.open_sizes() == {"batch": 1, "half": 16}
-    with FlopCounterMode(display=False, custom_mapping={FUSED: fused_operations}) as counted:
-        stage.module(torch.randn(3, 4, length))
     model = ir.load(tmp_path / "graph.onnx")
-    assert count_operations(model, {"batch": 3, "half": length // 2}) == counted.get_total_flops()
+    for length in (32, 64):
+        with FlopCounterMode(display=False, custom_mapping={FUSED: fused_operations}) as counted:
+            stage.module(torch.randn(3, 4, length))
+        assert count_operations(model, {"batch": 3, "half": length // 2}) == counted.get_total_flops()
     assert count_operations(model, {"batch": 3}) is None
 
 
@@ -58,9 +58,7 @@ class Pairs(nn.Module):
         return self.linear(x.unflatten(0, (-1, 2)).flatten(1))
 
 
-def test_a_part_of_an_open_size_counts_too(tmp_path) -> None:
+def test_a_part_of_an_open_size_counts_too(tmp_path: Path) -> None:
     stage = Stage("pairs", Pairs(), {"x": torch.randn(6, 4)}, ("y",), {"x": {0: "2*pairs"}})
-    with WeightsFile(tmp_path / "weights") as weights:
-        _, outputs = export_stage(stage, tmp_path / "graph.onnx", weights)
-    assert outputs[0].shape == ("pairs", 3)
+    assert open_exported(stage, tmp_path).outputs["y"].shape == ("pairs", 3)
     assert count_operations(ir.load(tmp_path / "graph.onnx"), stage.open_sizes()) == 2 * 3 * 8 * 3

@@ -14,11 +14,10 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from export import stages
 from export.build import main as export_main
-from export.bundling import Options, build
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.onnx_file import WeightsFile, export_stage
+from export.bundling import Checkpoint, Options, build, open_checkpoint
 from export.tensorrt_builder import EngineBuilder
 from tests.conftest import link_tree, relative_error
+from tests.export.layouts import open_exported
 from tests.export.test_tensorrt_builder import RTX, Phases
 from tests.prompts import BEGIN, CONTEXT, END, save_tokenizer, with_text
 from tests.vta_rt.conftest import make_clip
@@ -26,14 +25,13 @@ from tests.vta_rt.test_bundle import edit_manifest, flip_a_byte
 from train.conditioning import Condition
 from train.model import TEXT, LatentDiffusion
 from train.settings import DenoiserOptimizerSettings, LossSettings
-from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.tensorrt.index import BuilderOptions, Profile, profile_inputs
 from vta_rt.backends.tensorrt.variants import load
 from vta_rt.bundle import Bundle
 from vta_rt.cli import main
 from vta_rt.config import ModelConfig, TextConfig
 from vta_rt.errors import BundleError, OptionError, PromptWarning, VTAError
-from vta_rt.manifest import FileRecord, GraphRecord, read_manifest
+from vta_rt.manifest import read_manifest
 from vta_rt.pipeline import Pipeline
 
 QUICK = {"steps": 2, "guidance": 2.0, "seed": 1}
@@ -45,9 +43,9 @@ def checkpoint(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path, micro_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(checkpoint: Path, bundle_short: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("engines") / "prompts"
-    link_tree(micro_bundle, out)  # so that only what is another graph is built
+    link_tree(bundle_short, out)  # so that only what is another graph is built
     return build(checkpoint, out=out, options=Options(seconds=0.64))
 
 
@@ -65,11 +63,11 @@ def opened(checkpoint: Path) -> Checkpoint:
 def model(opened: Checkpoint) -> LatentDiffusion:
     """The same weights as training has them."""
     model = LatentDiffusion(opened.config, DenoiserOptimizerSettings(), LossSettings()).eval()
-    model.unet.load_state_dict(opened.unet().state_dict())
-    text = opened.text_encoder()
+    model.unet.load_state_dict(opened.modules.unet.state_dict())
+    text = opened.modules.text
     assert text is not None
     model.vid_fea_extractor.load_state_dict(
-        opened.encoder().state_dict() | {f"{TEXT}.{name}": value for name, value in text.state_dict().items()}
+        opened.modules.encoder.state_dict() | {f"{TEXT}.{name}": value for name, value in text.state_dict().items()}
     )
     return model
 
@@ -102,13 +100,10 @@ def trained(model: LatentDiffusion, visual: np.ndarray | None, prompt: list[int]
 def test_clips_own_text_tower_as_transformers_computes_it(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """The published vocabulary and context, read at the end token by a configuration of old and of new transformers."""
     opened = open_checkpoint(tiny_checkpoint)
-    text, linear = opened.text_encoder(), opened.encoder().linear_layer
+    text, linear = opened.modules.text, opened.modules.encoder.linear_layer
     assert text is not None
     stage = stages.text_encoder(text, linear, ModelConfig(seconds=0.64, token_width=64, text=TextConfig()))
-    with WeightsFile(tmp_path / "text.data") as weights:
-        inputs, outputs = export_stage(stage, tmp_path / "text.onnx", weights)
-    record = GraphRecord(FileRecord("", 0, ""), (), tuple(inputs), tuple(outputs), "fp32")
-    session = OnnxRuntimeSession("text_encoder", record, tmp_path / "text.onnx")
+    session = open_exported(stage, tmp_path)
 
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     ids = np.random.default_rng(0).integers(0, 49406, (3, 77))
@@ -135,10 +130,10 @@ def test_a_prompts_tokens_are_those_of_training(pipeline: Pipeline, model: Laten
 
 
 def test_a_prompt_and_frames_are_joined_as_in_training(pipeline: Pipeline, model: LatentDiffusion) -> None:
-    pictures, ids = frames(2)[:1], [BEGIN, 1, 3, END]
-    tokens = pipeline.run(lambda stages: stages.condition(pictures, np.array(ids)))
-    assert tokens.shape == (2, 24)  # as often as there are frames, not as in a whole window
-    assert relative_error(tokens, trained(model, pictures, ids, 1)) < 1e-4
+    video, ids = frames(2)[:1], [BEGIN, 1, 3, END]
+    tokens = pipeline.run(lambda stages: stages.condition(video, np.array(ids)))
+    assert tokens.shape == (2, 24)  # as often as there are frames, not as in a full window
+    assert relative_error(tokens, trained(model, video, ids, 1)) < 1e-4
 
 
 def test_the_unconditional_branch_attends_to_the_negative_prompt(pipeline: Pipeline, model: LatentDiffusion) -> None:
@@ -213,7 +208,7 @@ def test_a_negative_prompt_is_no_condition_of_its_own(pipeline: Pipeline, clips:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "no video given, at least one is needed, or a prompt"),
+        ({}, r"no video given; at least one video, or a prompt \(text\), is needed"),
         ({"text": []}, "no video given"),
         ({"negative_prompt": "drum"}, "no video given"),
         ({"text": ""}, "prompt is empty"),
@@ -237,8 +232,8 @@ def test_arrays_that_are_no_negative_tokens(pipeline: Pipeline) -> None:
             pipeline.denoise(tokens, negative_tokens=negative, **QUICK)
 
 
-def test_a_bundle_without_text_says_so(micro_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    plain = Pipeline(micro_bundle)
+def test_a_bundle_without_text_says_so(bundle_short: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    plain = Pipeline(bundle_short)
     for ask in (
         lambda: plain.generate(text="a bell"),
         lambda: plain.encode_text("a bell"),
@@ -247,12 +242,12 @@ def test_a_bundle_without_text_says_so(micro_bundle: Path, tmp_path: Path, capsy
     ):
         with pytest.raises(OptionError, match="takes no prompts"):
             ask()
-    assert main(["generate", "--text", "a bell", "--bundle", str(micro_bundle), "-o", str(tmp_path / "a.wav")]) == 2
+    assert main(["generate", "--text", "a bell", "--bundle", str(bundle_short), "-o", str(tmp_path / "a.wav")]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "takes no prompts" in captured.err
     assert list(tmp_path.iterdir()) == []
-    assert main(["info", str(micro_bundle)]) == 0
+    assert main(["info", str(bundle_short)]) == 0
     assert "text         takes no prompts\n" in capsys.readouterr().out
 
 
@@ -387,17 +382,17 @@ def test_the_manifest_and_graphs_of_a_model_with_prompts(bundle: Path, checkpoin
 
 
 def test_a_checkpoint_without_a_tokenizer_makes_a_bundle_without_prompts(
-    checkpoint: Path, micro_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    checkpoint: Path, bundle_short: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """It is also what a checkpoint makes that was trained on video alone, as the published ones are."""
     link_tree(checkpoint, tmp_path / "prompts")
     (tmp_path / "prompts" / "training.json").write_text('{"settings": {"conditioning": {"mode": "video"}}}')
-    link_tree(micro_bundle, tmp_path / "bundle")  # so that nothing is built
-    out = build(tmp_path / "prompts", out=tmp_path / "bundle", options=Options(seconds=0.32))
+    link_tree(bundle_short, tmp_path / "bundle")  # so that nothing is built
+    out = build(tmp_path / "prompts", out=tmp_path / "bundle", options=Options(seconds=0.64))
     assert Bundle(out).manifest.model.text is None
     (tmp_path / "prompts" / "training.json").write_text('{"settings": {"conditioning": {"mode": "joint"}}}')
     (tmp_path / "prompts" / "tokenizer.json").unlink()
-    out = build(tmp_path / "prompts", out=tmp_path / "bundle", options=Options(seconds=0.32))
+    out = build(tmp_path / "prompts", out=tmp_path / "bundle", options=Options(seconds=0.64))
     assert Bundle(out).manifest.model.text is None
     assert "takes no prompts (--tokenizer)" in " ".join(capsys.readouterr().err.split())
 

@@ -51,7 +51,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish_vae(build_vae(CONFIG.vae), CONFIG, folder)
     vocoder = build_vocoder(CONFIG.vocoder)
     assert isinstance(vocoder, SinusoidalVocoder)
-    vocoder.fit(CONFIG.mel)
+    vocoder.fit_tables(CONFIG.mel)
     publish_vocoder(vocoder.state_dict(), CONFIG, folder)
     unet = build_unet(CONFIG.unet)
     for name, parameter in unet.named_parameters():
@@ -73,13 +73,13 @@ def pipeline(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipe
 
 
 def frames(seed: int) -> np.ndarray:
-    """Noise of another brightness in each picture, so that what the tower decides is never a matter of rounding."""
+    """Noise of another brightness in each frame, so that what the tower decides is never a matter of rounding."""
     rng = np.random.default_rng(seed)
     brightness = rng.choice([0.1, 0.5, 1.0], (16, 1, 1, 1))
     return (rng.integers(0, 256, (16, 32, 32, 3)) * brightness).astype(np.uint8)
 
 
-def test_says_how_pictures_are_taken(pipeline: Pipeline) -> None:
+def test_says_how_frames_are_sampled(pipeline: Pipeline) -> None:
     assert (pipeline.frames.rate, pipeline.frames.size, pipeline.frames.tokens_per_second) == (25.0, 32, 25.0)
     assert pipeline.model.positions
 
@@ -91,13 +91,13 @@ def test_phases_are_never_in_half_precision(pipeline: Pipeline) -> None:
 
 
 def test_tokens_are_the_torch_modules(pipeline: Pipeline, checkpoint: Path) -> None:
-    from export.checkpoint import open_checkpoint
+    from export.bundling import open_checkpoint
 
-    for count in (16, 9):  # a whole window, and a shorter clip
-        pictures = frames(1)[:count]
+    for count in (16, 9):  # a full window, and a shorter clip
+        video = frames(1)[:count]
         with torch.no_grad():
-            expected = open_checkpoint(checkpoint).encoder()(torch.from_numpy(pictures)).numpy()
-        assert relative_error(pipeline.encode(pictures), expected) < 1e-2
+            expected = open_checkpoint(checkpoint).modules.encoder(torch.from_numpy(video)).numpy()
+        assert relative_error(pipeline.encode(video), expected) < 1e-2
 
 
 def test_order_of_frames_is_heard(pipeline: Pipeline) -> None:

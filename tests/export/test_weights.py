@@ -43,7 +43,7 @@ def other_zip(path: Path) -> None:
         archive.writestr("audioldm/readme.txt", "x")
 
 
-def whole_module(path: Path) -> None:
+def pickled_module(path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), path)
 
 
@@ -68,7 +68,7 @@ FOREIGN: list[tuple[Callable[[Path], object], str]] = [
     (truncated_safetensors, "truncated"),
     (other_zip, "is a zip archive of other files (audioldm/readme.txt)"),
     (lambda path: torch.jit.script(torch.nn.Identity()).save(path), "is a TorchScript program"),
-    (whole_module, "holds a Python object (torch.nn.modules.linear.Linear)"),
+    (pickled_module, "holds a Python object (torch.nn.modules.linear.Linear)"),
     (lambda path: torch.save({"a": Runs(path)}, path), "holds a Python object (posix.mkdir)"),
     (lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=4)), "is a pickle, but not one"),
     (lambda path: torch.save([torch.zeros(2)], path), "holds a list, a state dict is needed"),
@@ -78,14 +78,14 @@ FOREIGN: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "told"), FOREIGN)
+@pytest.mark.parametrize(("make", "expected"), FOREIGN)
 @pytest.mark.parametrize("role", ["model", "first stage"])
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_foreign_files(folder: Path, make: Callable[[Path], object], told: str, role: str) -> None:
+def test_foreign_files(folder: Path, make: Callable[[Path], object], expected: str, role: str) -> None:
     path = folder / MODEL / "pytorch_model_2.bin" if role == "model" else folder / "audioldm-s-full.ckpt"
     path.unlink()
     make(path)
     message = refusal(folder)
     assert message.startswith(f"{path}: ")
-    assert told in message
+    assert expected in message
     assert not Path(f"{path}.was-run").exists()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from export.checkpoint import Checkpoint, open_checkpoint
+from export.bundling import Checkpoint, open_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -40,10 +40,11 @@ def prepared_clips(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     """
     import numpy as np
 
-    from train.data.networks import fingerprint, open_encoder
+    from train.data.networks import open_encoder
     from train.data.prepared import IndexRow, PreparedRecipe, claim_folder, write_clip, write_index
     from train.data.sample import Window
     from train.first_stage.publish import open_vae
+    from train.models.weights import fingerprint
     from train.settings import read_model
 
     folder = tmp_path_factory.mktemp("clips")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.processors import TemplateProcessing
 
-from export.checkpoint import Checkpoint, open_checkpoint
+from export.bundling import Checkpoint, open_checkpoint
 from train import diffusion
 from train.assembly import Parts
 from train.checkpoints import RunFolder
@@ -71,8 +71,8 @@ def test_golden_losses(
         "test",
     )
     model = LatentDiffusion(checkpoint.config, settings.optimizer, settings.loss)
-    model.unet.load_state_dict(checkpoint.unet().state_dict())
-    model.vid_fea_extractor.load_state_dict(checkpoint.encoder().state_dict(), strict=False)
+    model.unet.load_state_dict(checkpoint.modules.unet.state_dict())
+    model.vid_fea_extractor.load_state_dict(checkpoint.modules.encoder.state_dict(), strict=False)
     accelerator = build_accelerator(settings.machine, tmp_path)
     task = DiffusionTask(settings, Parts(checkpoint.config, model, OneClip()), accelerator)
     trainer = Trainer(task, settings, RunFolder(tmp_path), accelerator)
@@ -80,7 +80,7 @@ def test_golden_losses(
     task.draws = lambda number, shape: Chance(  # type: ignore[assignment]
         int(timesteps[number]), noise[number], torch.zeros(shape), drop=0.5, text=0.5
     )
-    mean = torch.from_numpy(goldens["loss_latents"]) / checkpoint.scale_factor
+    mean = torch.from_numpy(goldens["loss_latents"]) / checkpoint.config.vae.scale_factor
     moments = torch.cat([mean, torch.zeros_like(mean)], 1)
     frames = torch.from_numpy(golden_frames)
     samples = [Sample(name=str(i), frames=frames[:n], moments=moments[i]) for i, n in enumerate((20, 12))]
@@ -247,7 +247,7 @@ def test_text_and_frames(micro_settings: Settings, micro_checkpoint: Path, tmp_p
     assert math.isfinite(train(settings).loss)
     checkpoint = open_checkpoint(tmp_path / "run" / "last", micro_checkpoint)
     assert checkpoint.config.text == TextEncoderConfig(**text)
-    assert checkpoint.text_encoder() is not None
+    assert checkpoint.modules.text is not None
 
 
 def test_tensorboard(micro_settings: Settings, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from export.checkpoint import open_checkpoint
+from export.bundling import open_checkpoint
 from tests.conftest import relative_error
 from train.distillation import Distillation, guided_network, student_sampling
 from vta_rt.sampling import Sampling

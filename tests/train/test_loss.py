@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.checkpoint import Checkpoint
+from export.bundling import Checkpoint
 from train.loss import build_scheduler, diffusion_loss, min_snr_weight
 from vta_rt.schedule import NoiseSchedule
 
@@ -12,7 +12,7 @@ Goldens = dict[str, np.ndarray]
 def loss(checkpoint: Checkpoint, goldens: Goldens, **options: object) -> float:
     names = ("loss_latents", "loss_noise", "loss_timesteps", "cond_batch", "cond_batch_mask")
     batch = [torch.from_numpy(goldens[name]) for name in names]
-    return diffusion_loss(checkpoint.unet(), build_scheduler(checkpoint.config.noise), *batch, **options).item()
+    return diffusion_loss(checkpoint.modules.unet, build_scheduler(checkpoint.config.noise), *batch, **options).item()
 
 
 def test_plain(checkpoint: Checkpoint, goldens: Goldens) -> None:

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 import train.prepare
-from train.data.networks import fingerprint
 from train.data.prepared import PreparedSource
 from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig, to_dict
 from train.models.encoder import build_encoder
 from train.models.vae import build_vae
+from train.models.weights import fingerprint
 from train.prepare import main
 
 CONFIG = SystemConfig(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export.checkpoint import open_checkpoint
+from export.bundling import open_checkpoint
 from train.models.config import MotionConfig, from_dict, to_dict
 from train.models.weights import CheckpointError
 from train.published import training_arguments, write_published

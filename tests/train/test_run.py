@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from export.checkpoint import open_checkpoint
+from export.bundling import open_checkpoint
 
 Settings = dict[str, Any]
 EXACT = ("step", "loss", "learning_rate", "gradient_norm", "valid_loss")  # what does not depend on the clock
@@ -67,8 +67,8 @@ def test_metrics_and_names(whole_run: Path) -> None:
 def test_export_opens_it(whole_run: Path, name: str) -> None:
     checkpoint = open_checkpoint(whole_run / name)  # with the first stage beside
     assert checkpoint.config.frame_rate == 12.5
-    assert checkpoint.unet().config.block_out_channels == (16, 32)
-    assert checkpoint.encoder().linear_layer.out_features == 24
+    assert checkpoint.modules.unet.config.block_out_channels == (16, 32)
+    assert checkpoint.modules.encoder.linear_layer.out_features == 24
 
 
 def test_two_processes_compute_the_same(recipe: Path, whole_run: Path, environment: Mapping[str, str]) -> None:

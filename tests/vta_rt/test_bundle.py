@@ -53,7 +53,7 @@ def test_the_manifest_is_plain_json(bundle_short: Path) -> None:
     }
     denoiser = {spec["name"]: spec for spec in manifest["graphs"]["denoiser"]["inputs"]}
     assert denoiser["latents"] == {"name": "latents", "shape": [1, 8, 16, 16], "dtype": "float32"}
-    assert denoiser["tokens"]["shape"] == [1, "frames", 64]
+    assert denoiser["tokens"]["shape"] == [1, "frames", 24]
     assert denoiser["token_mask"] == {"name": "token_mask", "shape": [1, "frames"], "dtype": "bool"}
     assert manifest["schedule"]["beta_start"] == 0.00085
     assert manifest["schedule"]["prediction_type"] == "v_prediction"

@@ -24,7 +24,7 @@ from train.data.lists import Listing
 from train.data.sample import Window
 from train.models.config import SystemConfig
 from train.models.encoder_config import MotionConfig
-from train.models.motion import NOTES, said
+from train.models.motion import NOTES, encode_events
 from vta_rt.documents import read_lines
 from vta_rt.errors import OptionError
 
@@ -179,7 +179,7 @@ def encode_labels(labels: Labels, materials: int, device: torch.device | str = "
     """What a verdict that is always right would say: the first n numbers of an embedding, [..., T, n]."""
     true = label_tensors(labels, torch.device(device))
     onset, material, note, level, speed = (true[name] for name in ("onset", "material", "note", "level", "speed"))
-    return said(onset, material, note, level, speed, materials=materials)
+    return encode_events(onset, material, note, level, speed, materials=materials)
 
 
 def label_tensors(labels: Labels, device: torch.device) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from train.models.config import FrameEncoderConfig
 from train.models.encoder import TOWERS, FrameEncoder, build_encoder
-from train.models.weights import read_json, read_tensors
+from train.models.weights import CheckpointError, read_tensors
+from vta_rt.documents import read_document
 from vta_rt.errors import LicenceWarning, OptionError
 
 MODEL_PREFIX = "vid_fea_extractor."  # of the encoder's tensors in a whole model's file
@@ -46,21 +46,12 @@ def open_encoder(path: Path, config: FrameEncoderConfig) -> FrameEncoder:
     encoder = build_encoder(config)
     file = _find_file(path)
     if path.is_dir() and (path / "config.json").is_file():
-        _check_stated(path / "config.json", read_json(path / "config.json"), config)
+        _check_stated(path / "config.json", read_document(path / "config.json", error=CheckpointError), config)
     # Assigned, not copied: float32 weights stay in the mapped file.
     encoder.tower.load_state_dict(_select_tower(file, read_tensors(file), config.kind, encoder.tower), assign=True)
     if licence := TOWERS[config.kind].licence:
         warnings.warn(f"{file}: {licence}", LicenceWarning, stacklevel=2)
     return encoder.eval().requires_grad_(False)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Hex sha256 of a module's weights, the same whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _find_file(path: Path) -> Path:
@@ -92,7 +83,7 @@ def _select_tower(path: Path, tensors: Mapping[str, Tensor], kind: str, tower: n
         state = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         if state:
             break
-    state = {own: tensor for key, tensor in state.items() if (own := known.own_name(key)) is not None}
+    state = {own: tensor for key, tensor in state.items() if (own := known.rename(key)) is not None}
     wanted = tower.state_dict()
     wrong = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     wrong += [key for key in state if key not in wanted]

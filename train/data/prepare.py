@@ -22,7 +22,6 @@ from train.data.audio import to_int16
 from train.data.events import KnownEvents
 from train.data.lists import Entry, Listing
 from train.data.loader import read_ahead
-from train.data.networks import fingerprint
 from train.data.prepared import (
     CLIPS_FOLDER,
     SKIPPED_FILE,
@@ -41,6 +40,7 @@ from train.data.sample import Sample, SampleError, Window
 from train.models.config import SystemConfig
 from train.models.encoder import FrameEncoder
 from train.models.vae import encode_audio
+from train.models.weights import fingerprint
 from vta_rt.documents import read_document
 from vta_rt.errors import OptionError, check_integer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from train.data.audio import read_audio
 from train.data.lists import Entry, Listing
 from train.data.sample import Sample, SampleError, Window
+from train.models.weights import load_torch
 from vta_rt.config import FrameConfig
 from vta_rt.errors import VTAError
 from vta_rt.video import fit_frame, iter_frames, probe
@@ -148,17 +148,12 @@ def _load_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(archive)
 
 
-def _load_torch(path: Path) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # about unusual pickles, which load or are refused
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
 READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": lambda path: np.load(path, allow_pickle=False),
     ".npz": _load_npz,
     ".safetensors": safetensors.numpy.load_file,
-    ".pt": _load_torch,
-    ".pth": _load_torch,
+    ".pt": load_torch,
+    ".pth": load_torch,
 }
 
 

@@ -48,7 +48,7 @@ class Window:
         return cls(
             steps * step / rate,
             config.frame_rate,
-            config.picture_size,
+            config.frame_size,
             rate,
             encoder.fit,
             encoder.resize,

@@ -21,7 +21,7 @@ from train.first_stage.publish import load_start, open_vae, publish_vocoder
 from train.first_stage.task import FirstStageTask, VocoderSettings, margin_frames
 from train.models.config import SystemConfig
 from train.models.mel import log_mel
-from train.models.sinusoidal import REACH, SinusoidalVocoder
+from train.models.sinusoidal import MAX_OFFSET, SinusoidalVocoder
 from train.models.vocoder import build_vocoder
 from train.onsets import detect_onsets
 from train.trainer import Loss
@@ -82,7 +82,7 @@ class VocoderTask(FirstStageTask):
 
     def _place_distance(self, vocoder: SinusoidalVocoder, place: Tensor, waves: Tensor) -> Tensor:
         """Mean distance of partials [B, T, bins] from where they truly lie, in distances of bands."""
-        true, weight = partial_places(waves, self.mel.hop, vocoder.centre, vocoder.spacing, REACH)
+        true, weight = partial_places(waves, self.mel.hop, vocoder.centre, vocoder.spacing, MAX_OFFSET)
         true, weight = true[:, self.margin : -self.margin], weight[:, self.margin : -self.margin]
         return ((place - true).abs() * weight).sum() / weight.sum().clamp(min=1)
 
@@ -140,8 +140,8 @@ class _Generator(nn.Module):
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor | None]:
         """Wave, and places of partials where the vocoder has such."""
         if isinstance(self.vocoder, SinusoidalVocoder):
-            reading = self.vocoder.read(mel)
-            return self.vocoder.sound(reading), reading.place
+            controls = self.vocoder.predict_controls(mel)
+            return self.vocoder.synthesize(controls), controls.offset
         return self.vocoder(mel), None
 
 
@@ -161,7 +161,7 @@ def build_trainable_vocoder(config: SystemConfig, start: Path | None = None) -> 
     if start is not None:
         load_start(vocoder, start)
     elif isinstance(vocoder, SinusoidalVocoder):
-        vocoder.fit(config.mel)
+        vocoder.fit_tables(config.mel)
     else:
         start_weights(vocoder)
     if not isinstance(vocoder, SinusoidalVocoder):

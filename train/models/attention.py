@@ -1,7 +1,7 @@
 """One attention processor for every diffusers ``Attention`` in the UNet and the VAE.
 
 Exists because diffusers' own ignores ``upcast_attention``, and expands the mask over the heads, which leaves an
-exported graph with more than the one ``Attention`` operator that this leaves. Knows nothing of what is attended to.
+exported graph with more than the one ``Attention`` operator that this leaves.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class AttentionProcessor:
         temb: Tensor | None = None,
     ) -> Tensor:
         """Args:
-        hidden_states: [B, L, C], or pictures [B, C, H, W] which leave as they came.
+        hidden_states: [B, L, C], or maps [B, C, H, W], which keep their form.
         encoder_hidden_states: [B, N, D] to attend to; self-attention where None.
-        attention_mask: additive bias [B, 1 or L, N]: 0 where a key is attended to, far below where not.
+        attention_mask: additive bias [B, 1 or L, N]: 0 where a key is attended to, and very negative where not.
         temb: unused; the VAE passes it to every processor.
         """
         residual = hidden_states

@@ -1,8 +1,7 @@
-"""What a whole system is made of, as frozen dataclasses: every width, rate and length the torch modules need.
+"""The configuration of a system, as frozen dataclasses: every width, rate and length the torch modules need.
 
 Defaults are the published large model ("Video-to-Audio Generation with Hidden Alignment", arXiv 2407.07464) on the
-first stage of AudioLDM. Knows no torch, no files and no checkpoint layout; ``to_dict`` and ``from_dict`` give and take
-plain JSON values.
+first stage of AudioLDM. ``to_dict`` and ``from_dict`` convert to and from plain JSON values.
 """
 
 from __future__ import annotations
@@ -26,48 +25,45 @@ from vta_rt.schedule import NoiseSchedule
 class TextEncoderConfig:
     """CLIP text transformer with projection, for models trained with prompts."""
 
-    width: int = 768
+    width: int = 768  # of the hidden states
     layers: int = 12
-    heads: int = 12
-    intermediate: int = 3072
-    projection: int = 768
-    vocabulary: int = 49408
-    context: int = 77
-    activation: str = "quick_gelu"
+    heads: int = 12  # of attention
+    intermediate: int = 3072  # width between the two layers of a perceptron
+    projection: int = 768  # width of an embedding
+    vocabulary: int = 49408  # token ids
+    context: int = 77  # most tokens of a prompt
+    activation: str = "quick_gelu"  # by transformers' name
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Denoiser: one entry of ``block_out_channels`` and ``attention_heads`` per resolution, outermost first.
+    """Denoiser.
 
-    Every block but the innermost cross-attends to the tokens; the middle block does too. ``attention`` says otherwise,
-    level by level. ``aligned_channels`` is the width of the time-aligned path: each latent step also sees its own moment's
-    token, joined to the latents as that many channels (0: none, as published), the same in all frequency rows, or others in
-    each of ``aligned_rows`` of them, so that a token can say how high. Before that, blocks join tokens over time, one for
-    each of ``aligned_dilations``. ``image_channels`` are those of an image-diffusion UNet, reached from the latents' and back
-    by learned maps, as the published training can start (0: none).
+    In the time-aligned path each latent step also sees the token of its own moment, as further channels of the latents.
     """
 
-    block_out_channels: tuple[int, ...] = (320, 640, 640, 1280)
-    attention_heads: tuple[int, ...] = (5, 10, 20, 20)
-    cross_attention_dim: int = 2048
+    block_out_channels: tuple[int, ...] = (320, 640, 640, 1280)  # of each resolution, outermost first
+    attention_heads: tuple[int, ...] = (5, 10, 20, 20)  # of each resolution
+    cross_attention_dim: int = 2048  # width of a token
     layers_per_block: int = 2
     norm_groups: int = 32
     latent_channels: int = 8
     upcast_attention: bool = True  # attention in float32 when the rest is half precision: its logits overflow float16
-    attention: tuple[bool, ...] | None = None
-    aligned_channels: int = 0
-    aligned_rows: int = 1
-    aligned_dilations: tuple[int, ...] = ()
+    attention: tuple[bool, ...] | None = None  # levels that cross-attend to tokens; None: all but the innermost
+    aligned_channels: int = 0  # of the time-aligned path; 0: there is none, as published
+    aligned_rows: int = 1  # frequency rows with channels of their own, so that tokens can express pitch; 1: all share
+    aligned_dilations: tuple[int, ...] = ()  # of the convolutions over tokens in time, before the aligned channels
     tokens_per_step: float = 0.08  # frame tokens a latent step (2 a second over 25), for the time-aligned path
-    image_channels: int = 0
+    image_channels: int = (
+        0  # of an image-diffusion UNet, between learned maps from and to the latents'; 0: there is none
+    )
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """KL autoencoder of log-mel pictures [B, 1, T, bins]; every level but the last halves both axes."""
+    """KL autoencoder of log-mels [B, 1, T, bins]; every level but the last halves both axes."""
 
-    block_out_channels: tuple[int, ...] = (128, 256, 512)
+    block_out_channels: tuple[int, ...] = (128, 256, 512)  # of each level, outermost first
     layers_per_block: int = 2
     latent_channels: int = 8
     norm_groups: int = 32
@@ -76,22 +72,21 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """HiFi-GAN generator (arXiv 2010.05646); one entry of ``upsample_rates`` and ``upsample_kernels`` per stage.
+    """HiFi-GAN's generator (arXiv 2010.05646), or oscillators and filtered noise (``train.models.sinusoidal``).
 
-    Or ``sinusoidal``: oscillators and filtered noise (``train.models.sinusoidal``), of which only ``mel_bins``, the product of
-    ``upsample_rates``, ``width`` and ``layers`` speak.
+    ``sinusoidal`` uses ``mel_bins``, the product of ``upsample_rates``, ``width`` and ``layers`` only.
     """
 
     kind: Literal["hifigan", "sinusoidal"] = field(default="hifigan", kw_only=True)
-    width: int = field(default=24, kw_only=True)
-    layers: int = field(default=4, kw_only=True)
+    width: int = field(default=24, kw_only=True)  # channels of the network that controls the oscillators
+    layers: int = field(default=4, kw_only=True)  # of that network
     mel_bins: int = 64
-    initial_channels: int = 1024
-    upsample_rates: tuple[int, ...] = (5, 4, 2, 2, 2)
+    initial_channels: int = 1024  # halved by each upsampling
+    upsample_rates: tuple[int, ...] = (5, 4, 2, 2, 2)  # their product is the hop
     upsample_kernels: tuple[int, ...] = (16, 16, 8, 4, 4)
     resblock_kernels: tuple[int, ...] = (3, 7, 11)
     resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-    leaky_slope: float = 0.1
+    leaky_slope: float = 0.1  # of leaky ReLU below zero
 
 
 @dataclass(frozen=True)
@@ -101,24 +96,24 @@ class MelConfig:
     sample_rate: int = 16000  # Hz
     hop: int = 160  # samples from one mel frame to the next
     window: int = 1024  # samples
-    bins: int = 64
-    low: float = 0.0  # Hz
-    high: float = 8000.0  # Hz
+    bins: int = 64  # mel bands
+    low: float = 0.0  # lower end of the lowest band, in Hz
+    high: float = 8000.0  # upper end of the highest band, in Hz
     floor: float = 1e-5  # smallest magnitude before the logarithm
 
 
 @dataclass(frozen=True)
 class SystemConfig:
-    """Everything from pictures to samples. ``text`` is None where a checkpoint has no text encoder."""
+    """Everything from frames to samples."""
 
     encoder: FrameEncoderConfig = field(default_factory=CLIPConfig)
-    text: TextEncoderConfig | None = None
+    text: TextEncoderConfig | None = None  # None where a checkpoint has no text encoder
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
     vocoder: VocoderConfig = field(default_factory=VocoderConfig)
     noise: NoiseSchedule = field(default_factory=NoiseSchedule)
     mel: MelConfig = field(default_factory=MelConfig)
-    frame_rate: float = 0.0  # pictures a second; 0: the encoder's own rate, which then stands here
+    frame_rate: float = 0.0  # frames a second; 0 becomes the encoder's own rate
     licence: str = ""  # of the weights, as shown to whoever uses them
     sampling: Sampling = field(default_factory=Sampling)  # what the bundle uses unless told otherwise
 
@@ -127,8 +122,8 @@ class SystemConfig:
             object.__setattr__(self, "frame_rate", self.encoder.rate)
 
     @property
-    def picture_size(self) -> int:
-        """Side of the square pictures, in pixels."""
+    def frame_size(self) -> int:
+        """Side of the square frames, in pixels."""
         return self.encoder.image_size
 
     @property
@@ -155,30 +150,30 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> SystemCo
     rest = {name: value for name, value in values.items() if name != "encoder"}
     try:
         # msgspec takes no union of dataclasses, so the encoder's section is converted by its kind.
-        encoder = msgspec.convert({"encoder": section}, _section_of(ENCODERS[kind])).encoder
+        encoder = msgspec.convert({"encoder": section}, _build_section_type(ENCODERS[kind])).encoder
         config = msgspec.convert(rest, SystemConfig)
         config = replace(config, encoder=encoder, frame_rate=config.frame_rate if "frame_rate" in rest else 0.0)
     except msgspec.ValidationError as error:
         raise OptionError(f"{source}: {error}") from error
-    _check_steps(config, source)
-    if unknown := _unknown_keys(values, asdict(config)):
+    _check_aligned_path(config, source)
+    if unknown := _find_unknown_keys(values, asdict(config)):
         raise OptionError(
             f"{source}: unknown {', '.join(unknown)}; a section allows the fields of train/models/config.py"
         )
     return config
 
 
-def _section_of(encoder: type[FrameEncoderConfig]) -> Any:
+def _build_section_type(encoder: type[FrameEncoderConfig]) -> Any:
     return make_dataclass("Section", [("encoder", encoder)])
 
 
-def _check_steps(config: SystemConfig, source: str) -> None:
-    """The time-aligned path must know how many tokens there are to a latent step, and goes to the latents themselves."""
+def _check_aligned_path(config: SystemConfig, source: str) -> None:
+    """The time-aligned path must have the right number of tokens a latent step, and needs a UNet of the latents themselves."""
     if config.unet.aligned_channels and config.unet.image_channels:
         raise OptionError(f"{source}: unet.aligned_channels and unet.image_channels do not go together; set one to 0")
     if any(dilation < 1 for dilation in config.unet.aligned_dilations):
         dilations = list(config.unet.aligned_dilations)
-        raise OptionError(f"{source}: unet.aligned_dilations is {dilations}, whole numbers of 1 or more are needed")
+        raise OptionError(f"{source}: unet.aligned_dilations is {dilations}, integers of 1 or more are needed")
     stride = 2 ** (len(config.vae.block_out_channels) - 1)
     rows = config.mel.bins // stride
     if config.unet.aligned_rows not in (1, rows):
@@ -193,12 +188,12 @@ def _check_steps(config: SystemConfig, source: str) -> None:
         )
 
 
-def _unknown_keys(values: dict[str, Any], known: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of keys in ``values`` that ``known`` has not. msgspec ignores these for dataclasses."""
+def _find_unknown_keys(values: dict[str, Any], known: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of keys in ``values`` that ``known`` lacks. msgspec ignores these for dataclasses."""
     names = []
     for key, value in values.items():
         if key not in known:
             names.append(prefix + key)
         elif isinstance(value, dict) and isinstance(known[key], dict):
-            names += _unknown_keys(value, known[key], f"{prefix}{key}.")
+            names += _find_unknown_keys(value, known[key], f"{prefix}{key}.")
     return names

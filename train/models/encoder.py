@@ -1,7 +1,6 @@
-"""Pictures to tokens: a tower's embedding of each moment, an optional position, a linear layer.
+"""Frames to tokens: a tower's embedding of each moment, an optional position, a linear layer.
 
-Which towers there are, and the windows in which a video goes through them. Also the text half of CLIP, where a model was
-trained with prompts. Knows neither videos nor tokenisers.
+Also the registry of towers, and the text half of CLIP for models that were trained with prompts.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from train.models.config import SystemConfig, TextEncoderConfig
 from train.models.encoder_config import ENCODERS, FrameEncoderConfig
 from train.models.motion import MotionTower
 from train.models.towers import cavp, clip, imagebind, languagebind, vivit, vjepa2
+from train.models.towers.layers import rename_clip
 from vta_rt.config import TextConfig
 from vta_rt.errors import OptionError
 from vta_rt.text import PromptTokenizer
@@ -28,7 +28,7 @@ from vta_rt.text import PromptTokenizer
 class FrameEncoder(nn.Module):
     """One token per moment. Parameters are named as in a published checkpoint below ``vid_fea_extractor.``.
 
-    ``embed`` is the tower, which training usually leaves frozen; ``project`` makes tokens of its embeddings.
+    ``embed`` runs the tower, which training usually leaves frozen; ``project`` makes tokens of its embeddings.
     """
 
     def __init__(self, config: FrameEncoderConfig) -> None:
@@ -40,12 +40,12 @@ class FrameEncoder(nn.Module):
 
     @property
     def tower(self) -> nn.Module:
-        """What looks at the pictures: clips [B, T, 3, H, W] -> embeddings [B, T / clip_stride, projection]."""
+        """The network that sees the frames: clips [B, T, 3, H, W] -> embeddings [B, T / clip_stride, projection]."""
         return self.get_submodule(self._tower)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Args:
-            frames: [T, H, W, 3] uint8; H and W are the configured picture size.
+            frames: [T, H, W, 3] uint8; H and W are the configured image size.
 
         Returns:
             tokens [N, D], N = T / clip_stride rounded up.
@@ -60,17 +60,18 @@ class FrameEncoder(nn.Module):
         count = frames.shape[0]
         multiple = self.config.multiple(count)
         if multiple == 1:
-            return self.look(frames, 0)
+            return self.embed_windows(frames, 0)
         repeats = frames[-1:].expand(-count % multiple, *frames.shape[1:])
-        return self.look(torch.cat([frames, repeats]), self.config.window(count))[: self.config.token_count(count)]
+        embeddings = self.embed_windows(torch.cat([frames, repeats]), self.config.window(count))
+        return embeddings[: self.config.token_count(count)]
 
-    def look(self, frames: Tensor, window: int) -> Tensor:
+    def embed_windows(self, frames: Tensor, window: int) -> Tensor:
         """Frames [T, H, W, 3] uint8 -> embeddings [T / clip_stride, projection], ``window`` frames at once; 0: all of them.
 
         T is a multiple of the window, or of ``clip_stride`` where there is none.
         """
-        pictures = self._normalized(frames)
-        clips = pictures.unflatten(0, (-1, window)) if window else pictures[None]
+        normalized = self.normalize(frames)
+        clips = normalized.unflatten(0, (-1, window)) if window else normalized[None]
         return self.tower(clips).flatten(0, 1)
 
     def project(self, embeddings: Tensor) -> Tensor:
@@ -79,12 +80,12 @@ class FrameEncoder(nn.Module):
             count, limit = embeddings.shape[0], self.config.max_positions
             if limit and count > limit:
                 raise OptionError(f"{count} tokens, but this encoder has positions for {limit}")
-            table = sinusoids(count, self.config.projection, embeddings.device)
+            table = build_positions(count, self.config.projection, embeddings.device)
             embeddings = embeddings + table.to(embeddings.dtype)
         return self.linear_layer(embeddings)
 
-    def give_up_tower(self) -> dict[str, Tensor]:
-        """Do without the tower from here on, where embeddings are made ahead; returns its tensors by their names here."""
+    def remove_tower(self) -> dict[str, Tensor]:
+        """Remove the tower, where embeddings are made in advance; returns its tensors by their names here."""
         state = {f"{self._tower}.{name}": tensor for name, tensor in self.tower.state_dict().items()}
         delattr(self, self._tower)
         return state
@@ -94,15 +95,15 @@ class FrameEncoder(nn.Module):
         if (reset := getattr(self.tower, "reset_buffers", None)) is not None:
             reset()
 
-    def _normalized(self, frames: Tensor) -> Tensor:
+    def normalize(self, frames: Tensor) -> Tensor:
         """[T, H, W, 3] uint8 -> [T, 3, H, W] as the tower was trained to see them."""
         floats = frames.to(self.linear_layer.weight.dtype)  # first: TensorRT does nothing else with bytes
-        pictures = floats.permute(0, 3, 1, 2) / 255
-        mean, deviation = self.config.mean, self.config.deviation
-        if any(mean) or deviation != (1.0, 1.0, 1.0):
-            colours = torch.tensor([mean, deviation], dtype=pictures.dtype, device=pictures.device)[..., None, None]
-            pictures = (pictures - colours[0]) / colours[1]
-        return pictures
+        floats = floats.permute(0, 3, 1, 2) / 255
+        mean, std = self.config.mean, self.config.deviation
+        if any(mean) or std != (1.0, 1.0, 1.0):
+            colours = torch.tensor([mean, std], dtype=floats.dtype, device=floats.device)[..., None, None]
+            floats = (floats - colours[0]) / colours[1]
+        return floats
 
 
 def build_encoder(config: FrameEncoderConfig) -> FrameEncoder:
@@ -110,33 +111,28 @@ def build_encoder(config: FrameEncoderConfig) -> FrameEncoder:
     return FrameEncoder(config)
 
 
-def _same(name: str) -> str | None:
+def _keep_name(name: str) -> str | None:
     return name
 
 
 @dataclass(frozen=True)
 class Tower:
-    """What there is to a kind of frame encoder besides its configuration.
+    """What a kind of frame encoder has besides its configuration."""
 
-    name: the tower's name in a checkpoint. build: makes it of its configuration. own_name: from a tensor's name in the
-    public file to the tower's own; None for one of another part, which is skipped. licence: to be told when the public
-    weights are loaded.
-    """
-
-    name: str
-    build: Callable[[Any], nn.Module]
-    own_name: Callable[[str], str | None] = _same
-    licence: str = ""
+    name: str  # of the tower in a checkpoint
+    build: Callable[[Any], nn.Module]  # from its configuration
+    rename: Callable[[str], str | None] = _keep_name  # a tensor's name in the public file -> its own; None: is skipped
+    licence: str = ""  # shown when the public weights are loaded
 
 
 TOWERS: dict[str, Tower] = {
-    "clip": Tower("clip_vision", clip.build, clip.own_name),
+    "clip": Tower("clip_vision", clip.build_clip, rename_clip),
     "motion": Tower("motion", MotionTower),
-    "imagebind": Tower("ib_model", imagebind.ImageBind, imagebind.own_name, imagebind.LICENCE),
-    "languagebind": Tower("lb_model", languagebind.LanguageBind, languagebind.own_name),
-    "cavp": Tower("cavp", cavp.CAVP, cavp.own_name),
-    "vivit": Tower("vivit", vivit.build, vivit.own_name),
-    "vjepa2": Tower("vjepa_model", vjepa2.VJEPA2, vjepa2.own_name),
+    "imagebind": Tower("ib_model", imagebind.ImageBind, imagebind.rename, imagebind.LICENCE),
+    "languagebind": Tower("lb_model", languagebind.LanguageBind, rename_clip),
+    "cavp": Tower("cavp", cavp.CAVP, cavp.rename),
+    "vivit": Tower("vivit", vivit.build_vivit, vivit.rename),
+    "vjepa2": Tower("vjepa_model", vjepa2.VJEPA2, vjepa2.rename),
 }
 
 
@@ -161,21 +157,21 @@ def build_text_encoder(config: TextEncoderConfig) -> CLIPTextModelWithProjection
             max_position_embeddings=config.context,
             projection_dim=config.projection,
             hidden_act=config.activation,
-            bos_token_id=None,  # not looked at
+            bos_token_id=None,  # not used
             eos_token_id=config.vocabulary - 1,  # where the vector is read; by default CLIP's own number
         ),
         attn_implementation="sdpa",
     )
 
 
-def sinusoids(length: int, width: int, device: torch.device | str | None = None) -> Tensor:
+def build_positions(length: int, width: int, device: torch.device | str | None = None) -> Tensor:
     """Sine and cosine positions [length, width], interleaved ("Attention Is All You Need", arXiv 1706.03762)."""
     frequencies = [10000 ** (-index / width) for index in range(0, width, 2)]  # a constant, in whatever precision
     angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] * torch.tensor(frequencies, device=device)
     return torch.stack((angle.sin(), angle.cos()), dim=2).flatten(1)[:, :width]
 
 
-def pad_tokens(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def batch_tokens(tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Clips of different lengths [T_i, D] as one batch: tokens [B, N, D], zero where padded, and mask [B, N] bool."""
     lengths = torch.tensor([len(clip) for clip in tokens], device=tokens[0].device)
     padded = pad_sequence(list(tokens), batch_first=True)
@@ -187,10 +183,10 @@ def open_tokenizer(path: Path, config: SystemConfig, purpose: str) -> PromptToke
     """The tokenizer of a model that takes prompts.
 
     Args:
-        purpose: what prompts are wanted for; the message begins with it where the model cannot have them.
+        purpose: what prompts are wanted for; the message begins with it where the model takes none.
 
     Raises:
-        OptionError: the model takes none, or the file is not its tokenizer.
+        OptionError: the model takes no prompts, or the file is not its tokenizer.
     """
     if config.unet.aligned_channels:
         raise OptionError(

@@ -1,4 +1,4 @@
-"""What a file of tensors looks like, judged by the names in it: for error messages. Knows no shapes and no files."""
+"""What a file of tensors looks like, judged by the names in it: for error messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 VTA_LDM = "a VTA-LDM model"
 
-# Every prefix of a row must occur; the first row that fits wins, so the more particular ones stand first.
+# Every prefix of a row must occur; the first row that fits wins, so the more specific ones come first.
 _KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("state", "param_groups"), "an optimizer's state"),
     (("last_epoch", "base_lrs"), "a learning-rate scheduler's state"),
@@ -41,7 +41,7 @@ _KINDS: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 
-def kind_of(names: Iterable[str]) -> str | None:
+def identify(names: Iterable[str]) -> str | None:
     """What holds these names, such as ``"a bare UNet"``; None where unknown."""
     names = list(names)
     for prefixes, kind in _KINDS:
@@ -50,12 +50,12 @@ def kind_of(names: Iterable[str]) -> str | None:
     return None
 
 
-def looks_like(names: Iterable[str]) -> str:
-    """The same as a clause; where the kind is unknown, the names themselves."""
+def describe_content(names: Iterable[str]) -> str:
+    """A clause that says what holds these names; where that is unknown, the names themselves."""
     names = list(names)
     if not names:
         return "it is empty"
-    kind = kind_of(names)
+    kind = identify(names)
     return f"what it holds is {listing(names, limit=4)}" if kind is None else f"it looks like {kind}"
 
 

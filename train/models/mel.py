@@ -1,4 +1,4 @@
-"""Log-mel analysis of audio, as the autoencoder and the vocoder were trained on. Knows nothing of either."""
+"""Log-mel analysis of audio, as the autoencoder and the vocoder were trained on."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """A small frame encoder that sees motion: when something happens, and what it is.
 
-Two streams of convolutions look at the pictures and the changes around them, as two-stream networks do (arXiv 1406.2199):
-one learns when something is hit, the other what is hit; one network for both does each of them worse. In a stream strided
-convolutions make a map of what is where of every frame; some of its channels are exchanged between neighbouring frames
-(temporal shift, arXiv 1811.08383). Attention reads off the map at a few places, so that what is struck tells its own look
-wherever it lies. Dilated convolutions over time (arXiv 1609.03499) join the moments. At last it is decided what happens at
-each moment. Knows no tokens, no videos and no sound.
+Two streams of convolutions see the frames and the differences between them, as in two-stream networks (arXiv 1406.2199):
+one learns when something is hit, the other what is hit; one network for both does worse at each. In a stream, strided
+convolutions make feature maps of every frame, and some of their channels are exchanged between neighbouring frames
+(temporal shift, arXiv 1811.08383). Spatial attention reads each map at a few places, so that an object is recognised
+wherever it lies. Dilated convolutions over time (arXiv 1609.03499) join the moments, and a head at the end decides which
+events happen.
 """
 
 from __future__ import annotations
@@ -17,205 +17,212 @@ from torch.nn.functional import gelu, interpolate, pad
 from train.models.config import MotionConfig
 from vta_rt.errors import OptionError
 
-GAZES = 4  # places that are read off a map
+SPATIAL_HEADS = 4  # places at which a map is read
 NOTES = 80  # semitones that are told apart
-NEAR = 0.7  # semitones: how far a note spreads over those beside it
-DOUBT = 0.0  # logit of an onset from which on it counts
-OUTSPOKEN = 5.0  # what is said, beside what else an embedding holds
-FAR = 3  # residual convolutions at the far level, where sizes are measured
-BRIEF = 3  # temporal blocks that tell what is hit: that shows within a few moments
+NOTE_STD = 0.7  # semitones: how far the label of a note spreads over the notes beside it
+ONSET_THRESHOLD = 0.0  # logit of an onset above which it counts
+EVENT_SCALE = 5.0  # of the events in an embedding, against its other features
+WHAT_DEPTH = 3  # residual convolutions at the coarsest level of ``what``, where sizes are measured
+WHAT_BLOCKS = 3  # temporal blocks of ``what``: a few moments show what is hit
 
 
 class MotionTower(nn.Module):
-    """Pictures [T, 3, H, W] or [B, T, 3, H, W] in [0, 1], one after the other in time -> embeddings [(B,) T, E].
+    """Frames [T, 3, H, W] or [B, T, 3, H, W] in [0, 1], one after the other in time -> embeddings [(B,) T, E].
 
-    ``what`` and ``verdict`` are there if the configuration says how many materials there are.
+    ``what`` and ``verdict`` exist only if the configuration has materials.
 
     Raises:
-        OptionError: an embedding cannot be shared out evenly among the gazes, or is too narrow for the verdict.
+        OptionError: the width of an embedding is no multiple of the spatial heads, or too narrow for the events.
     """
 
     def __init__(self, config: MotionConfig) -> None:
         super().__init__()
-        if config.projection % GAZES:
-            raise OptionError(f"projection is {config.projection}, the motion tower needs a multiple of {GAZES}")
+        if config.projection % SPATIAL_HEADS:
+            raise OptionError(
+                f"projection is {config.projection}, the motion tower needs a multiple of {SPATIAL_HEADS}"
+            )
         self.when = Stream(config, 1, config.dilations)
-        self.what = Stream(config, FAR, config.dilations[:BRIEF]) if config.materials else None
-        self.verdict = Verdict(config.projection, config.materials) if config.materials else None
+        self.what = Stream(config, WHAT_DEPTH, config.dilations[:WHAT_BLOCKS]) if config.materials else None
+        self.verdict = EventHead(config.projection, config.materials) if config.materials else None
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        if pictures.ndim == 4:
-            return self(pictures[None])[0]
-        seen = with_changes(pictures)
-        when = self.when(seen)
+    def forward(self, frames: Tensor) -> Tensor:
+        if frames.ndim == 4:
+            return self(frames[None])[0]
+        frames = append_differences(frames)
+        when = self.when(frames)
         if self.what is None or self.verdict is None:
             return when
-        # Mirrored, a thing is as large and of the same material: two looks at it are wrong less often than one.
-        return self.verdict(when, (self.what(seen) + self.what(seen.flip(-1))) / 2)
+        # An object and its mirror image have one size and material: their mean is wrong less often than one of them.
+        return self.verdict(when, (self.what(frames) + self.what(frames.flip(-1))) / 2)
 
 
 class Stream(nn.Module):
-    """Pictures ``with_changes`` [B, T, 6, H, W] -> hidden [B, T, E]: ``look`` and then ``tell``.
+    """Frames with differences [B, T, 6, H, W] -> hidden [B, T, E]: ``compute_maps``, then ``read_maps``.
 
     Args:
-        depth: residual convolutions at the far level.
+        depth: residual convolutions at the coarsest level.
     """
 
     def __init__(self, config: MotionConfig, depth: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        stem, near, furthest = config.channels
-        # Large overlapping patches: fine levels cost most and say least.
+        stem, near, far = config.channels
+        # Large overlapping patches: fine levels cost most and contribute least.
         self.stem = nn.Sequential(nn.Conv2d(6, stem, 8, 4, 2, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
-        self.near = nn.Sequential(_halved(stem, near), Residual(near))
-        # The far level costs least of all: there lengths are measured, from one end of a thing to the other.
+        self.near = nn.Sequential(_build_downsampling(stem, near), Residual(near))
+        # The coarsest level costs least of all: lengths are measured there, from one end of an object to the other.
         self.far = nn.Sequential(
-            _halved(near, furthest), *(Residual(furthest) for _ in range(depth)), nn.Conv2d(furthest, near, 1)
+            _build_downsampling(near, far), *(Residual(far) for _ in range(depth)), nn.Conv2d(far, near, 1)
         )
         self.both = Residual(near)
-        self.gaze = nn.Conv2d(near, GAZES, 1)
-        self.value = nn.Conv1d(GAZES * near, config.projection, 1, groups=GAZES)  # each gaze has its own
+        self.gaze = nn.Conv2d(near, SPATIAL_HEADS, 1)
+        # Each head has weights of its own.
+        self.value = nn.Conv1d(SPATIAL_HEADS * near, config.projection, 1, groups=SPATIAL_HEADS)
         self.anywhere = nn.Linear(near, config.projection)
         self.time = nn.ModuleList(TemporalBlock(config.projection, dilation) for dilation in dilations)
 
-    def forward(self, seen: Tensor) -> Tensor:
-        return self.tell(*self.look(seen))
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.read_maps(*self.compute_maps(frames))
 
-    def inner(self) -> list[nn.Parameter]:
-        """Weights of all layers but the first, which sees colours, and the gazes, of which each is a decision of its own."""
+    def hidden_weights(self) -> list[nn.Parameter]:
+        """The weights of all layers but the first, which sees colours, and the attention, whose heads are independent."""
         ends = (*self.stem.parameters(), *self.gaze.parameters())
         return [weight for weight in self.parameters() if weight.ndim > 1 and not any(weight is end for end in ends)]
 
-    def look(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures ``with_changes`` -> maps [B, T, C, h, w], and where each gaze rests, logits [B, T, GAZES, h, w].
+    def compute_maps(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames with differences -> maps [B, T, C, h, w], and the logits of spatial attention [B, T, SPATIAL_HEADS, h, w].
 
-        A map's side is an eighth of the pictures'.
+        A map's side is an eighth of the frames'.
         """
-        near = self.near(self.stem(seen.flatten(0, 1)))  # [B * T, C, h, w]
+        near = self.near(self.stem(frames.flatten(0, 1)))  # [B * T, C, h, w]
         near = near + interpolate(self.far(near), near.shape[-2:])
-        shifted = exchanged(near.unflatten(0, seen.shape[:2]))
+        shifted = shift_channels(near.unflatten(0, frames.shape[:2]))
         maps = self.both(shifted.flatten(0, 1))
-        return maps.unflatten(0, seen.shape[:2]), self.gaze(maps).unflatten(0, seen.shape[:2])
+        return maps.unflatten(0, frames.shape[:2]), self.gaze(maps).unflatten(0, frames.shape[:2])
 
-    def tell(self, maps: Tensor, gazes: Tensor) -> Tensor:
-        """What is seen where the gazes rest, and anywhere, joined over time: [B, T, E]."""
+    def read_maps(self, maps: Tensor, attention: Tensor) -> Tensor:
+        """Maps read where the attention rests, and their maximum anywhere, joined over time: [B, T, E]."""
         flat = maps.flatten(0, 1)
-        weights = gazes.flatten(0, 1).flatten(2).float().softmax(2).to(flat.dtype)
-        seen = weights @ flat.flatten(2).transpose(1, 2)  # [B * T, GAZES, C]
-        read = self.value(seen.flatten(1)[..., None])[..., 0]  # [B * T, E]
-        hidden = (read + self.anywhere(flat.amax((2, 3)))).unflatten(0, maps.shape[:2])
+        weights = attention.flatten(0, 1).flatten(2).float().softmax(2).to(flat.dtype)
+        read = weights @ flat.flatten(2).transpose(1, 2)  # [B * T, SPATIAL_HEADS, C]
+        values = self.value(read.flatten(1)[..., None])[..., 0]  # [B * T, E]
+        hidden = (values + self.anywhere(flat.amax((2, 3)))).unflatten(0, maps.shape[:2])
         for block in self.time:
             hidden = block(hidden)
         return hidden
 
 
-class Verdict(nn.Module):
-    """What the streams hold, [B, T, E] each -> embeddings [B, T, E] that say outright what happens at each moment.
+class EventHead(nn.Module):
+    """The streams' hidden states, [B, T, E] each -> embeddings [B, T, E] that begin with the events of each moment.
 
-    A concept bottleneck (arXiv 2007.04612). A denoiser that is left in doubt draws each answer as often as it is true, and
-    so is wrong more often than one that is told the likeliest. What is doubted is therefore decided here: an onset counts
-    where it is the likeliest of its neighbours and likely enough, and brings one material, one note and its level along, in
-    the form of ``said``. What else there is to tell stands beside it.
+    A concept bottleneck (arXiv 2007.04612). A denoiser that sees probabilities draws each answer as often as it is true, and
+    so is wrong more often than one that sees the likeliest answer. The decision is therefore taken here: an onset counts
+    where it is likelier than its neighbours and likely enough; it brings one material, one note and its level along, as
+    ``encode_events`` writes them. The other features stand beside them.
     """
 
     def __init__(self, width: int, materials: int) -> None:
         super().__init__()
         self.materials = materials
-        count = said_width(materials)
+        count = event_width(materials)
         if count >= width:
             raise OptionError(f"projection is {width}, to tell {materials} materials more than {count} are needed")
         self.happens = nn.Linear(width, 3)  # onset, level, speed
         self.is_hit = nn.Linear(width, materials + NOTES)
         self.rest = nn.Linear(width, width - count)
 
-    def happening(self, when: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logit of an onset, level, speed of what turns: [B, T] each."""
+    def predict_onsets(self, when: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The logit of an onset, its level, and the speed of rotation: [B, T] each."""
         onset, level, speed = self.happens(when).float().unbind(2)
         return onset, level, speed
 
-    def hit(self, what: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of materials and of notes if something is hit, [B, T, n] each."""
+    def classify_objects(self, what: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of materials and of notes, if something is hit: [B, T, n] each."""
         materials, notes = self.is_hit(what).float().split((self.materials, NOTES), dim=2)
         return materials, notes
 
     def forward(self, when: Tensor, what: Tensor) -> Tensor:
-        onset, level, speed = self.happening(when)
-        counts = decided(onset)
-        materials, notes = self.hit(what)
-        note, off = likeliest(notes)
-        told = said(counts.float(), materials.argmax(2), note, level, speed, off=off, materials=self.materials)
-        return self.beside(told, when)
+        onset, level, speed = self.predict_onsets(when)
+        counts = pick_onsets(onset).float()
+        materials, notes = self.classify_objects(what)
+        note, offset = find_likeliest(notes)
+        material = materials.argmax(2)
+        events = encode_events(counts, material, note, level, speed, offset=offset, materials=self.materials)
+        return self.append_features(events, when)
 
-    def beside(self, told: Tensor, when: Tensor) -> Tensor:
-        """``said`` [B, T, n] and what else there is to tell: embeddings [B, T, E]."""
+    def append_features(self, events: Tensor, when: Tensor) -> Tensor:
+        """Events [B, T, n] and the other features beside them: embeddings [B, T, E]."""
         rest = self.rest(when)
-        return torch.cat([told.to(rest.dtype), rest], 2)
+        return torch.cat([events.to(rest.dtype), rest], 2)
 
 
-def decided(onset: Tensor) -> Tensor:
-    """Logits of an onset at each moment -> where one counts: likely enough, and the likeliest of its neighbours. [B, T]."""
-    around = pad(onset, (1, 1), value=DOUBT)
-    return (onset > around[:, :-2].clamp(min=DOUBT)) & (onset >= around[:, 2:])  # of two alike the first
+def pick_onsets(logits: Tensor) -> Tensor:
+    """Where an onset counts: above the threshold, and the highest of its neighbours. Logits [B, T] -> bool [B, T]."""
+    around = pad(logits, (1, 1), value=ONSET_THRESHOLD)
+    return (logits > around[:, :-2].clamp(min=ONSET_THRESHOLD)) & (logits >= around[:, 2:])  # of two alike the first
 
 
-def said_width(materials: int) -> int:
-    """Numbers of an embedding that ``said`` takes."""
+def event_width(materials: int) -> int:
+    """How many numbers of an embedding ``encode_events`` takes."""
     return 1 + materials + NOTES + 2
 
 
-def said(
+def encode_events(
     onset: Tensor,
     material: Tensor,
     note: Tensor,
     level: Tensor,
     speed: Tensor,
     *,
-    off: Tensor | float = 0.0,
+    offset: Tensor | float = 0.0,
     materials: int,
 ) -> Tensor:
-    """What happens at each moment, as the beginning of an embedding: [..., said_width(materials)] float32.
+    """The events of each moment as the beginning of an embedding: [..., event_width(materials)] float32.
 
     Args:
-        onset: 1 or 0. material: class. note: semitones, and how many it is off them. level, speed: as in
-            ``train.demo.pretrain.losses``. All [...]; without an onset only the speed counts.
+        onset: 1 or 0; without an onset only the speed counts.
+        material: class.
+        note, offset: in semitones; the true pitch lies ``offset`` above the note.
+        level, speed: as in ``train.demo.pretrain.losses``. All are [...].
     """
-    here = OUTSPOKEN * onset[..., None]
-    one = (material[..., None] == torch.arange(materials, device=material.device)).float()
-    notes = spread(note, NOTES, off)
-    return torch.cat([here, here * one, here * notes, here * level[..., None], speed[..., None]], -1)
+    here = EVENT_SCALE * onset[..., None]
+    one_hot = (material[..., None] == torch.arange(materials, device=material.device)).float()
+    notes = smooth_labels(note, NOTES, offset)
+    return torch.cat([here, here * one_hot, here * notes, here * level[..., None], speed[..., None]], -1)
 
 
-def spread(true: Tensor, classes: int, off: Tensor | float = 0.0) -> Tensor:
-    """Shares of classes, a semitone each, that lie around ``true`` and a little off it: [...] -> [..., classes]."""
-    beside = torch.arange(classes, device=true.device) - true[..., None]
-    beside = beside - (off[..., None] if isinstance(off, Tensor) else off)
-    return (-((beside / NEAR) ** 2) / 2).softmax(-1)
+def smooth_labels(true: Tensor, classes: int, offset: Tensor | float = 0.0) -> Tensor:
+    """Probabilities of classes, a semitone each, around ``true + offset``: [...] -> [..., classes]."""
+    distance = torch.arange(classes, device=true.device) - true[..., None]
+    distance = distance - (offset[..., None] if isinstance(offset, Tensor) else offset)
+    return (-((distance / NOTE_STD) ** 2) / 2).softmax(-1)
 
 
-def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest class, and how far off it the truth may lie by its neighbours' shares: [..., classes] -> [...] each.
+def find_likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest class, and how far off it the truth may lie by its neighbours' probabilities: [..., classes] -> [...] each.
 
-    In two numbers, since in half precision one of them would be true to a sixteenth alone.
+    Two numbers, since half precision would round their sum to a sixteenth.
     """
     top = logits.argmax(-1)
-    beside = torch.arange(logits.shape[-1], device=logits.device) - top[..., None]
-    shares = logits.softmax(-1) * (beside.abs() <= 1)
-    return top, (shares * beside).sum(-1) / shares.sum(-1)
+    distance = torch.arange(logits.shape[-1], device=logits.device) - top[..., None]
+    weights = logits.softmax(-1) * (distance.abs() <= 1)
+    return top, (weights * distance).sum(-1) / weights.sum(-1)
 
 
-def with_changes(pictures: Tensor) -> Tensor:
-    """[B, T, 3, H, W] -> [B, T, 6, H, W]: the picture, and in grey the changes since the last one, until the next, and after.
+def append_differences(frames: Tensor) -> Tensor:
+    """[B, T, 3, H, W] -> [B, T, 6, H, W]: each frame, and in grey the differences of the frames around it.
 
-    What bounces moves one way before the moment and another way after it.
+    These are the differences from the frame before, to the next one, and from that to the one after: what bounces moves
+    one way before the moment and another way after it.
     """
-    grey = pictures.mean(2, keepdim=True)
-    still = torch.zeros_like(grey[:, :1])
-    before = torch.cat([still, grey[:, 1:] - grey[:, :-1]], 1)
-    after = torch.cat([before[:, 1:], still], 1)
-    later = torch.cat([after[:, 1:], still], 1)
-    return torch.cat([pictures - 0.5, before, after, later], 2)
+    grey = frames.mean(2, keepdim=True)
+    none = torch.zeros_like(grey[:, :1])
+    before = torch.cat([none, grey[:, 1:] - grey[:, :-1]], 1)
+    after = torch.cat([before[:, 1:], none], 1)
+    later = torch.cat([after[:, 1:], none], 1)
+    return torch.cat([frames - 0.5, before, after, later], 2)
 
 
-def exchanged(maps: Tensor) -> Tensor:
+def shift_channels(maps: Tensor) -> Tensor:
     """[B, T, C, h, w] with an eighth of the channels from the frame before, and an eighth from the one after."""
     part = maps.shape[2] // 8
     before = torch.cat([maps[:, :1, :part], maps[:, :-1, :part]], 1)
@@ -223,12 +230,12 @@ def exchanged(maps: Tensor) -> Tensor:
     return torch.cat([before, after, maps[:, :, 2 * part :]], 2)
 
 
-def _halved(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+def _build_downsampling(channels: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, out, 3, 2, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
 
 
 class Residual(nn.Module):
-    """A 3x3 convolution beside the identity."""
+    """A 3x3 convolution with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -240,7 +247,7 @@ class Residual(nn.Module):
 
 
 class TemporalBlock(nn.Module):
-    """A dilated convolution over time beside the identity: [B, T, E] -> [B, T, E]."""
+    """A dilated convolution over time with a residual connection: [B, T, E] -> [B, T, E]."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()

@@ -1,7 +1,4 @@
-"""A denoiser's first weights out of another model's: a text-to-audio one, or one of image diffusion.
-
-Knows files of tensors and the UNet's names; trains nothing.
-"""
+"""A denoiser's initial weights from another model: a text-to-audio one, or one of image diffusion."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from train.models.weights import read_tensors
+from train.models.weights import read_tensors, squeeze_1x1
 from vta_rt.errors import OptionError
 
-FILES = (
+UNET_FILES = (
     "model_2.safetensors",
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.bin",
@@ -22,13 +19,16 @@ FILES = (
     "unet/diffusion_pytorch_model.bin",
     "pytorch_model_main.bin",
 )
-MAPS = ("group_in.", "group_out.")  # of latents to an image model's channels; beside the UNet where they are published
-# May be of other sizes there: they look at tokens, or at what ours joins to the latents.
-OWN = re.compile(r".*\.attn2\.to_[kv]\.weight|aligned.*|group_(in|out)\..*")
+CHANNEL_MAPS = (
+    "group_in.",
+    "group_out.",
+)  # of latents to an image model's channels; beside the UNet where they are published
+# May have other sizes there: they see tokens, or the channels that ours joins to the latents.
+OWN_TENSORS = re.compile(r".*\.attn2\.to_[kv]\.weight|aligned.*|group_(in|out)\..*")
 
 
 def load_unet(unet: nn.Module, path: Path) -> str:
-    """Take over a UNet's weights, strictly but for what depends on the tokens' width, and say what stays fresh.
+    """Load a UNet's weights, strictly but for those that depend on the tokens' width, and say how many stay random.
 
     Args:
         path: a file of tensors named as by diffusers, alone or below ``unet.`` (Tango, our own checkpoints), or a folder
@@ -37,39 +37,37 @@ def load_unet(unet: nn.Module, path: Path) -> str:
     Raises:
         VTAError: it cannot be read, or is the UNet of another arrangement.
     """
-    file = _file_of(path)
-    found = _below(read_tensors(file))
+    file = _find_file(path)
+    found = _select_unet(read_tensors(file))
     wanted = unet.state_dict()
-    taken = {name: _as(found[name], tensor) for name, tensor in wanted.items() if name in found}
-    taken = {name: tensor for name, tensor in taken.items() if tensor.shape == wanted[name].shape}
-    wrong = [name for name in wanted if name not in taken and not OWN.fullmatch(name)]
+    loaded = {name: squeeze_1x1(found[name], tensor.ndim) for name, tensor in wanted.items() if name in found}
+    loaded = {name: tensor for name, tensor in loaded.items() if tensor.shape == wanted[name].shape}
+    wrong = [name for name in wanted if name not in loaded and not OWN_TENSORS.fullmatch(name)]
     wrong += [name for name in found if name not in wanted]
     if wrong:
         raise OptionError(
             f"{file}: is not the UNet that is configured; {len(wrong)} tensors are missing, unexpected or of another shape, "
             f"such as {wrong[0]}"
         )
-    unet.load_state_dict(wanted | taken)
-    fresh = len(wanted) - len(taken)
-    return f"{file}: {len(taken)} tensors of the UNet taken, {fresh} that look at tokens or channels of ours stay fresh"
+    unet.load_state_dict(wanted | loaded)
+    fresh = len(wanted) - len(loaded)
+    return (
+        f"{file}: {len(loaded)} tensors of the UNet taken, {fresh} that look at tokens or channels of ours stay fresh"
+    )
 
 
-def _file_of(path: Path) -> Path:
+def _find_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    file = next((path / name for name in FILES if (path / name).is_file()), None)
+    file = next((path / name for name in UNET_FILES if (path / name).is_file()), None)
     if file is None:
-        raise OptionError(f"{path}: holds no UNet, none of {', '.join(FILES)}")
+        raise OptionError(f"{path}: holds no UNet, none of {', '.join(UNET_FILES)}")
     return file
 
 
-def _below(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _select_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The UNet's tensors by diffusers' names, the maps of channels among them."""
     if not any(name.startswith("unet.") for name in tensors):
         return dict(tensors)
-    own = ("unet.", *MAPS)
+    own = ("unet.", *CHANNEL_MAPS)
     return {name.removeprefix("unet."): tensor for name, tensor in tensors.items() if name.startswith(own)}
-
-
-def _as(tensor: Tensor, wanted: Tensor) -> Tensor:
-    return tensor[:, :, 0, 0] if wanted.ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor

@@ -1,4 +1,4 @@
-"""The denoiser: diffusers' UNet with our attention, and its time-aligned form. Knows no schedule, no guidance, no files."""
+"""The denoiser: diffusers' UNet with our attention, and its time-aligned form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import pad, silu
 from train.models.attention import use_sdpa
 from train.models.config import UNetConfig
 
-INNER = 512  # width between the two layers of a map of channels
+CHANNEL_MAP_WIDTH = 512  # between the two layers of a map of channels
 
 
 def build_unet(config: UNetConfig) -> UNet2DConditionModel:
@@ -49,10 +49,10 @@ def build_unet(config: UNetConfig) -> UNet2DConditionModel:
 
 
 class AlignedUNet(UNet2DConditionModel):
-    """A UNet whose every latent step also sees the tokens of its own moment and around it.
+    """A UNet in which every latent step also sees the tokens of its own moment and around it.
 
-    Frame tokens otherwise reach the latents through cross-attention alone, and latents carry no position: what happens
-    is heard, but not when. Here ``align`` makes further channels of the latents out of the tokens.
+    Otherwise tokens reach the latents through cross-attention alone, and latents have no positions: the sound shows what
+    happens, but not when. Here ``align`` turns the tokens into further channels of the latents.
     """
 
     def __init__(self, config: UNetConfig, settings: dict[str, Any]) -> None:
@@ -72,9 +72,9 @@ class AlignedUNet(UNet2DConditionModel):
         aligned: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """As ``UNet2DConditionModel.forward``; tokens are those of frames evenly spaced from the first latent step on.
+        """As ``UNet2DConditionModel.forward``; tokens are evenly spaced in time, from the first latent step on.
 
-        aligned: what ``align`` makes of the tokens, if that is known already.
+        aligned: the result of ``align``, if it is known already.
         """
         mask = encoder_attention_mask
         if mask is None:
@@ -92,9 +92,10 @@ class AlignedUNet(UNet2DConditionModel):
     def align(self, tokens: Tensor, mask: Tensor, steps: int, rows: int) -> Tensor:
         """Tokens [B, N, D] under their mask [B, N] -> further channels of latents of that size, [B, channels, steps, rows].
 
-        Tokens are resampled from the frames' times to the latent steps', joined over time if there are blocks for it, and
-        mapped to channels, the same in every frequency row or its own in each: convolutions know no row, so that a token
-        could hardly say how high. Nothing has a bias, so that zero tokens, the unconditional branch of guidance, say nothing.
+        Tokens are resampled from the frames' times to those of the latent steps, go through the blocks over time if there are
+        any, and are mapped to channels, either the same for all frequency rows or different in each: a convolution does not
+        know its row, so with the former a token can hardly express pitch. There are no biases, so that zero tokens, the
+        unconditional branch of guidance, contribute nothing.
         """
         hidden = resample(tokens, mask, steps, self._tokens_per_step)  # [B, T, D]
         for block in self.aligned_time:
@@ -104,7 +105,7 @@ class AlignedUNet(UNet2DConditionModel):
 
 
 class AlignedBlock(nn.Module):
-    """A dilated convolution over time beside the identity, without biases: [B, T, D] -> [B, T, D]."""
+    """A dilated convolution over time with a residual connection, without biases: [B, T, D] -> [B, T, D]."""
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
@@ -122,8 +123,8 @@ class MappedUNet(UNet2DConditionModel):
     def __init__(self, latent_channels: int, settings: dict[str, Any]) -> None:
         own = settings["out_channels"]
         super().__init__(in_channels=own, **settings)
-        self.group_in = nn.Sequential(nn.Linear(latent_channels, INNER), nn.Linear(INNER, own))
-        self.group_out = nn.Sequential(nn.Linear(own, INNER), nn.Linear(INNER, latent_channels))
+        self.group_in = nn.Sequential(nn.Linear(latent_channels, CHANNEL_MAP_WIDTH), nn.Linear(CHANNEL_MAP_WIDTH, own))
+        self.group_out = nn.Sequential(nn.Linear(own, CHANNEL_MAP_WIDTH), nn.Linear(CHANNEL_MAP_WIDTH, latent_channels))
 
     def forward(self, sample: Tensor, *inputs: Any, **options: Any) -> Any:
         """As ``UNet2DConditionModel.forward``."""
@@ -135,16 +136,16 @@ class MappedUNet(UNet2DConditionModel):
 def resample(features: Tensor, mask: Tensor, steps: int, per_step: float) -> Tensor:
     """Linear interpolation in time: [B, N, C], one every ``1 / per_step`` steps from step 0 -> [B, steps, C].
 
-    Between a real feature and a masked or missing one the real one holds; where there is none the result is zero.
+    Beside a masked or missing feature its valid neighbour is used alone; without one the result is zero.
     """
     place = torch.arange(steps, device=features.device, dtype=torch.float64) * per_step
     before = (place + 1e-6).floor().long()
-    share = (place - before).clamp(0, 1).to(features.dtype)[:, None]  # [steps, 1] of the later of the two
+    later = (place - before).clamp(0, 1).to(features.dtype)[:, None]  # [steps, 1] weight of the later of the two
     beyond = math.ceil(steps * per_step) + 1
     weights = pad(mask.to(features.dtype), (0, beyond))[..., None]  # [B, N + beyond, 1]
     features = pad(features, (0, 0, 0, beyond)) * weights
     if per_step == int(per_step):
         return features[:, before]
-    total = features[:, before] * (1 - share) + features[:, before + 1] * share
-    weight = weights[:, before] * (1 - share) + weights[:, before + 1] * share
+    total = features[:, before] * (1 - later) + features[:, before + 1] * later
+    weight = weights[:, before] * (1 - later) + weights[:, before + 1] * later
     return total / weight.clamp(min=1e-3)

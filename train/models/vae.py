@@ -1,7 +1,7 @@
-"""The KL autoencoder between log-mel pictures and latents: diffusers' AutoencoderKL with our attention.
+"""The KL autoencoder between log-mels and latents: diffusers' AutoencoderKL with our attention.
 
-Axis 2 is time and axis 3 mel frequency, on both sides. The scale factor is applied elsewhere. Weights are published under two
-older namings of the tensors as well.
+Axis 2 is time and axis 3 mel frequency, on both sides; the scale factor is not applied here. Its weights are published
+with two older namings, which ``to_compvis_name`` and ``to_legacy_name`` give.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ _LEGACY_ATTENTION = (
 )
 
 
-def compvis_name(name: str, levels: int) -> str:
-    """What CompVis' autoencoder calls a tensor of diffusers' with that many levels. It counts decoder levels outwards."""
+def to_compvis_name(name: str, levels: int) -> str:
+    """The name that CompVis' autoencoder, which counts decoder levels outwards, has for a tensor of diffusers'."""
     name = _replace(name, _COMPVIS)
-    return re.sub(r"\bup\.(\d+)", lambda level: f"up.{levels - 1 - int(level[1])}", name)
+    return re.sub(r"\bup\.(\d+)", lambda found: f"up.{levels - 1 - int(found[1])}", name)
 
 
-def legacy_name(name: str) -> str:
-    """What diffusers before 0.18 called a tensor of today's autoencoder."""
+def to_legacy_name(name: str) -> str:
+    """The name that diffusers before 0.18 had for a tensor of today's autoencoder."""
     return _replace(name, _LEGACY_ATTENTION)
 
 

@@ -1,7 +1,4 @@
-"""Vocoders: HiFi-GAN (arXiv 2010.05646) as transformers' SpeechT5HifiGan with its tensors' original names, or oscillators.
-
-Knows neither the mel analysis nor files.
-"""
+"""Vocoders: HiFi-GAN (arXiv 2010.05646) as transformers' SpeechT5HifiGan, or oscillators."""
 
 from __future__ import annotations
 
@@ -39,6 +36,6 @@ def _build_hifigan(config: VocoderConfig) -> SpeechT5HifiGan:
     return vocoder
 
 
-def published_name(name: str) -> str:
-    """What the original HiFi-GAN calls a tensor of transformers' class."""
+def to_hifigan_name(name: str) -> str:
+    """The name that the original HiFi-GAN has for a tensor of transformers' class."""
     return name.replace("upsampler.", "ups.")

@@ -1,26 +1,28 @@
-"""Reads a file of tensors, torch's or safetensors', without copying it and without running anything in it.
+"""Reading a file of tensors, torch's or safetensors', without copying it and without running anything in it.
 
-Knows nothing of models. Whatever else a file turns out to be is told in one line.
+A file that turns out to be something else is refused in one line that says what it looks like.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
-from train.models.identify import listing, looks_like
+from train.models.identify import describe_content, listing
 from vta_rt.errors import VTAError
+
+T = TypeVar("T")
 
 
 class CheckpointError(VTAError):
@@ -44,22 +46,29 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return _flat(path, content)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The first JSON object of a .json or .jsonl file.
+def load_torch(path: Path, *, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote, on the CPU; a pickle of other objects than tensors is refused as ``torch.load`` does."""
+    with warnings.catch_warnings(action="ignore"):  # about unusual pickles, which load or are refused
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
-    Raises:
-        CheckpointError: missing, unreadable, or not JSON.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        value, _ = json.JSONDecoder().raw_decode(text.lstrip("\ufeff \t\r\n"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: does not begin with a JSON object ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: begins with a JSON {type(value).__name__}, an object is needed")
-    return value
+
+def fingerprint(module: nn.Module) -> str:
+    """Hex sha256 of a module's weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def strip_prefix(items: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The items whose names begin with ``prefix``, by the rest of the name."""
+    return {name.removeprefix(prefix): item for name, item in items.items() if name.startswith(prefix)}
+
+
+def squeeze_1x1(tensor: Tensor, ndim: int) -> Tensor:
+    """The weights of a 1x1 convolution [O, I, 1, 1] as those of a linear layer, where that has them: ``ndim`` is 2."""
+    return tensor[:, :, 0, 0] if ndim == 2 and tensor.ndim == 4 and tensor.shape[2:] == (1, 1) else tensor
 
 
 def _first_bytes(path: Path, count: int = 512) -> bytes:
@@ -94,9 +103,7 @@ def _read_torch(path: Path, start: bytes) -> Any:
     elif not start.startswith(b"\x80"):  # neither archive nor pickle
         raise CheckpointError(f"{path}: is neither a torch file nor a safetensors file")
     try:
-        with warnings.catch_warnings(action="ignore"):  # about unusual pickles, which load or are refused below
-            # mmap needs the archives that torch has written since 1.6
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        return load_torch(path, mmap=is_zip)  # which needs the archives that torch has written since 1.6
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {_unsafe(str(error))}") from error
     except (EOFError, RuntimeError, KeyError, ValueError, IndexError) as error:
@@ -133,5 +140,5 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
         str(name): torch.tensor(value) if isinstance(value, (int, float)) else value for name, value in content.items()
     }
     if not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"{path}: is not a state dict (names with a tensor each); {looks_like(tensors)}")
+        raise CheckpointError(f"{path}: is not a state dict (names with a tensor each); {describe_content(tensors)}")
     return tensors

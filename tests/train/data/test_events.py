@@ -16,7 +16,7 @@ from train.data.prepared import PreparedSource
 from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.models.config import MotionConfig, SystemConfig
 from train.models.encoder import build_encoder
-from train.models.motion import NOTES, OUTSPOKEN, said_width
+from train.models.motion import EVENT_SCALE, NOTES, event_width
 from vta_rt.errors import OptionError
 
 SECONDS = 1.0
@@ -64,7 +64,7 @@ def test_embeddings_tell_the_events_and_keep_the_rest(
         str((world / record["video_path"]).resolve()): record["events"]
         for record in map(json.loads, (world / "events.jsonl").read_text().splitlines())
     }
-    width, count = said_width(len(materials)), 0
+    width, count = event_width(len(materials)), 0
     for index, row in enumerate(true.rows):
         before, after = (source.load(index).embeddings for source in (seen, true))
         assert before is not None
@@ -73,7 +73,7 @@ def test_embeddings_tell_the_events_and_keep_the_rest(
         frames = {int(event["time"] * 25): event for event in events[str(row.video_path)]}
         assert set(np.flatnonzero(after[:, 0].numpy())) == set(frames)
         for frame, event in frames.items():
-            assert after[frame, 0] == OUTSPOKEN
+            assert after[frame, 0] == EVENT_SCALE
             assert materials[int(after[frame, 1 : 1 + len(materials)].argmax())] == event["material"]
             note = np.clip(69 + 12 * np.log2(event["pitch"] / 440) - 33, 0, NOTES - 1)
             assert abs(int(after[frame, 1 + len(materials) :][:NOTES].argmax()) - note) <= 0.5 + MAX_NOTE_ERROR
@@ -88,7 +88,7 @@ def test_notes_are_told_a_little_off_and_always_alike(world: Path, system: Syste
         told = truth.correct(np.zeros((25, 128), np.float32), Path(path))
         np.testing.assert_array_equal(truth.correct(np.zeros((25, 128), np.float32), Path(path)), told)
         hit = (labels.onset > 0) & (labels.note > 5)  # the lowest notes are held at the first class
-        shares = told[hit][:, 1 + len(materials) :][:, :NOTES] / OUTSPOKEN
+        shares = told[hit][:, 1 + len(materials) :][:, :NOTES] / EVENT_SCALE
         offs.extend(shares @ np.arange(NOTES) - labels.note[hit])
     assert NOTE_ERROR_STD / 2 < np.std(offs) < 2 * NOTE_ERROR_STD
     assert np.abs(offs).max() <= MAX_NOTE_ERROR + 0.01

@@ -9,9 +9,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from train.data.networks import fingerprint, open_device, open_encoder
+from train.data.networks import open_device, open_encoder
 from train.models.config import CLIPConfig, MotionConfig, SystemConfig, to_dict
 from train.models.encoder import build_encoder
+from train.models.weights import fingerprint
 from train.settings import read_model
 from vta_rt.errors import OptionError, VTAError
 

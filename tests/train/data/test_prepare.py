@@ -14,7 +14,6 @@ import safetensors.numpy
 import torch
 
 from train.data.lists import Listing, read_list
-from train.data.networks import fingerprint
 from train.data.prepare import Networks, prepare
 from train.data.prepared import PreparedSource
 from train.data.raw import RawSource
@@ -23,6 +22,7 @@ from train.models.config import SystemConfig, VAEConfig
 from train.models.encoder import build_encoder
 from train.models.mel import log_mel
 from train.models.vae import build_vae
+from train.models.weights import fingerprint
 from vta_rt.errors import OptionError
 
 SECONDS = 0.64

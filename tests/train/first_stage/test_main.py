@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from export.first_stage import open_first_stage
+from export.first_stage import read_first_stage
 from train.first_stage.__main__ import main
 from train.first_stage.publish import open_vae
 from train.models.config import from_dict
@@ -39,7 +39,7 @@ def test_both_halves_make_one_folder_that_export_opens(arguments: list[str], tmp
     out = tmp_path / "out"
     assert main(["vae", *arguments]) == 0
     assert main(["vocoder", *arguments, f"vae={out}"]) == 0
-    stage = open_first_stage(out)
+    stage = read_first_stage(out)
     assert stage.config["vae"]["scale_factor"] == 1.0
     assert stage.config["vae"]["block_out_channels"] == [8, 16]
     assert open_vae(out).config.latent_channels == 4

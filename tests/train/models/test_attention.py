@@ -27,13 +27,13 @@ def test_equals_diffusers_own_with_a_mask(cross: Attention, inputs: tuple[torch.
     torch.testing.assert_close(AttentionProcessor()(cross, hidden, tokens, bias), expected)
 
 
-def test_equals_diffusers_own_on_pictures() -> None:
+def test_equals_diffusers_own_on_maps() -> None:
     torch.manual_seed(0)
     attention = Attention(32, heads=1, dim_head=32, bias=True, norm_num_groups=8, residual_connection=True, eps=1e-6)
     attention.rescale_output_factor = 2.0
-    pictures = torch.randn(2, 32, 3, 5)
-    expected = AttnProcessor2_0()(attention, pictures)
-    torch.testing.assert_close(AttentionProcessor()(attention, pictures), expected)
+    maps = torch.randn(2, 32, 3, 5)
+    expected = AttnProcessor2_0()(attention, maps)
+    torch.testing.assert_close(AttentionProcessor()(attention, maps), expected)
 
 
 def test_masked_tokens_do_not_matter(cross: Attention, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -34,5 +34,5 @@ def test_refuses_what_it_does_not_know(values: dict[str, object], named: str) ->
         from_dict(values, source="config.json")
 
 
-def test_picture_size_is_the_encoders() -> None:
-    assert SystemConfig(encoder=CLIPConfig(image_size=336)).picture_size == 336
+def test_frame_size_is_the_encoders() -> None:
+    assert SystemConfig(encoder=CLIPConfig(image_size=336)).frame_size == 336

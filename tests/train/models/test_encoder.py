@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from export.checkpoint import Checkpoint
+from export.bundling import Checkpoint
 from tests.conftest import relative_error
-from train.models.encoder import FrameEncoder, build_encoder, pad_tokens, sinusoids
+from train.models.encoder import FrameEncoder, batch_tokens, build_encoder, build_positions
 from vta_rt.errors import OptionError
 
 TOLERANCE = 1e-4
@@ -15,7 +15,7 @@ Goldens = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def encoder(checkpoint: Checkpoint) -> FrameEncoder:
-    return checkpoint.encoder()
+    return checkpoint.modules.encoder
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_tokens_with_positions(positioned: FrameEncoder, frames: torch.Tensor, g
 
 
 def test_padded_batch(encoder: FrameEncoder, frames: torch.Tensor, goldens: Goldens) -> None:
-    tokens, mask = pad_tokens([encoder(frames), encoder(frames[:12])])
+    tokens, mask = batch_tokens([encoder(frames), encoder(frames[:12])])
     assert relative_error(tokens, goldens["cond_batch"]) < TOLERANCE
     np.testing.assert_array_equal(mask, goldens["cond_batch_mask"])
 
@@ -76,8 +76,8 @@ def test_exports_with_an_open_number_of_frames(
         torch.testing.assert_close(program(frames[:length]), module(frames[:length]))
 
 
-def test_sinusoids_follow_the_formula() -> None:
-    table = sinusoids(30, 512)
+def test_positions_follow_the_formula() -> None:
+    table = build_positions(30, 512)
     assert table.shape == (30, 512)
     assert table[7, 20].item() == pytest.approx(np.sin(7 / 10000 ** (20 / 512)), abs=1e-6)
     assert table[7, 21].item() == pytest.approx(np.cos(7 / 10000 ** (20 / 512)), abs=1e-6)

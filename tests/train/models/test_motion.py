@@ -10,17 +10,17 @@ import torch
 from train.models.config import MotionConfig, SystemConfig, UNetConfig, from_dict, to_dict
 from train.models.encoder import FrameEncoder, build_encoder
 from train.models.motion import (
-    DOUBT,
-    GAZES,
-    NEAR,
+    EVENT_SCALE,
+    NOTE_STD,
     NOTES,
-    OUTSPOKEN,
+    ONSET_THRESHOLD,
+    SPATIAL_HEADS,
+    EventHead,
     MotionTower,
-    Verdict,
-    likeliest,
-    said_width,
-    spread,
-    with_changes,
+    append_differences,
+    event_width,
+    find_likeliest,
+    smooth_labels,
 )
 from train.models.unet import AlignedUNet, build_unet, resample
 from vta_rt.errors import OptionError
@@ -55,21 +55,21 @@ def test_a_batch_of_clips_is_each_clip_alone(encoder: FrameEncoder) -> None:
         torch.testing.assert_close(encoder.tower(clip), alone)
 
 
-def test_each_gaze_reads_what_its_own_weights_make_of_the_place_it_rests_on() -> None:
+def test_each_head_projects_what_it_reads_by_weights_of_its_own() -> None:
     """The place is read before it is projected, which costs less than to project the whole map."""
     stream = MotionTower(MOTION).when.eval()
     stream.time = torch.nn.ModuleList()  # what is read, not yet joined
-    maps, gazes = torch.randn(1, 3, 16, 2, 2), torch.full((1, 3, GAZES, 2, 2), -1e4)
-    for gaze in range(GAZES):
+    maps, gazes = torch.randn(1, 3, 16, 2, 2), torch.full((1, 3, SPATIAL_HEADS, 2, 2), -1e4)
+    for gaze in range(SPATIAL_HEADS):
         gazes[..., gaze, gaze // 2, gaze % 2] = 1e4  # each rests on one place
-    weights = stream.value.weight.unflatten(0, (GAZES, -1))[..., 0]  # [GAZES, E / GAZES, C]
+    weights = stream.value.weight.unflatten(0, (SPATIAL_HEADS, -1))[..., 0]  # [SPATIAL_HEADS, E / SPATIAL_HEADS, C]
     read = torch.einsum("gec,btcg->btge", weights, maps.flatten(3)).flatten(2) + stream.value.bias
-    torch.testing.assert_close(stream.tell(maps, gazes), read + stream.anywhere(maps.amax((3, 4))))
+    torch.testing.assert_close(stream.read_maps(maps, gazes), read + stream.anywhere(maps.amax((3, 4))))
 
 
 def test_changes_look_back_and_ahead() -> None:
-    pictures = torch.arange(4.0)[None, :, None, None, None].expand(1, 4, 3, 2, 2) ** 2  # 0, 1, 4, 9
-    seen = with_changes(pictures)[0, :, 2:, 0, 0]  # the last colour, then grey
+    video = torch.arange(4.0)[None, :, None, None, None].expand(1, 4, 3, 2, 2) ** 2  # 0, 1, 4, 9
+    seen = append_differences(video)[0, :, 2:, 0, 0]  # the last colour, then grey
     expected = [[-0.5, 0.0, 1.0, 3.0], [0.5, 1.0, 3.0, 5.0], [3.5, 3.0, 5.0, 0.0], [8.5, 5.0, 0.0, 0.0]]
     torch.testing.assert_close(seen, torch.tensor(expected))
 
@@ -81,18 +81,18 @@ def test_a_gaze_tells_what_lies_where_it_rests(encoder: FrameEncoder) -> None:
     tower = copy.deepcopy(tower.when)
     torch.nn.init.zeros_(tower.anywhere.weight)
     maps = torch.randn(1, 6, 16, 2, 2)
-    gazes = torch.full((1, 6, GAZES, 2, 2), -1e4)
+    gazes = torch.full((1, 6, SPATIAL_HEADS, 2, 2), -1e4)
     gazes[..., 0, 1] = 0
     moved = maps.flip(4)
-    torch.testing.assert_close(tower.tell(maps, gazes), tower.tell(moved, gazes.flip(4)))
+    torch.testing.assert_close(tower.read_maps(maps, gazes), tower.read_maps(moved, gazes.flip(4)))
     other = maps.clone()
     other[..., 1, :] += 1
-    torch.testing.assert_close(tower.tell(maps, gazes), tower.tell(other, gazes))
-    assert not torch.allclose(tower.tell(maps, gazes), tower.tell(moved, gazes))
+    torch.testing.assert_close(tower.read_maps(maps, gazes), tower.read_maps(other, gazes))
+    assert not torch.allclose(tower.read_maps(maps, gazes), tower.read_maps(moved, gazes))
 
 
 def test_frames_change_tokens_near_them_alone(encoder: FrameEncoder) -> None:
-    """A change is seen two frames ahead and one back, exchanged one further, then goes as far as the dilations reach."""
+    """A change is seen two frames ahead and one back, shift_channels one further, then goes as far as the dilations reach."""
     before, after = frames(20), frames(20)
     after[10] = frames(1, 3)[0]
     changed = (encoder(before) - encoder(after)).abs().amax(dim=1) > 1e-5
@@ -190,7 +190,7 @@ def ringing() -> AlignedUNet:
 
 def test_dilations_reach_forward() -> None:
     unet = UNetConfig(aligned_channels=4, tokens_per_step=1.0, aligned_dilations=(1, 0))
-    with pytest.raises(OptionError, match=r"unet\.aligned_dilations is \[1, 0\], whole numbers of 1 or more"):
+    with pytest.raises(OptionError, match=r"unet\.aligned_dilations is \[1, 0\], integers of 1 or more"):
         from_dict(to_dict(SystemConfig(encoder=MOTION, unet=unet, frame_rate=25.0)))
 
 
@@ -201,7 +201,7 @@ def test_zero_tokens_say_nothing(ringing: AlignedUNet) -> None:
     assert ringing.align(torch.ones(1, 3, 10), mask, 32, 4).any()
 
 
-def test_what_is_told_reaches_as_far_as_the_dilations(ringing: AlignedUNet) -> None:
+def test_a_token_reaches_as_far_as_the_dilations(ringing: AlignedUNet) -> None:
     before = torch.randn(1, 32, 10)
     after = before.clone()
     after[0, 16] += 1
@@ -225,13 +225,13 @@ def test_what_is_aligned_already_may_be_given(ringing: AlignedUNet) -> None:
 
 
 def test_embeddings_are_shared_out_among_the_gazes() -> None:
-    with pytest.raises(OptionError, match=f"projection is 6, the motion tower needs a multiple of {GAZES}"):
+    with pytest.raises(OptionError, match=f"projection is 6, the motion tower needs a multiple of {SPATIAL_HEADS}"):
         build_encoder(MotionConfig(channels=(8, 16, 8), projection=6))
 
 
-def verdict_on(logits: list[float], material: int = 1, note: float = 7.0) -> torch.Tensor:
-    """What is said of onsets as likely as that, [T, said_width(3)]: all of one material and one note, of level 2."""
-    verdict = Verdict(96, 3)
+def encode_onsets(logits: list[float], material: int = 1, note: float = 7.0) -> torch.Tensor:
+    """The events of onsets with these logits, [T, event_width(3)]: all of one material and one note, of level 2."""
+    verdict = EventHead(96, 3)
     for layer in (verdict.happens, verdict.is_hit):
         torch.nn.init.zeros_(layer.bias)
         torch.nn.init.eye_(layer.weight)
@@ -239,52 +239,58 @@ def verdict_on(logits: list[float], material: int = 1, note: float = 7.0) -> tor
     when[0, :, 0] = torch.tensor(logits)
     when[..., 1:3] = torch.tensor([2.0, 0.5])
     what[..., material] = 0.1  # the likeliest counts, however little it is ahead
-    what[..., 3 : 3 + NOTES] = spread(torch.tensor(note), NOTES).clamp(min=1e-6).log()
-    return verdict(when, what)[0, :, : said_width(3)]
+    what[..., 3 : 3 + NOTES] = smooth_labels(torch.tensor(note), NOTES).clamp(min=1e-6).log()
+    return verdict(when, what)[0, :, : event_width(3)]
 
 
 def test_of_likely_moments_in_a_row_the_likeliest_counts() -> None:
-    onsets = verdict_on([-4.0, 2.0, 4.0, 3.0, -4.0, DOUBT - 2, -4.0, DOUBT + 2])[:, 0] / OUTSPOKEN
+    onsets = (
+        encode_onsets([-4.0, 2.0, 4.0, 3.0, -4.0, ONSET_THRESHOLD - 2, -4.0, ONSET_THRESHOLD + 2])[:, 0] / EVENT_SCALE
+    )
     torch.testing.assert_close(onsets, torch.tensor([0.0, 0, 1, 0, 0, 0, 0, 1]))
-    assert verdict_on([-4.0, 3.0, 3.0, -4.0])[:, 0].sum().item() == pytest.approx(OUTSPOKEN)  # it is one event still
+    assert encode_onsets([-4.0, 3.0, 3.0, -4.0])[:, 0].sum().item() == pytest.approx(
+        EVENT_SCALE
+    )  # it is one event still
 
 
 @pytest.mark.parametrize("note", [1.0, 7.0, 7.4, NOTES - 2.0])
 def test_an_onset_brings_one_material_one_note_and_its_level_along(note: float) -> None:
-    said = verdict_on([-9.0, 9.0, -9.0], note=note)
-    onset, material, notes, level, speed = said.split((1, 3, NOTES, 1, 1), dim=1)
-    torch.testing.assert_close(said[[0, 2], :-1], torch.zeros(2, said.shape[1] - 1))
-    torch.testing.assert_close(onset[1], torch.tensor([OUTSPOKEN]))
-    torch.testing.assert_close(material[1], OUTSPOKEN * torch.eye(3)[1])
-    assert sum(likeliest(notes[1].clamp(min=1e-6).log())).item() == pytest.approx(note, abs=0.25)
-    assert notes[1].sum().item() == pytest.approx(OUTSPOKEN)
-    torch.testing.assert_close(level[1], torch.tensor([2 * OUTSPOKEN]))
+    events = encode_onsets([-9.0, 9.0, -9.0], note=note)
+    onset, material, notes, level, speed = events.split((1, 3, NOTES, 1, 1), dim=1)
+    torch.testing.assert_close(events[[0, 2], :-1], torch.zeros(2, events.shape[1] - 1))
+    torch.testing.assert_close(onset[1], torch.tensor([EVENT_SCALE]))
+    torch.testing.assert_close(material[1], EVENT_SCALE * torch.eye(3)[1])
+    assert sum(find_likeliest(notes[1].clamp(min=1e-6).log())).item() == pytest.approx(note, abs=0.25)
+    assert notes[1].sum().item() == pytest.approx(EVENT_SCALE)
+    torch.testing.assert_close(level[1], torch.tensor([2 * EVENT_SCALE]))
     torch.testing.assert_close(speed[:, 0], torch.full((3,), 0.5))
 
 
-def test_of_two_notes_in_doubt_the_likelier_is_said_alone() -> None:
-    doubtful = 0.6 * spread(torch.tensor(20.0), NOTES) + 0.4 * spread(torch.tensor(30.0), NOTES)
-    assert sum(likeliest(doubtful.clamp(min=1e-6).log())).item() == pytest.approx(20.0, abs=0.01)
+def test_of_two_notes_in_doubt_only_the_likelier_counts() -> None:
+    doubtful = 0.6 * smooth_labels(torch.tensor(20.0), NOTES) + 0.4 * smooth_labels(torch.tensor(30.0), NOTES)
+    assert sum(find_likeliest(doubtful.clamp(min=1e-6).log())).item() == pytest.approx(20.0, abs=0.01)
 
 
-def test_a_film_and_its_mirror_image_are_told_the_same() -> None:
+def test_a_clip_and_its_mirror_image_have_the_same_events() -> None:
     torch.manual_seed(0)
     tower = MotionTower(MotionConfig(channels=(8, 16, 8), projection=88, materials=2, image_size=16)).eval()
     assert tower.verdict is not None
     torch.nn.init.zeros_(tower.verdict.happens.weight)
-    tower.verdict.happens.bias.data = torch.tensor([DOUBT + 1, 0.0, 0.0])  # the first of the moments alike counts
-    film = torch.rand(4, 3, 16, 16)
-    told, mirrored = (tower(pictures)[0, : said_width(2)] for pictures in (film, film.flip(-1)))
-    assert told[0] == OUTSPOKEN
-    torch.testing.assert_close(told, mirrored)
+    tower.verdict.happens.bias.data = torch.tensor(
+        [ONSET_THRESHOLD + 1, 0.0, 0.0]
+    )  # the first of the moments alike counts
+    clip = torch.rand(4, 3, 16, 16)
+    events, mirrored = (tower(frames)[0, : event_width(2)] for frames in (clip, clip.flip(-1)))
+    assert events[0] == EVENT_SCALE
+    torch.testing.assert_close(events, mirrored)
 
 
 def test_a_note_spreads_over_those_beside_it() -> None:
-    shares = spread(torch.tensor([4.0, 4.5]), NOTES)
+    shares = smooth_labels(torch.tensor([4.0, 4.5]), NOTES)
     torch.testing.assert_close(shares.sum(-1), torch.ones(2))
     assert shares[0].argmax() == 4
     assert shares[1, 4].item() == pytest.approx(shares[1, 5].item())
-    assert (shares[0, 5] / shares[0, 4]).item() == pytest.approx(math.exp(-((1 / NEAR) ** 2) / 2))
+    assert (shares[0, 5] / shares[0, 4]).item() == pytest.approx(math.exp(-((1 / NOTE_STD) ** 2) / 2))
 
 
 def test_an_embedding_has_room_for_the_verdict() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from train.first_stage.measures import peak_frequency
 from train.models.config import MelConfig
 from train.models.mel import log_mel
-from train.models.sinusoidal import PARTS, SinusoidalVocoder
+from train.models.sinusoidal import STEPS_PER_FRAME, SinusoidalVocoder
 
 MEL = MelConfig(floor=math.exp(-8))
 RATE = MEL.sample_rate
@@ -21,7 +21,7 @@ def vocoder() -> SinusoidalVocoder:
     """As it is before anything is learned."""
     torch.manual_seed(0)
     module = SinusoidalVocoder(MEL.bins, MEL.hop)
-    module.fit(MEL)
+    module.fit_tables(MEL)
     return module.eval()
 
 
@@ -52,9 +52,9 @@ def test_a_mel_that_stands_still_sounds_between_multiples_of_the_frame_rate(voco
 def test_phase_is_exact_after_minutes(vocoder: SinusoidalVocoder) -> None:
     frames, frequency = 12000, 1234.5678 / RATE
     steady = torch.zeros(1, frames, MEL.bins)
-    amplitude = torch.zeros(1, 1, 1, PARTS).expand(1, frames, 1, PARTS) + 1
+    amplitude = torch.zeros(1, 1, 1, STEPS_PER_FRAME).expand(1, frames, 1, STEPS_PER_FRAME) + 1
     centre, offset = torch.tensor([frequency - 0.01]), 0.01
-    made = vocoder.tones(centre, steady[..., :1] + offset, amplitude)[0, -1600:].double()
+    made = vocoder.synthesize_partials(centre, steady[..., :1] + offset, amplitude)[0, -1600:].double()
     exact = centre.double().numpy() + np.float64(np.float32(offset))
     sample = exact * np.arange(frames * MEL.hop - 1600, frames * MEL.hop)
     np.testing.assert_allclose(made, np.sin(2 * np.pi * sample), atol=0.01)
@@ -62,14 +62,14 @@ def test_phase_is_exact_after_minutes(vocoder: SinusoidalVocoder) -> None:
 
 def test_noise_has_the_level_asked_for(vocoder: SinusoidalVocoder) -> None:
     for deviation in (0.3, 0.001):
-        level = torch.full((1, 100, MEL.bins, PARTS), math.log(deviation))
-        assert vocoder.breath(level).std().item() == pytest.approx(deviation, rel=0.05)
+        level = torch.full((1, 100, MEL.bins, STEPS_PER_FRAME), math.log(deviation))
+        assert vocoder.synthesize_noise(level).std().item() == pytest.approx(deviation, rel=0.05)
 
 
 def test_noise_is_where_its_band_is(vocoder: SinusoidalVocoder) -> None:
-    level = torch.full((1, 100, MEL.bins, PARTS), -12.0)
+    level = torch.full((1, 100, MEL.bins, STEPS_PER_FRAME), -12.0)
     level[..., 50:54, :] = -2
-    power = np.abs(np.fft.rfft(vocoder.breath(level)[0].numpy())) ** 2
+    power = np.abs(np.fft.rfft(vocoder.synthesize_noise(level)[0].numpy())) ** 2
     middle = vocoder.centre[52].item()
     share = np.linspace(0, 0.5, len(power))
     assert power[np.abs(share - middle) < 0.06].sum() > 0.95 * power.sum()
@@ -84,10 +84,10 @@ def test_a_frame_is_a_hop_and_rows_are_their_own(vocoder: SinusoidalVocoder) -> 
 
 def test_amplitude_rises_within_a_frame(vocoder: SinusoidalVocoder) -> None:
     """An attack is as sharp as a part of a frame."""
-    amplitude = torch.zeros(1, 10, 1, PARTS)
+    amplitude = torch.zeros(1, 10, 1, STEPS_PER_FRAME)
     amplitude[:, 5, :, 2:] = 1
-    made = vocoder.tones(torch.tensor([0.1]), torch.full((1, 10, 1), 0.01), amplitude)[0].abs()
-    part = MEL.hop // PARTS
+    made = vocoder.synthesize_partials(torch.tensor([0.1]), torch.full((1, 10, 1), 0.01), amplitude)[0].abs()
+    part = MEL.hop // STEPS_PER_FRAME
     start = 5 * MEL.hop + part  # where the line to the first part that sounds begins
     assert not made[:start].any()
     assert made[start + part : start + 2 * part].max() > 0.9
@@ -105,7 +105,7 @@ def test_levels_are_learned() -> None:
     """A few steps turn a sound down to a third of what its mel says."""
     torch.manual_seed(0)
     learner = SinusoidalVocoder(MEL.bins, MEL.hop, width=8, layers=1)
-    learner.fit(MEL)
+    learner.fit_tables(MEL)
     wave = ringing(440.0, decay=3.0, seconds=0.5)
     mel, target = log_mel(wave, MEL), log_mel(wave / 3, MEL)
     distances = []
@@ -125,13 +125,13 @@ def test_hop_must_divide() -> None:
         SinusoidalVocoder(64, 162)
 
 
-def test_gradients_reach_places_through_readings_only(vocoder: SinusoidalVocoder) -> None:
+def test_gradients_reach_places_through_controls_only(vocoder: SinusoidalVocoder) -> None:
     mel = log_mel(ringing(440.0, decay=3.0, seconds=0.2), MEL)
     with torch.enable_grad():
-        reading = vocoder.read(mel)
+        controls = vocoder.predict_controls(mel)
         shift = vocoder.levels.shift.bias
         through_sound = torch.autograd.grad(
-            vocoder.sound(reading).square().sum(), shift, retain_graph=True, allow_unused=True
+            vocoder.synthesize(controls).square().sum(), shift, retain_graph=True, allow_unused=True
         )
         assert through_sound == (None,)
-        assert torch.autograd.grad(reading.place.sum(), shift)[0].abs() > 1
+        assert torch.autograd.grad(controls.offset.sum(), shift)[0].abs() > 1

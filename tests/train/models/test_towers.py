@@ -34,7 +34,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FrameEncoder
 def test_public_outputs(encoders: dict[str, FrameEncoder], kind: str) -> None:
     encoder, expected = encoders[kind], goldens(kind)
     window = {"cavp": 8, "vjepa2": 8}.get(kind, encoder.config.clip_length)
-    clips = encoder._normalized(golden_frames(kind)).unflatten(0, (-1, window))
+    clips = encoder.normalize(golden_frames(kind)).unflatten(0, (-1, window))
     outputs = encoder.tower.outputs(clips[:1] if kind == "vjepa2" else clips)
     assert outputs.keys() == expected.keys() - {"frames_u8_low", "last_hidden_state_long"}
     for name, value in outputs.items():
@@ -43,7 +43,7 @@ def test_public_outputs(encoders: dict[str, FrameEncoder], kind: str) -> None:
 
 def test_a_longer_clip_of_vjepa2(encoders: dict[str, FrameEncoder]) -> None:
     encoder = encoders["vjepa2"]
-    clip = encoder._normalized(golden_frames("vjepa2"))[None]
+    clip = encoder.normalize(golden_frames("vjepa2"))[None]
     hidden = encoder.tower.outputs(clip)["last_hidden_state"]
     assert relative_error(hidden, goldens("vjepa2")["last_hidden_state_long"]) < TOLERANCE
 
@@ -69,7 +69,9 @@ def test_windows(encoders: dict[str, FrameEncoder], kind: str, count: int, windo
     encoder = encoders[kind]
     frames = torch.cat([golden_frames(kind)] * 2)[:count]
     filled = torch.cat([frames, *[frames[-1:]] * (-count % window)])
-    expected = torch.cat([encoder.look(filled[start : start + window], window) for start in range(0, count, window)])
+    expected = torch.cat(
+        [encoder.embed_windows(filled[start : start + window], window) for start in range(0, count, window)]
+    )
     found = encoder.embed(frames)
     assert len(found) == encoder.config.token_count(count) == -(-count // encoder.config.clip_stride)
     assert relative_error(found, expected[: len(found)]) < TOLERANCE
@@ -79,7 +81,7 @@ def test_vjepa2_sees_all_at_once_up_to_its_longest_clip(encoders: dict[str, Fram
     encoder, frames = encoders["vjepa2"], golden_frames("vjepa2")
     last = torch.cat([frames[4:5], frames[4:5]])
     short = encoder.embed(frames[:5])  # as a clip of six, not of eight
-    assert relative_error(short, encoder.look(torch.cat([frames[:4], last]), 0)) < TOLERANCE
+    assert relative_error(short, encoder.embed_windows(torch.cat([frames[:4], last]), 0)) < TOLERANCE
     long = encoder.embed(frames[:11])
     assert len(long) == 6
     assert relative_error(long[:4], encoder.embed(frames[:8])) < TOLERANCE
@@ -91,10 +93,10 @@ def test_cavp_at_once_is_cavp_in_windows_that_overlap(encoders: dict[str, FrameE
     """It reaches nine frames to each side."""
     encoder = encoders["cavp"]
     frames = torch.cat([golden_frames("cavp")] * 4)[:30, ::2, ::2]
-    whole = encoder.embed(frames)
+    complete = encoder.embed(frames)
     parts = [encoder.embed(frames[:24])[:15], encoder.embed(frames[6:])[9:]]
-    assert relative_error(torch.cat(parts), whole) < TOLERANCE
-    assert relative_error(torch.cat([encoder.embed(frames[:15]), parts[1]]), whole) > 1e-3
+    assert relative_error(torch.cat(parts), complete) < TOLERANCE
+    assert relative_error(torch.cat([encoder.embed(frames[:15]), parts[1]]), complete) > 1e-3
 
 
 def test_positions_are_a_formula(encoders: dict[str, FrameEncoder]) -> None:

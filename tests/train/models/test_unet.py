@@ -4,7 +4,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from export.checkpoint import Checkpoint
+from export.bundling import Checkpoint
 from tests.conftest import relative_error
 from train.loss import build_scheduler
 from train.models.attention import AttentionProcessor
@@ -16,7 +16,7 @@ Goldens = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def unet(checkpoint: Checkpoint) -> UNet2DConditionModel:
-    return checkpoint.unet()
+    return checkpoint.modules.unet
 
 
 def test_output(unet: UNet2DConditionModel, goldens: Goldens) -> None:

@@ -3,10 +3,10 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from export.checkpoint import Checkpoint
+from export.bundling import Checkpoint
 from tests.conftest import relative_error
 from train.models.config import VAEConfig
-from train.models.vae import build_vae, compvis_name, legacy_name
+from train.models.vae import build_vae, to_compvis_name, to_legacy_name
 
 TOLERANCE = 1e-4
 Goldens = dict[str, np.ndarray]
@@ -14,7 +14,7 @@ Goldens = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def vae(checkpoint: Checkpoint) -> AutoencoderKL:
-    return checkpoint.vae()
+    return checkpoint.modules.vae
 
 
 def test_moments(vae: AutoencoderKL, goldens: Goldens) -> None:
@@ -25,7 +25,7 @@ def test_moments(vae: AutoencoderKL, goldens: Goldens) -> None:
 
 def test_decoder(vae: AutoencoderKL, checkpoint: Checkpoint, goldens: Goldens) -> None:
     """``vae_z`` are latents of the diffusion model: scaled."""
-    latents = torch.from_numpy(goldens["vae_z"]) / checkpoint.scale_factor
+    latents = torch.from_numpy(goldens["vae_z"]) / checkpoint.config.vae.scale_factor
     assert relative_error(vae.decode(latents).sample, goldens["vae_decoded"]) < TOLERANCE
 
 
@@ -51,12 +51,12 @@ def test_time_is_axis_2_and_mel_axis_3() -> None:
     ],
 )
 def test_compvis_names(today: str, compvis: str) -> None:
-    assert compvis_name(today, levels=3) == compvis
+    assert to_compvis_name(today, levels=3) == compvis
 
 
 def test_legacy_names() -> None:
     prefix = "decoder.mid_block.attentions.0."
-    assert legacy_name(f"{prefix}to_q.weight") == f"{prefix}query.weight"
-    assert legacy_name(f"{prefix}to_out.0.bias") == f"{prefix}proj_attn.bias"
-    assert legacy_name(f"{prefix}group_norm.bias") == f"{prefix}group_norm.bias"
-    assert legacy_name("decoder.conv_in.weight") == "decoder.conv_in.weight"
+    assert to_legacy_name(f"{prefix}to_q.weight") == f"{prefix}query.weight"
+    assert to_legacy_name(f"{prefix}to_out.0.bias") == f"{prefix}proj_attn.bias"
+    assert to_legacy_name(f"{prefix}group_norm.bias") == f"{prefix}group_norm.bias"
+    assert to_legacy_name("decoder.conv_in.weight") == "decoder.conv_in.weight"

@@ -3,10 +3,10 @@ import pytest
 import torch
 from transformers import SpeechT5HifiGan
 
-from export.checkpoint import Checkpoint
+from export.bundling import Checkpoint
 from tests.conftest import relative_error
 from train.models.config import VocoderConfig
-from train.models.vocoder import build_vocoder, published_name
+from train.models.vocoder import build_vocoder, to_hifigan_name
 
 TOLERANCE = 1e-4
 Goldens = dict[str, np.ndarray]
@@ -14,11 +14,11 @@ Goldens = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def vocoder(checkpoint: Checkpoint) -> SpeechT5HifiGan:
-    return checkpoint.vocoder()
+    return checkpoint.modules.vocoder
 
 
 def as_int16(wave: torch.Tensor) -> np.ndarray:
-    """As published: scaled, then cut to whole numbers."""
+    """As published: scaled, then truncated to integers."""
     return (wave.numpy() * 32768).astype(np.int16)
 
 
@@ -40,6 +40,6 @@ def test_1024_frames_give_163872_samples() -> None:
 
 
 def test_state_dict_is_the_originals() -> None:
-    names = {published_name(name) for name in build_vocoder(VocoderConfig(initial_channels=64)).state_dict()}
+    names = {to_hifigan_name(name) for name in build_vocoder(VocoderConfig(initial_channels=64)).state_dict()}
     assert {"ups.4.weight", "resblocks.14.convs2.2.bias", "conv_pre.weight", "conv_post.bias"} <= names
     assert not [name for name in names if "weight_g" in name or "parametrizations" in name or name in ("mean", "scale")]

@@ -70,7 +70,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if data.glimpses:
         if not materials:
             raise OptionError("data.glimpses: they teach what data.events tell apart; give both")
-        glimpses = read_glimpses(Path(data.glimpses), system.picture_size, system.frame_rate, materials)
+        glimpses = read_glimpses(Path(data.glimpses), system.frame_size, system.frame_rate, materials)
     check_writable(out)
     if run.path.is_file():
         raise OptionError(f"{run.path}: is of an older version and cannot be gone on from; delete it to begin anew")
@@ -104,10 +104,10 @@ def _open_clips(path: str, system: SystemConfig) -> PreparedSource:
     clips = PreparedSource(path)
     if clips.recipe.tensors != {"frames", "wave"}:
         raise OptionError(f"{path}: holds no frames with their sound; prepare clips with --frames-only")
-    if (clips.window.frame_rate, clips.window.size) != (system.frame_rate, system.picture_size):
+    if (clips.window.frame_rate, clips.window.size) != (system.frame_rate, system.frame_size):
         raise OptionError(
             f"{path}: was prepared with {clips.window.frame_rate:g} frames a second of {clips.window.size} pixels, the "
-            f"model takes {system.frame_rate:g} of {system.picture_size}; prepare the clips again"
+            f"model takes {system.frame_rate:g} of {system.frame_size}; prepare the clips again"
         )
     if len(clips) == 0:
         raise OptionError(f"{path}: lists no clips")

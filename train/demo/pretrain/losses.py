@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, max_pool2d
 
 from train.data.events import Labels, label_tensors
-from train.models.motion import NOTES, Verdict, spread
+from train.models.motion import NOTES, EventHead, smooth_labels
 
 RARE = 3.0  # weight of a frame in which something happens
 SMALLEST, SIZES = -4, 44  # semitones over BASE_SIZE of the first class of size, and how many are told apart
@@ -27,9 +27,9 @@ def most_hit(onset: np.ndarray, count: int) -> list[int]:
     return (sliding_window_view(onset, count, axis=1) @ np.hanning(count + 2)[1:-1]).argmax(1).tolist()
 
 
-def event_loss(verdict: Verdict, when: Tensor, labels: Labels) -> Tensor:
+def event_loss(verdict: EventHead, when: Tensor, labels: Labels) -> Tensor:
     """When something is hit, how loud, and how fast wheels turn: cross-entropy and absolute errors, added."""
-    onset, level, speed = verdict.happening(when)
+    onset, level, speed = verdict.predict_onsets(when)
     true = label_tensors(labels, onset.device)
     loss = 6 * binary_cross_entropy_with_logits(onset, true["onset"], pos_weight=onset.new_tensor(RARE))
     loss = loss + 6 * (speed - true["speed"]).abs().mean()
@@ -37,23 +37,23 @@ def event_loss(verdict: Verdict, when: Tensor, labels: Labels) -> Tensor:
     return loss + 0.5 * (level[hit] - true["level"][hit]).abs().mean() if hit.any() else loss
 
 
-def struck_loss(verdict: Verdict, what: Tensor, labels: Labels) -> Tensor:
+def struck_loss(verdict: EventHead, what: Tensor, labels: Labels) -> Tensor:
     """What it is that is hit, and its note, where something is: cross-entropies, added."""
-    materials, notes = verdict.hit(what)
+    materials, notes = verdict.classify_objects(what)
     true = label_tensors(labels, what.device)
     hit = true["material"] >= 0
     if not hit.any():
         return what.sum() * 0
     return cross_entropy(materials[hit], true["material"][hit]) + 2 * cross_entropy(
-        notes[hit], spread(true["note"][hit], NOTES)
+        notes[hit], smooth_labels(true["note"][hit], NOTES)
     )
 
 
 @torch.no_grad()
-def struck_right(verdict: Verdict, what: Tensor, labels: Labels) -> dict[str, list[bool]]:
+def struck_right(verdict: EventHead, what: Tensor, labels: Labels) -> dict[str, list[bool]]:
     """For each hit whether its material is told, and its note to a semitone."""
     hit = torch.from_numpy(labels.onset > 0)
-    found = [logits.argmax(2).cpu()[hit].numpy() for logits in verdict.hit(what)]
+    found = [logits.argmax(2).cpu()[hit].numpy() for logits in verdict.classify_objects(what)]
     return {
         "material": (found[0] == labels.material[labels.onset > 0]).tolist(),
         "pitch": (np.abs(found[1] - labels.note[labels.onset > 0]) <= 1).tolist(),
@@ -78,11 +78,11 @@ class LookHead(nn.Module):
         if not len(row):
             return maps.sum() * 0
         things, size, notes = self.linear(maps[*where, :, row, column]).float().split(self.sizes, dim=1)
-        sizes = spread(12 * true["size"][seen] - SMALLEST, SIZES)
+        sizes = smooth_labels(12 * true["size"][seen] - SMALLEST, SIZES)
         loss = 0.5 * cross_entropy(things, true["thing"][seen]) + cross_entropy(size, sizes)
         ring = true["ring"][seen]
         rings = ring >= 0
-        return loss + cross_entropy(notes[rings], spread(ring[rings], NOTES)) if rings.any() else loss
+        return loss + cross_entropy(notes[rings], smooth_labels(ring[rings], NOTES)) if rings.any() else loss
 
     @torch.no_grad()
     def right(self, maps: Tensor, labels: Labels) -> dict[str, list[bool]]:

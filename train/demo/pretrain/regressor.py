@@ -15,7 +15,7 @@ from train.data.events import Labels, encode_labels
 from train.demo.pretrain.losses import HitHead, LookHead, event_loss, most_hit, struck_loss, struck_right
 from train.models.config import MotionConfig
 from train.models.encoder import FrameEncoder
-from train.models.motion import MotionTower, decided, with_changes
+from train.models.motion import MotionTower, append_differences, pick_onsets
 from vta_rt.errors import OptionError
 
 CHANGE = 4.0  # weight of a log-mel's change over time beside the log-mel itself
@@ -49,7 +49,7 @@ class Regressor(nn.Module):
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Weights of the tower's inner layers, and all other parameters: for ``MuonAdamW``."""
         streams = [stream for stream in (self.tower.when, self.tower.what) if stream is not None]
-        hidden = [weight for stream in streams for weight in stream.inner()]
+        hidden = [weight for stream in streams for weight in stream.hidden_weights()]
         known = {id(weight) for weight in hidden}
         return hidden, [parameter for parameter in self.parameters() if id(parameter) not in known]
 
@@ -63,9 +63,9 @@ class Regressor(nn.Module):
         What is not given does not count.
         """
         tower, verdict = self.tower, self.tower.verdict
-        seen = with_changes(pictures)
-        maps, gazes = tower.when.look(seen)
-        when = tower.when.tell(maps, gazes)
+        seen = append_differences(pictures)
+        maps, gazes = tower.when.compute_maps(seen)
+        when = tower.when.read_maps(maps, gazes)
         loss = when.new_zeros((), dtype=torch.float32)
         if labels is None or verdict is None:
             return loss if mel is None else regression_loss(self._mel(when), mel, self.per_frame)
@@ -73,23 +73,23 @@ class Regressor(nn.Module):
         assert self.when_hit is not None
         assert self.what_hit is not None
         if mel is not None:  # what is said of events is taken for true, so that the rest tells what they do not
-            embeddings = verdict.beside(encode_labels(labels, verdict.materials, when.device), when)
+            embeddings = verdict.append_features(encode_labels(labels, verdict.materials, when.device), when)
             loss = MEL * regression_loss(self._mel(embeddings), mel, self.per_frame)
         loss = loss + event_loss(verdict, when, labels)
         loss = loss + self.when_hit.loss(maps, gazes, labels) + self.when_hit.speeds(maps, labels)
         starts = most_hit(labels.onset, STRETCH)
         labels = labels.crop_each(starts, STRETCH)
         brief = torch.stack([film[start:][:STRETCH] for film, start in zip(seen, starts, strict=True)])
-        maps, gazes = tower.what.look(brief)
-        what = tower.what.tell(maps, gazes)
+        maps, gazes = tower.what.compute_maps(brief)
+        what = tower.what.read_maps(maps, gazes)
         return loss + struck_loss(verdict, what, labels) + self.what_hit.loss(maps, gazes, labels)
 
     def glimpse(self, pictures: Tensor, labels: Labels) -> Tensor:
         """Of few pictures in a row of many scenes: what lies where, how large, what is hit.
 
         Looks are taught here alone: of films there are so few that they are soon known by heart. Only those pictures count
-        that have one before and two after them, as ``with_changes`` wants. Of when something is hit the maps learn here, not
-        the verdict: in glimpses it is more often than in films.
+        that have one before and two after them, as ``append_differences`` wants. Of when something is hit the maps learn
+        here, not the verdict: in glimpses it is more often than in films.
         """
         tower = self.tower
         assert self.looks is not None
@@ -97,12 +97,12 @@ class Regressor(nn.Module):
         assert self.what_hit is not None
         assert tower.what is not None
         assert tower.verdict is not None
-        inner, seen = slice(1, -2), with_changes(pictures)
+        inner, seen = slice(1, -2), append_differences(pictures)
         labels = Labels(*(values[:, inner] for values in vars(labels).values()))
-        maps, gazes = tower.when.look(seen)
+        maps, gazes = tower.when.compute_maps(seen)
         loss = self.when_hit.loss(maps[:, inner], gazes[:, inner], labels)
-        maps, gazes = tower.what.look(seen)
-        what = tower.what.tell(maps, gazes)[:, inner]
+        maps, gazes = tower.what.compute_maps(seen)
+        what = tower.what.read_maps(maps, gazes)[:, inner]
         maps, gazes = maps[:, inner], gazes[:, inner]
         loss = loss + LOOKS * self.looks.loss(maps, labels) + self.what_hit.loss(maps, gazes, labels)
         return loss + struck_loss(tower.verdict, what, labels)
@@ -116,13 +116,13 @@ class Regressor(nn.Module):
             return self(pictures), [], {}
         assert tower.what is not None
         assert tower.verdict is not None
-        seen = with_changes(pictures)
-        when = tower.when.tell(*tower.when.look(seen))
-        maps, gazes = tower.what.look(seen)
-        what = tower.what.tell(maps, gazes)
-        onset, _, _ = tower.verdict.happening(when)
+        seen = append_differences(pictures)
+        when = tower.when.read_maps(*tower.when.compute_maps(seen))
+        maps, gazes = tower.what.compute_maps(seen)
+        what = tower.what.read_maps(maps, gazes)
+        onset, _, _ = tower.verdict.predict_onsets(when)
         right = struck_right(tower.verdict, what, labels) | self.looks.right(maps, labels)
-        return self._mel(tower.verdict(when, what)), decided(onset)[0].nonzero()[:, 0].tolist(), right
+        return self._mel(tower.verdict(when, what)), pick_onsets(onset)[0].nonzero()[:, 0].tolist(), right
 
 
 def regression_loss(found: Tensor, true: Tensor, per_frame: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer with projection (arXiv 2103.00020), transformers' module: every picture by itself."""
+"""CLIP's vision transformer with projection (arXiv 2103.00020), transformers' module: every frame by itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from train.models.encoder_config import CLIPConfig
-
-SKIPPED = ("text_model.", "text_projection.", "logit_scale")  # the rest of a whole CLIP
 
 
 class CLIP(CLIPVisionModelWithProjection):
@@ -24,7 +22,7 @@ class CLIP(CLIPVisionModelWithProjection):
         embeddings.position_ids = torch.arange(count, device=device)[None]
 
 
-def build(config: CLIPConfig) -> CLIP:
+def build_clip(config: CLIPConfig) -> CLIP:
     return CLIP._from_config(
         CLIPVisionConfig(
             hidden_size=config.width,
@@ -38,7 +36,3 @@ def build(config: CLIPConfig) -> CLIP:
         ),
         attn_implementation="sdpa",
     )
-
-
-def own_name(name: str) -> str | None:
-    return None if name.endswith("position_ids") or name.startswith(SKIPPED) else name

@@ -1,7 +1,7 @@
-"""ImageBind's vision transformer (arXiv 2305.05665): one embedding for two pictures.
+"""ImageBind's vision transformer (arXiv 2305.05665): one embedding for two frames.
 
-Tensors are named as in ``imagebind_huge.pth``. Code and weights of the original are CC-BY-NC 4.0: an implementation of
-our own does not change what its weights allow.
+Tensors are named as in ``imagebind_huge.pth``. The original's code and weights are CC-BY-NC 4.0: this is another
+implementation, but the licence of the weights remains.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from train.models.encoder_config import ImageBindConfig
 from train.models.towers.layers import Perceptron, attend
 
 LICENCE = "ImageBind's weights are CC-BY-NC 4.0: not for commercial use"
-EPSILON = 1e-6
-PARTS = ("modality_preprocessors.", "modality_trunks.", "modality_heads.")
+NORM_EPSILON = 1e-6
+MODALITY_PARTS = ("modality_preprocessors.", "modality_trunks.", "modality_heads.")
 
 
 class ImageBind(nn.Module):
-    """Clips [B, 2, 3, H, W] -> embeddings [B, 1, E], before the L2 norm; a single picture [B, 1, 3, H, W] is repeated."""
+    """Clips [B, 2, 3, H, W] -> embeddings [B, 1, E], before the L2 norm; a single frame [B, 1, 3, H, W] is repeated."""
 
     def __init__(self, config: ImageBindConfig) -> None:
         super().__init__()
         head = [
-            nn.LayerNorm(config.width, EPSILON),
+            nn.LayerNorm(config.width, NORM_EPSILON),
             nn.Identity(),
             nn.Linear(config.width, config.projection, bias=False),
         ]
@@ -36,17 +36,17 @@ class ImageBind(nn.Module):
         return self.head(self.trunk(clips))[:, None]
 
     def trunk(self, clips: Tensor) -> Tensor:
-        """[B, 1 or 2, 3, H, W] -> [B, 1 + places, W]; there is no norm after the last block."""
+        """[B, 1 or 2, 3, H, W] -> [B, 1 + patches, W]; there is no norm after the last block."""
         if clips.shape[1] == 1:
             clips = clips.expand(-1, 2, -1, -1, -1)
         return self.modality_trunks["vision"](self.modality_preprocessors["vision"](clips))
 
     def head(self, hidden: Tensor) -> Tensor:
-        """[B, 1 + places, W] -> [B, E]: the class token, normalised and projected."""
+        """[B, 1 + patches, W] -> [B, E]: the class token, normalised and projected."""
         return self.modality_heads["vision"](hidden[:, 0])
 
     def outputs(self, clips: Tensor) -> dict[str, Tensor]:
-        """``embed_mean`` takes all clips for those of one video; ``embed_image`` each clip's first picture as a still."""
+        """``embed_mean`` is over all clips, as if of one video; ``embed_image`` takes each clip's first frame for an image."""
         trunk = self.trunk(clips)
         raw = self.head(trunk)
         embed = normalize(raw, dim=-1)
@@ -56,19 +56,19 @@ class ImageBind(nn.Module):
 
 
 class Preprocessor(nn.Module):
-    """[B, 2, 3, H, W] -> tokens [B, 1 + places, W] with their positions, the class token first."""
+    """[B, 2, 3, H, W] -> tokens [B, 1 + patches, W] with their positions, the class token first."""
 
     def __init__(self, config: ImageBindConfig) -> None:
         super().__init__()
-        places = (config.image_size // config.patch) ** 2
+        count = (config.image_size // config.patch) ** 2
         kernel = (2, config.patch, config.patch)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, config.width))
-        patches = nn.Conv3d(3, config.width, kernel, kernel, bias=False)
-        self.rgbt_stem = nn.ModuleDict({"proj": nn.Sequential(nn.Identity(), patches)})
-        self.pos_embedding_helper = nn.ParameterDict({"pos_embed": 0.02 * torch.randn(1, 1 + places, config.width)})
+        convolution = nn.Conv3d(3, config.width, kernel, kernel, bias=False)
+        self.rgbt_stem = nn.ModuleDict({"proj": nn.Sequential(nn.Identity(), convolution)})
+        self.pos_embedding_helper = nn.ParameterDict({"pos_embed": 0.02 * torch.randn(1, 1 + count, config.width)})
 
     def forward(self, clips: Tensor) -> Tensor:
-        patches = self.rgbt_stem["proj"](clips.transpose(1, 2)).flatten(2).transpose(1, 2)  # [B, places, W]
+        patches = self.rgbt_stem["proj"](clips.transpose(1, 2)).flatten(2).transpose(1, 2)  # [B, patches, W]
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         return tokens + self.pos_embedding_helper["pos_embed"]
 
@@ -78,7 +78,7 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ImageBindConfig) -> None:
         super().__init__()
-        self.pre_transformer_layer = nn.Sequential(nn.LayerNorm(config.width, EPSILON))
+        self.pre_transformer_layer = nn.Sequential(nn.LayerNorm(config.width, NORM_EPSILON))
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -89,14 +89,14 @@ class Trunk(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron with exact GELU, each behind its norm and beside the identity."""
+    """Attention and a perceptron with exact GELU, each behind its norm and with a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.attn = StackedAttention(width, heads)
-        self.norm_1 = nn.LayerNorm(width, EPSILON)
+        self.norm_1 = nn.LayerNorm(width, NORM_EPSILON)
         self.mlp = Perceptron(width, 4 * width, gelu)
-        self.norm_2 = nn.LayerNorm(width, EPSILON)
+        self.norm_2 = nn.LayerNorm(width, NORM_EPSILON)
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.attn(self.norm_1(hidden))
@@ -119,6 +119,6 @@ class StackedAttention(nn.Module):
         return self.out_proj(attend(query, key, value, self.heads))
 
 
-def own_name(name: str) -> str | None:
-    """Of the six modalities only vision is taken."""
-    return name if name.startswith(PARTS) and ".vision." in name else None
+def rename(name: str) -> str | None:
+    """Skips all modalities but vision."""
+    return name if name.startswith(MODALITY_PARTS) and ".vision." in name else None

@@ -13,12 +13,9 @@ from transformers.activations import ACT2FN
 from train.models.encoder_config import LanguageBindConfig
 from train.models.towers.layers import Perceptron, attend
 
-EPSILON = 1e-5
-SKIPPED = ("text_model.", "text_projection.", "logit_scale")
-
 
 class LanguageBind(nn.Module):
-    """Clips [B, T, 3, H, W] -> each picture's class token, normed and projected, [B, T, E]."""
+    """Clips [B, T, 3, H, W] -> each frame's class token, normed and projected, [B, T, E]."""
 
     def __init__(self, config: LanguageBindConfig) -> None:
         super().__init__()
@@ -30,7 +27,7 @@ class LanguageBind(nn.Module):
 
     def outputs(self, clips: Tensor) -> dict[str, Tensor]:
         """The public implementation's: ``last_hidden_state`` is [B * T, tokens, W], ``image_embeds`` has no L2 norm."""
-        hidden = self.vision_model(clips)  # [B, T, 1 + places, W]
+        hidden = self.vision_model(clips)  # [B, T, 1 + patches, W]
         classes = self.vision_model.post_layernorm(hidden[:, :, 0])
         pooled = classes.mean(1)
         return {
@@ -43,33 +40,33 @@ class LanguageBind(nn.Module):
 
 
 class VisionModel(nn.Module):
-    """[B, T, 3, H, W] -> [B, T, 1 + places, W], before ``post_layernorm``."""
+    """[B, T, 3, H, W] -> [B, T, 1 + patches, W], before ``post_layernorm``."""
 
     def __init__(self, config: LanguageBindConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(config.width, EPSILON)  # spelt as in the checkpoints
+        self.pre_layrnorm = nn.LayerNorm(config.width)  # spelt as in the checkpoints
         self.encoder = Layers(config)
-        self.post_layernorm = nn.LayerNorm(config.width, EPSILON)
+        self.post_layernorm = nn.LayerNorm(config.width)
 
     def forward(self, clips: Tensor) -> Tensor:
         frames = clips.shape[1]
-        hidden = self.pre_layrnorm(self.embeddings(clips.flatten(0, 1)))  # [B * T, 1 + places, W]
+        hidden = self.pre_layrnorm(self.embeddings(clips.flatten(0, 1)))  # [B * T, 1 + patches, W]
         return self.encoder(hidden, frames).unflatten(0, (-1, frames))
 
 
 class Embeddings(nn.Module):
-    """Pictures [N, 3, H, W] -> [N, 1 + places, W], the class embedding first."""
+    """Frames [N, 3, H, W] -> [N, 1 + patches, W], the class embedding first."""
 
     def __init__(self, config: LanguageBindConfig) -> None:
         super().__init__()
-        places = (config.image_size // config.patch) ** 2
+        count = (config.image_size // config.patch) ** 2
         self.class_embedding = nn.Parameter(0.02 * torch.randn(config.width))
         self.patch_embedding = nn.Conv2d(3, config.width, config.patch, config.patch, bias=False)
-        self.position_embedding = nn.Embedding(1 + places, config.width)
+        self.position_embedding = nn.Embedding(1 + count, config.width)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        patches = self.patch_embedding(pictures).flatten(2).transpose(1, 2)
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patch_embedding(images).flatten(2).transpose(1, 2)
         classes = self.class_embedding.expand(patches.shape[0], 1, -1)
         return torch.cat([classes, patches], 1) + self.position_embedding.weight
 
@@ -88,18 +85,18 @@ class Layers(nn.Module):
 
 
 class Layer(nn.Module):
-    """[B * T, N, W] -> the same: attention over the T moments of each place, then CLIP's layer on each picture."""
+    """[B * T, N, W] -> the same: attention over the T moments of each patch, then CLIP's layer on each frame."""
 
     def __init__(self, config: LanguageBindConfig) -> None:
         super().__init__()
         width = config.width
         self.temporal_embedding = nn.Parameter(width**-0.5 * torch.randn(1, config.clip_length, width))
         self.temporal_attn = Attention(width, config.heads)
-        self.temporal_layer_norm1 = nn.LayerNorm(width, EPSILON)
+        self.temporal_layer_norm1 = nn.LayerNorm(width)
         self.self_attn = Attention(width, config.heads)
-        self.layer_norm1 = nn.LayerNorm(width, EPSILON)
+        self.layer_norm1 = nn.LayerNorm(width)
         self.mlp = Perceptron(width, config.intermediate, ACT2FN[config.activation])
-        self.layer_norm2 = nn.LayerNorm(width, EPSILON)
+        self.layer_norm2 = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, frames: int) -> Tensor:
         tokens = hidden.shape[1]
@@ -121,7 +118,3 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.out_proj(attend(self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden), self.heads))
-
-
-def own_name(name: str) -> str | None:
-    return None if name.endswith("position_ids") or name.startswith(SKIPPED) else name

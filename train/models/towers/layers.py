@@ -1,4 +1,4 @@
-"""Parts of transformers that several towers have."""
+"""What several towers have in common."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
+SKIPPED_CLIP_PARTS = ("text_model.", "text_projection.", "logit_scale")
+
+
+def rename_clip(name: str) -> str | None:
+    """Skips the parts of a complete CLIP that see no frames, and the positions' indices, which are no weights."""
+    return None if name.endswith("position_ids") or name.startswith(SKIPPED_CLIP_PARTS) else name
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""ViViT (arXiv 2103.15691), transformers' module: attention over all places of all moments of a window.
+"""ViViT (arXiv 2103.15691), transformers' module: attention over all patches of all moments of a window.
 
-The public file has transformers 4's names of the tensors; ``own_name`` makes transformers 5's of them.
+The public file has transformers 4's names of the tensors; ``rename`` makes transformers 5's of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from transformers import VivitConfig, VivitModel
 
 from train.models.encoder_config import ViViTConfig
 
-RENAMED = (
+RENAMES = (
     (r"^encoder\.layer\.", "layers."),
     (r"\.attention\.attention\.(query|key|value)\.", lambda found: f".attention.{found[1][0]}_proj."),
     (r"\.attention\.output\.dense\.", ".attention.o_proj."),
@@ -22,7 +22,7 @@ RENAMED = (
 
 
 class ViViT(VivitModel):
-    """Clips [B, T, 3, H, W] -> the mean over the places of each time step, class token left out, [B, T / 2, E]."""
+    """Clips [B, T, 3, H, W] -> the mean over the patches of each time step, class token left out, [B, T / 2, E]."""
 
     def __init__(self, config: VivitConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
@@ -32,7 +32,7 @@ class ViViT(VivitModel):
         return self.hidden(clips)[:, 1:].unflatten(1, (steps, -1)).mean(2)
 
     def hidden(self, clips: Tensor) -> Tensor:
-        """[B, T, 3, H, W] -> [B, 1 + T / 2 * places, W], after the last norm."""
+        """[B, T, 3, H, W] -> [B, 1 + T / 2 * patches, W], after the last norm."""
         hidden = self.embeddings(clips)
         for layer in self.layers:
             hidden = layer(hidden)
@@ -42,7 +42,7 @@ class ViViT(VivitModel):
         return {"last_hidden_state": self.hidden(clips)}
 
 
-def build(config: ViViTConfig) -> ViViT:
+def build_vivit(config: ViViTConfig) -> ViViT:
     return ViViT._from_config(
         VivitConfig(
             image_size=config.image_size,
@@ -62,10 +62,10 @@ def build(config: ViViTConfig) -> ViViT:
     )
 
 
-def own_name(name: str) -> str | None:
+def rename(name: str) -> str | None:
     if name.startswith("classifier."):
         return None
     name = name.removeprefix("vivit.")
-    for pattern, replacement in RENAMED:
+    for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name

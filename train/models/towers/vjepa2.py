@@ -1,6 +1,6 @@
 """V-JEPA 2's encoder (arXiv 2506.09985), transformers' module, without the predictor.
 
-Positions are rotary over time, rows and columns. Rows and columns are counted with the configured picture size: another
+Positions are rotary over time, rows and columns. Rows and columns are counted with the configured image size: another
 one would give wrong positions without an error, so it is refused.
 """
 
@@ -16,11 +16,11 @@ from train.models.encoder_config import VJEPA2Config
 
 
 class VJEPA2(nn.Module):
-    """Clips [B, T, 3, H, W], T even -> the mean over the places of each time step, [B, T / 2, E]."""
+    """Clips [B, T, 3, H, W], T even -> the mean over the patches of each time step, [B, T / 2, E]."""
 
     def __init__(self, config: VJEPA2Config) -> None:
         super().__init__()
-        self.size, self.places = config.image_size, (config.image_size // config.patch) ** 2
+        self.size, self.patches = config.image_size, (config.image_size // config.patch) ** 2
         self.encoder = VJEPA2Encoder(
             transformers.VJEPA2Config(
                 crop_size=config.image_size,
@@ -40,12 +40,12 @@ class VJEPA2(nn.Module):
             layer.attention.__class__ = ExactRopeAttention
 
     def forward(self, clips: Tensor) -> Tensor:
-        return self.hidden(clips).unflatten(1, (-1, self.places)).mean(2)
+        return self.hidden(clips).unflatten(1, (-1, self.patches)).mean(2)
 
     def hidden(self, clips: Tensor) -> Tensor:
-        """[B, T, 3, H, W] -> [B, T / 2 * places, W], after the last norm."""
+        """[B, T, 3, H, W] -> [B, T / 2 * patches, W], after the last norm."""
         if clips.shape[-2:] != (self.size, self.size):
-            raise ValueError(f"pictures are {list(clips.shape[-2:])}, {self.size} x {self.size} is configured")
+            raise ValueError(f"frames are {list(clips.shape[-2:])}, {self.size} x {self.size} is configured")
         return self.encoder(clips).last_hidden_state
 
     def outputs(self, clips: Tensor) -> dict[str, Tensor]:
@@ -59,5 +59,5 @@ class ExactRopeAttention(VJEPA2RopeAttention):
         return super().apply_rotary_embeddings(qk.float(), pos_ids).to(qk.dtype)
 
 
-def own_name(name: str) -> str | None:
+def rename(name: str) -> str | None:
     return None if name.startswith("predictor.") else name

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.export.layouts import StateDict, below, refusal, replace_weights
+from tests.export.layouts import StateDict, refusal, replace_weights
+from train.models.weights import strip_prefix
 
 
 def optimizer(_: StateDict) -> object:
@@ -22,10 +23,10 @@ def optimizer(_: StateDict) -> object:
 LOOK_ALIKES: list[tuple[Callable[[StateDict], object], str]] = [
     (optimizer, "an optimizer's state"),
     (lambda tensors: {"base_lrs": [0.1], "last_epoch": 2, "_step_count": 3}, "a learning-rate scheduler's state"),
-    (lambda tensors: below(tensors, "unet."), "a bare UNet"),
+    (lambda tensors: strip_prefix(tensors, "unet."), "a bare UNet"),
     (lambda tensors: {name: t for name, t in tensors.items() if name.startswith("unet.")}, "a UNet alone"),
-    (lambda tensors: below(tensors, "vid_fea_extractor.clip_vision."), "a CLIP image encoder"),
-    (lambda tensors: below(tensors, "vid_fea_extractor.clip_text."), "a CLIP text encoder"),
+    (lambda tensors: strip_prefix(tensors, "vid_fea_extractor.clip_vision."), "a CLIP image encoder"),
+    (lambda tensors: strip_prefix(tensors, "vid_fea_extractor.clip_text."), "a CLIP text encoder"),
     (lambda tensors: {f"module.{name}": t for name, t in tensors.items()}, "DistributedDataParallel"),
     (lambda tensors: {"ib_model.head": torch.zeros(2)}, "a VTA-LDM variant with ImageBind as frame encoder"),
     (
@@ -36,19 +37,19 @@ LOOK_ALIKES: list[tuple[Callable[[StateDict], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "told"), LOOK_ALIKES)
+@pytest.mark.parametrize(("change", "expected"), LOOK_ALIKES)
 def test_models_of_another_kind(
-    folder: Path, model_tensors: StateDict, change: Callable[[StateDict], object], told: str
+    folder: Path, model_tensors: StateDict, change: Callable[[StateDict], object], expected: str
 ) -> None:
     path = replace_weights(folder, change(model_tensors))
     message = refusal(folder)
     assert message.startswith(f"{path}: is not a")
     assert "it looks like" in message
-    assert told in message
+    assert expected in message
 
 
 def test_first_stages_in_the_models_place(folder: Path, tmp_path: Path, first_stage_tensors: StateDict) -> None:
-    told = refusal(folder / "audioldm-s-full.ckpt")
-    assert "text-to-audio checkpoint of AudioLDM, which is of use as --first-stage only" in told
+    message = refusal(folder / "audioldm-s-full.ckpt")
+    assert "text-to-audio checkpoint of AudioLDM, which is of use as --first-stage only" in message
     torch.save(first_stage_tensors, tmp_path / "pytorch_model.bin")
     assert "it looks like a first stage" in refusal(tmp_path / "pytorch_model.bin")
