@@ -6,6 +6,8 @@ import os
 
 # Tests run in one process per core, so each computes on one thread. numpy and torch look when they are imported.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+# The processes that tests start find export and train, which are not installed, and vta_rt in the same checkout.
+os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(__file__))
 
 import json
 import shutil

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,7 +30,6 @@ def scripts(tmp_path: Path) -> Path:
 
 
 def run(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own, with the project on its path."""
-    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)}
+    """Run a script in a process of its own."""
     command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)

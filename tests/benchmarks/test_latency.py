@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.benchmarks.conftest import run
 from tests.conftest import link_tree
 from vta_rt.manifest import MANIFEST, record_file
@@ -41,6 +43,7 @@ def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, bundle_short:
     assert "| ONNX Runtime, CPU | 2 |" in done.stdout
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_run_are_reckoned(scripts: Path, bundle_short: Path, micro_checkpoint: Path) -> None:
     few = ("--steps", 300, "--timed-steps", 1, "--repeats", 2, "--out", scripts / "elsewhere")
     rows = ("published", "cpu")

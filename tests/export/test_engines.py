@@ -224,6 +224,7 @@ def test_engines_of_another_export_are_refused_then_replaced(
     assert load_all(find_engines(Bundle(bundle), machine))
 
 
+@pytest.mark.slow
 def test_several_sizes_in_one_build(
     micro_checkpoint: Path, tmp_path: Path, machine: Machine, made: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +253,7 @@ def test_several_sizes_in_one_build(
         find_engines(Bundle(out), machine, Profile(batch, seconds))
 
 
+@pytest.mark.slow
 def test_fp32(bundle_copy: Path, machine: Machine) -> None:
     """No attention kernel is made for fp32: TensorRT puts it together from others."""
     EngineBuild(RTX).run(bundle_copy, BuildReport())

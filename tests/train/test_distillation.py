@@ -127,6 +127,7 @@ def teacher(micro_settings: dict[str, Any], micro_checkpoint: Path, tmp_path_fac
     return out / "last"
 
 
+@pytest.mark.slow
 def test_from_a_teacher_to_a_student_s_checkpoint(teacher: Path, tmp_path: Path) -> None:
     out = tmp_path / "student"
     done = subprocess.run(

@@ -71,6 +71,7 @@ def test_export_opens_it(whole_run: Path, name: str) -> None:
     assert checkpoint.modules.encoder.linear_layer.out_features == 24
 
 
+@pytest.mark.slow
 def test_two_processes_compute_the_same(recipe: Path, whole_run: Path, environment: Mapping[str, str]) -> None:
     out = whole_run.with_name("two")
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2"]
@@ -94,6 +95,7 @@ def test_two_processes_compute_the_same(recipe: Path, whole_run: Path, environme
     assert loading(out)["samples"] == loading(whole_run)["samples"] == 12 * 8
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(recipe: Path, whole_run: Path, environment: Mapping[str, str]) -> None:
     out = whole_run.with_name("killed")
     # Any step will do once there is a checkpoint; the first, of step 4, is written after that step's line.

@@ -49,6 +49,7 @@ def test_only_a_graph_at_fp32_is_computed_at_fp32(tmp_path: Path) -> None:
     assert (1e-4 < error("fp16") < 1e-2) if openvino.has_bf16() else error("fp16") < 1e-6
 
 
+@pytest.mark.slow
 def test_the_demo_s_graphs_give_what_onnxruntime_s_do() -> None:
     pytest.importorskip("openvino")
     found, expected = Pipeline(DEMO, backend="openvino"), Pipeline(DEMO, backend="cpu")

@@ -78,6 +78,7 @@ def test_learns_when_it_sounds(start: Callable[..., Trainer]) -> None:
     assert "valid_material" not in figures
 
 
+@pytest.mark.slow
 def test_learns_what_sounds_from_labels(start: Callable[..., Trainer]) -> None:
     trainer = start(replace(SETTINGS, length=PretrainLengthSettings(steps=600, batch=8)), materials=2)
     before = measure(trainer)
