@@ -7,16 +7,19 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vta_rt.backends.tensorrt.index import BuilderOptions
 from vta_rt.bundle import Bundle
 from vta_rt.cli import run_command
 from vta_rt.errors import OptionError
 from vta_rt.files import raise_output_errors
+from vta_rt.manifest import Precision
+
+if TYPE_CHECKING:
+    from export.report import BuildReport
 
 PUBLISHED_SECONDS = 10.24
 
@@ -41,21 +44,16 @@ def _build(arguments: Sequence[str] | None) -> int:
         profiles = [replace(each, seconds=None) if each.seconds == seconds else each for each in profiles]
     engines = None
     if options.engine != "onnx":  # before any work: it may not be possible here
-        engines = EngineBuild(options.engine, profiles, _builder_options(options), options.compute_capability or ())
-    if options.bundle is None:
-        from export.bundling import Options, build
-
-    if options.precision == "int8":
-        return _build_int8(options, seconds)
+        builder = BuilderOptions(
+            options.optimization_level, options.workspace_mb, options.max_aux_streams, options.tf32
+        )
+        engines = EngineBuild(options.engine, profiles, builder, options.compute_capability or ())
     with BuildReport() as report:
-        if options.bundle is None:
-            chosen = Options(
-                options.precision or "fp32",
-                seconds,
-                dynamic_batch=options.dynamic_batch or any(profile.batch > 1 for profile in profiles),
-                dynamic_length=any(profile.seconds is not None for profile in profiles),
-            )
-            out = build(options.ckpt, options.first_stage, options.out, chosen, report, options.tokenizer)
+        if options.precision == "int8":
+            out = _build_int8(options, seconds, report)
+        elif options.bundle is None:
+            batch, length = any(each.batch > 1 for each in profiles), any(each.seconds is not None for each in profiles)
+            out = _export(options, options.out, seconds, report, dynamic_batch=batch, dynamic_length=length)
         else:
             bundle = Bundle(options.bundle)
             if any(record.precision == "int8" for record in bundle.manifest.graphs.values()):
@@ -68,39 +66,43 @@ def _build(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _build_int8(options: argparse.Namespace, seconds: float) -> int:
+def _export(
+    options: argparse.Namespace,
+    out: Path | str | None,
+    seconds: float,
+    report: BuildReport,
+    *,
+    dynamic_batch: bool = False,
+    dynamic_length: bool = False,
+) -> Path:
+    """A bundle of the checkpoint; at fp32 also where int8 is wanted, which is made from it."""
+    from export.bundling import Options, build
+
+    precision: Precision = "fp32" if options.precision in (None, "int8") else options.precision
+    chosen = Options(precision, seconds, options.dynamic_batch or dynamic_batch, dynamic_length)
+    return build(options.ckpt, options.first_stage, out, chosen, report, options.tokenizer)
+
+
+def _build_int8(options: argparse.Namespace, seconds: float, report: BuildReport) -> Path:
     """An int8 bundle from one at fp32: the one named, or a temporary one beside the new one."""
     from export.quantize import quantize
-    from export.report import BuildReport
 
     videos = [Path(video) for video in options.calibrate or []]
     if missing := [video for video in videos if not video.is_file()]:
         raise OptionError(f"{missing[0]}: no such file to calibrate on")
-    with BuildReport() as report, ExitStack() as cleared:
-        if options.bundle is not None:
-            source = Bundle(options.bundle).path
-            out = Path(options.out or f"{source}-int8")
-        else:
-            from export.bundling import Options, build
-            from export.checkpoint import read_checkpoint
+    if options.bundle is not None:
+        source = Bundle(options.bundle).path
+        return quantize(source, Path(options.out or f"{source}-int8"), videos, report)
+    from export.checkpoint import read_checkpoint
 
-            if not videos:
-                raise OptionError("int8 has to be calibrated on frames: name a few videos with --calibrate")
-            out = Path(options.out or Path("engines") / read_checkpoint(options.ckpt, options.first_stage).name)
-            with raise_output_errors(out):
-                out.parent.mkdir(parents=True, exist_ok=True)
-                folder = cleared.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".fp32-"))
-            source = build(
-                options.ckpt,
-                options.first_stage,
-                Path(folder) / out.name,
-                Options("fp32", seconds, dynamic_batch=options.dynamic_batch),
-                report,
-                options.tokenizer,
-            )
-        quantize(source, out, videos, report)
-    report.table(out, None)
-    return 0
+    if not videos:
+        raise OptionError("int8 has to be calibrated on frames: name a few videos with --calibrate")
+    out = Path(options.out or Path("engines") / read_checkpoint(options.ckpt, options.first_stage).name)
+    with raise_output_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(dir=out.parent, prefix=".fp32-")
+    with temporary as folder:
+        return quantize(_export(options, Path(folder) / out.name, seconds, report), out, videos, report)
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -126,10 +128,6 @@ def _check_options(options: argparse.Namespace) -> None:
         for name in own:
             if getattr(options, name) is not None:
                 raise OptionError(f"--{name.replace('_', '-')} goes with --ckpt; a bundle has its own")
-
-
-def _builder_options(options: argparse.Namespace) -> BuilderOptions:
-    return BuilderOptions(options.optimization_level, options.workspace_mb, options.max_aux_streams, options.tf32)
 
 
 class _DeprecatedBucket(argparse.Action):

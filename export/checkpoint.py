@@ -18,7 +18,7 @@ from train.models.config import SystemConfig
 from train.models.encoder import TOWERS, open_tokenizer
 from train.models.identify import VTA_LDM, describe_content, identify, listing
 from train.models.start_unet import CHANNEL_MAPS
-from train.models.weights import CheckpointError, read_tensors
+from train.models.weights import CheckpointError, find_file, read_tensors
 from vta_rt.documents import decode_document, read_bytes, read_document
 from vta_rt.files import sha256_of
 from vta_rt.hub import resolve
@@ -150,10 +150,10 @@ def _find_weights(path: Path) -> Path:
     """The weights file in a folder, or in the one folder below it that has one; a file is itself."""
     if not path.is_dir():
         return path
-    if (own := _weights_in(path)) is not None:
+    if (own := find_file(path, WEIGHTS_NAMES)) is not None:
         return own
     try:
-        below = [file for entry in sorted(path.iterdir()) if (file := _weights_in(entry)) is not None]
+        below = [file for entry in sorted(path.iterdir()) if (file := find_file(entry, WEIGHTS_NAMES)) is not None]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     if not below:
@@ -164,10 +164,6 @@ def _find_weights(path: Path) -> Path:
         names = listing((file.parent.name for file in below), limit=8)
         raise CheckpointError(f"{path}: holds several checkpoints, name one of them: {names}")
     return below[0]
-
-
-def _weights_in(folder: Path) -> Path | None:
-    return next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
 
 
 def _read_first_object(path: Path) -> Section:

@@ -20,7 +20,7 @@ from train.models.config import VAEConfig
 from train.models.identify import describe_content
 from train.models.vae import to_compvis_name, to_legacy_name
 from train.models.vocoder import to_hifigan_name
-from train.models.weights import CheckpointError, read_tensors, strip_prefix
+from train.models.weights import CheckpointError, find_file, read_tensors, strip_prefix
 from vta_rt.documents import read_document
 
 AUDIOLDM_PREFIX = "first_stage_model."
@@ -59,9 +59,8 @@ def find_beside(folder: Path) -> Path:
         for candidate in (place / f"{PUBLISHED_NAME}.ckpt", place / PUBLISHED_NAME, place):
             if is_pipeline(candidate) or candidate.is_file():
                 return candidate
-    for name in ACCELERATE_NAMES:
-        if (folder / name).is_file():
-            return folder / name
+    if (file := find_file(folder, ACCELERATE_NAMES)) is not None:
+        return file
     raise CheckpointError(f"{folder}: has no first stage (autoencoder and vocoder) beside it; {WHERE_TO_GET_IT}")
 
 
@@ -83,9 +82,8 @@ def is_pipeline(path: Path) -> bool:
 
 def _find_file(folder: Path) -> Path:
     names = (f"{PUBLISHED_NAME}.ckpt", PUBLISHED_NAME, *ACCELERATE_NAMES)
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
+    if (file := find_file(folder, names)) is not None:
+        return file
     if folder.name in PIPELINE_FOLDERS and is_pipeline(folder.parent):
         raise CheckpointError(f"{folder}: is one half of a first stage; give the folder above, {folder.parent}")
     raise CheckpointError(f"{folder}: holds no first stage: neither vae/ and vocoder/ nor {' nor '.join(names)}")
@@ -146,9 +144,8 @@ def _read_pipeline(folder: Path) -> FirstStageFiles:
 
 def _find_weights(folder: Path) -> Path:
     names = (*VAE_NAMES, *ACCELERATE_NAMES)
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
+    if (file := find_file(folder, names)) is not None:
+        return file
     raise CheckpointError(f"{folder}: holds no weights, none of {', '.join(names)}")
 
 

@@ -1,4 +1,4 @@
-"""Files that are no state dicts are told apart in one line, and nothing in them runs."""
+"""Files that are no state dicts, or those of other models, are told apart in one line, and nothing in them runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.export.layouts import MODEL, refusal
+from tests.export.layouts import MODEL, StateDict, refusal, replace_weights
+from train.models.weights import strip_prefix
 
 
 def git_lfs_pointer(path: Path) -> None:
@@ -78,10 +79,12 @@ FOREIGN: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("make", "expected"), FOREIGN)
-@pytest.mark.parametrize("role", ["model", "first stage"])
+@pytest.mark.parametrize(
+    ("role", "make", "expected"),
+    [*(("model", *row) for row in FOREIGN), *(("first stage", *row) for row in FOREIGN[4:7])],
+)
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_foreign_files(folder: Path, make: Callable[[Path], object], expected: str, role: str) -> None:
+def test_foreign_files(folder: Path, role: str, make: Callable[[Path], object], expected: str) -> None:
     path = folder / MODEL / "pytorch_model_2.bin" if role == "model" else folder / "audioldm-s-full.ckpt"
     path.unlink()
     make(path)
@@ -89,3 +92,46 @@ def test_foreign_files(folder: Path, make: Callable[[Path], object], expected: s
     assert message.startswith(f"{path}: ")
     assert expected in message
     assert not Path(f"{path}.was-run").exists()
+
+
+def optimizer(_: StateDict) -> object:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.zeros(2)
+    adam = torch.optim.AdamW([parameter])
+    adam.step()
+    return adam.state_dict()
+
+
+LOOK_ALIKES: list[tuple[Callable[[StateDict], object], str]] = [
+    (optimizer, "an optimizer's state"),
+    (lambda tensors: {"base_lrs": [0.1], "last_epoch": 2, "_step_count": 3}, "a learning-rate scheduler's state"),
+    (lambda tensors: strip_prefix(tensors, "unet."), "a bare UNet"),
+    (lambda tensors: {name: t for name, t in tensors.items() if name.startswith("unet.")}, "a UNet alone"),
+    (lambda tensors: strip_prefix(tensors, "vid_fea_extractor.clip_vision."), "a CLIP image encoder"),
+    (lambda tensors: strip_prefix(tensors, "vid_fea_extractor.clip_text."), "a CLIP text encoder"),
+    (lambda tensors: {f"module.{name}": t for name, t in tensors.items()}, "DistributedDataParallel"),
+    (lambda tensors: {"ib_model.head": torch.zeros(2)}, "a VTA-LDM variant with ImageBind as frame encoder"),
+    (
+        lambda tensors: {"unet.conv_in.bias": torch.zeros(2), "text_encoder.shared.weight": torch.zeros(2)},
+        "a text-to-audio checkpoint of Tango",
+    ),
+    (lambda tensors: {"stft_fn.forward_basis": torch.zeros(2)}, "the short-time Fourier transform"),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), LOOK_ALIKES)
+def test_models_of_another_kind(
+    folder: Path, model_tensors: StateDict, change: Callable[[StateDict], object], expected: str
+) -> None:
+    path = replace_weights(folder, change(model_tensors))
+    message = refusal(folder)
+    assert message.startswith(f"{path}: is not a")
+    assert "it looks like" in message
+    assert expected in message
+
+
+def test_first_stages_in_the_models_place(folder: Path, tmp_path: Path, first_stage_tensors: StateDict) -> None:
+    message = refusal(folder / "audioldm-s-full.ckpt")
+    assert "text-to-audio checkpoint of AudioLDM, which is of use as --first-stage only" in message
+    torch.save(first_stage_tensors, tmp_path / "pytorch_model.bin")
+    assert "it looks like a first stage" in refusal(tmp_path / "pytorch_model.bin")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from train.models.config import FrameEncoderConfig
 from train.models.encoder import TOWERS, FrameEncoder, build_encoder
-from train.models.weights import CheckpointError, read_tensors
+from train.models.weights import CheckpointError, find_file, read_tensors
 from vta_rt.documents import read_document
 from vta_rt.errors import LicenceWarning, OptionError
 
@@ -57,7 +57,7 @@ def open_encoder(path: Path, config: FrameEncoderConfig) -> FrameEncoder:
 def _find_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    found = next((path / name for name in TOWER_FILES if (path / name).is_file()), None)
+    found = find_file(path, TOWER_FILES)
     if found is None:
         raise OptionError(f"{path}: holds no weights of a frame encoder, none of {', '.join(TOWER_FILES)}")
     return found

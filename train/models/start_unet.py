@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from train.models.weights import read_tensors, squeeze_1x1
+from train.models.weights import find_file, read_tensors, squeeze_1x1
 from vta_rt.errors import OptionError
 
 UNET_FILES = (
@@ -59,7 +59,7 @@ def load_unet(unet: nn.Module, path: Path) -> str:
 def _find_file(path: Path) -> Path:
     if not path.is_dir():
         return path
-    file = next((path / name for name in UNET_FILES if (path / name).is_file()), None)
+    file = find_file(path, UNET_FILES)
     if file is None:
         raise OptionError(f"{path}: holds no UNet, none of {', '.join(UNET_FILES)}")
     return file
