@@ -148,11 +148,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         stages.append(system["stages"](clips))
         totals[-1] += times_more * stages[-1]["denoise"]
         stages[-1]["denoise"] *= 1 + times_more
-    on_device = system["on_device"](clips) if "on_device" in system else None
     return {
         "total": _percentiles(totals),
         "stages": {stage: _percentiles([times[stage] for times in stages]) for stage in STAGES},
-        "denoise_on_device_ms": None if on_device is None else round(on_device * (1 + times_more), 3),
         "calls": len(totals),
         "host_gb": machine.peak_memory_gb(),
         "first_sound": first_sound,
@@ -192,25 +190,7 @@ def _backend(name: str, options: argparse.Namespace) -> tuple[System, dict[str, 
     def call(clips: Frames) -> list[np.ndarray]:
         return pipeline.run(lambda stages: run(stages, clips, lambda stage, call: call()))
 
-    def on_device(clips: Frames) -> float | None:
-        """Milliseconds of the loop by the GPU's own clock, None where there is none."""
-
-        def work(stages: Any) -> float | None:
-            times: list[float] = []
-
-            def timed(stage: str, call: Callable[[], Any]) -> Any:
-                if stage != "denoise" or not hasattr(stages.lane, "milliseconds"):
-                    return call()
-                values: list[Any] = []
-                times.append(round(stages.lane.milliseconds(lambda: values.append(call())), 3))
-                return values[0]
-
-            run(stages, clips, timed)
-            return times[0] if times else None
-
-        return pipeline.run(work)
-
-    return {"call": call, "stages": staged, "on_device": on_device}, {
+    return {"call": call, "stages": staged}, {
         "runs_on": pipeline.backend,
         "precision": pipeline.bundle.manifest.precision,
     }

@@ -71,7 +71,7 @@ class Machine:
         self.streams: dict[int, Stream] = {}
         self.graphs: set[Graph] = set()
         self.executables: set[Graph] = set()
-        self.contexts = self.events = 0  # alive
+        self.contexts = 0  # alive
         self.capturing = threading.local()
         self._lock = threading.RLock()
         self.cudart = _cudart(self)
@@ -79,9 +79,8 @@ class Machine:
 
     @property
     def held(self) -> tuple[int, ...]:
-        """What is not given back: blocks, streams, graphs, executables, contexts and events."""
-        others = self.contexts + self.events
-        return len(self.blocks), len(self.streams), len(self.graphs), len(self.executables), others
+        """What is not given back: blocks, streams, graphs, executables and contexts."""
+        return len(self.blocks), len(self.streams), len(self.graphs), len(self.executables), self.contexts
 
     def called(self, name: str) -> list[tuple[Any, ...]]:
         return [arguments for called, arguments in self.calls if called == name]
@@ -123,7 +122,6 @@ def _cudart(machine: Machine) -> Any:
         cudaError_t=Error,
         cudaStreamNonBlocking=1,
         cudaHostAllocDefault=0,
-        cudaEventDefault=0,
         cudaStreamCaptureMode=SimpleNamespace(cudaStreamCaptureModeThreadLocal="thread"),
         cudaMemcpyKind=SimpleNamespace(
             cudaMemcpyHostToDevice="up", cudaMemcpyDeviceToHost="down", cudaMemcpyDeviceToDevice="there"
@@ -171,8 +169,6 @@ def _cudart(machine: Machine) -> Any:
         "cudaStreamDestroy": lambda stream: machine.streams.pop(stream.number),
         "cudaMemcpyAsync": copy,
         "cudaMemsetAsync": clear,
-        "cudaEventSynchronize": lambda event: event.stream.run(),
-        "cudaEventElapsedTime": lambda start, end: float(end.time - start.time),
         "cudaGraphGetNodes": lambda graph: (None, len(graph.work)),
     }.items():
         call(function, name)
@@ -193,20 +189,6 @@ def _cudart(machine: Machine) -> Any:
     def cudaStreamSynchronize(stream: Stream) -> None:
         not_while_capturing()
         stream.run()
-
-    @call
-    def cudaEventCreateWithFlags(flags: int) -> SimpleNamespace:
-        machine.events += 1
-        return SimpleNamespace(time=None)
-
-    @call
-    def cudaEventDestroy(event: SimpleNamespace) -> None:
-        machine.events -= 1
-
-    @call
-    def cudaEventRecord(event: SimpleNamespace, stream: Stream) -> None:
-        event.stream = stream
-        stream.put(lambda: setattr(event, "time", len(machine.calls)))
 
     @call
     def cudaStreamBeginCapture(stream: Stream, mode: str) -> None:

@@ -1,4 +1,4 @@
-"""CUDA: memory, streams, events, captured graphs, lanes.
+"""CUDA: memory, streams, captured graphs, lanes.
 
 Every call is checked. A failure is raised as ``DeviceError``, and everything its lane held is given back; other lanes and the
 rest of the process go on, unless the driver itself says that it cannot.
@@ -147,15 +147,13 @@ class DeviceArray:
 
     def __getitem__(self, index: int | slice) -> DeviceArray:
         """One entry of the first axis, or several consecutive ones."""
-        stride = math.prod(self.shape[1:]) * self.dtype.itemsize
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step != 1:
-                raise IndexError("entries of a device array are taken in a row")
-            return DeviceArray(self.address + start * stride, (max(stop - start, 0), *self.shape[1:]), self.dtype)
-        if not 0 <= index < len(self):
-            raise IndexError(f"{index} of {len(self)}")
-        return DeviceArray(self.address + index * stride, self.shape[1:], self.dtype)
+        places = range(len(self))[index]  # raises IndexError as lists do
+        start, shape = (
+            (places, self.shape[1:]) if isinstance(places, int) else (places.start, (len(places), *self.shape[1:]))
+        )
+        if isinstance(places, range) and places.step != 1:
+            raise IndexError("only consecutive entries of a device array can be taken")
+        return DeviceArray(self.address + start * math.prod(self.shape[1:]) * self.dtype.itemsize, shape, self.dtype)
 
 
 class Graph:
@@ -166,15 +164,21 @@ class Graph:
     """
 
     def __init__(self, stream: Any, record: Callable[[], None]) -> None:
-        try:
-            self._executable = _instantiate(_record(stream, record))
-        except DeviceError as error:
-            raise CaptureError(str(error)) from error
-        try:
-            check(cudart.cudaGraphUpload(self._executable, stream), "upload a graph")
-        except DeviceError as error:
-            self.close()
-            raise CaptureError(str(error)) from error
+        with ExitStack() as unfinished:
+            try:
+                graph = _record(stream, record)
+                try:
+                    _, nodes = check(cudart.cudaGraphGetNodes(graph), "count the nodes of a graph")
+                    if nodes == 0:
+                        raise DeviceError("GPU: a capture recorded nothing; the engine may be on another device")
+                    self._executable = check(cudart.cudaGraphInstantiate(graph, 0), "instantiate a graph")
+                finally:
+                    cudart.cudaGraphDestroy(graph)
+                unfinished.callback(self.close)
+                check(cudart.cudaGraphUpload(self._executable, stream), "upload a graph")
+            except DeviceError as error:
+                raise CaptureError(str(error)) from error
+            unfinished.pop_all()
 
     def launch(self, stream: Any) -> None:
         check(cudart.cudaGraphLaunch(self._executable, stream), "launch a graph")
@@ -195,16 +199,6 @@ def _record(stream: Any, record: Callable[[], None]) -> Any:
         cudart.cudaGetLastError()
         raise
     return check(cudart.cudaStreamEndCapture(stream), "end a capture")
-
-
-def _instantiate(graph: Any) -> Any:
-    try:
-        _, nodes = check(cudart.cudaGraphGetNodes(graph), "count the nodes of a graph")
-        if nodes == 0:
-            raise DeviceError("GPU: a capture recorded nothing; the engine may be on another device")
-        return check(cudart.cudaGraphInstantiate(graph, 0), "instantiate a graph")
-    finally:
-        cudart.cudaGraphDestroy(graph)
 
 
 class CudaLane(Lane):
@@ -300,19 +294,6 @@ class CudaLane(Lane):
     def wait(self) -> None:
         """Wait until all work on the stream is done."""
         check(cudart.cudaStreamSynchronize(self.stream), "finish its work")
-
-    def milliseconds(self, work: Callable[[], Any]) -> float:
-        """How long ``work`` takes on the device, by the device's own clock."""
-        with ExitStack() as resources:
-            events = []
-            for _ in range(2):
-                events.append(check(cudart.cudaEventCreateWithFlags(cudart.cudaEventDefault), "create an event"))
-                resources.callback(cudart.cudaEventDestroy, events[-1])
-            check(cudart.cudaEventRecord(events[0], self.stream), "record an event")
-            work()
-            check(cudart.cudaEventRecord(events[1], self.stream), "record an event")
-            check(cudart.cudaEventSynchronize(events[1]), "wait for an event")
-            return float(check(cudart.cudaEventElapsedTime(*events), "read a time"))
 
     def take_back(self) -> None:
         """End a call: all memory may be lent again."""

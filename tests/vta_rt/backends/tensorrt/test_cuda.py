@@ -30,7 +30,7 @@ def test_entries_that_are_not_there() -> None:
     array = DeviceArray(0, (3, 2), np.dtype(np.float32))
     with pytest.raises(IndexError):
         array[3]
-    with pytest.raises(IndexError, match="in a row"):
+    with pytest.raises(IndexError, match="only consecutive"):
         array[::2]
 
 
@@ -107,12 +107,6 @@ def test_what_a_capture_raises_leaves_the_stream_usable(machine: Machine, lanes:
         with pytest.raises(CaptureError, match="recorded nothing"):
             Graph(lane.stream, lambda: None)
         np.testing.assert_array_equal(lane.get(lane.put(np.ones(4, np.float32))), np.ones(4))
-
-
-def test_time_on_the_device(machine: Machine, lanes: Lanes) -> None:
-    with lanes.lane() as lane:
-        assert lane.milliseconds(lambda: lane.put(np.ones(4, np.float32))) >= 0
-        assert machine.events == 0
 
 
 def test_what_no_longer_fits_among_many_goes_first_used_first(
