@@ -21,6 +21,7 @@ from vta_rt.backends.tensorrt.index import (
     read_engine,
     read_indices,
 )
+from vta_rt.backends.tensorrt.variants import capability_numbers
 from vta_rt.bundle import Bundle
 from vta_rt.errors import EngineError
 from vta_rt.manifest import Manifest, Precision
@@ -106,7 +107,7 @@ def why_unsuitable(
     target = index.target
     capabilities, here = target.compute_capabilities, machine.compute_capability
     runs_here = here in capabilities or (
-        target.and_later and _numbers(here) > max(_numbers(capability) for capability in capabilities)
+        target.and_later and capability_numbers(here) > max(map(capability_numbers, capabilities))
     )
     # An RTX engine is the same on every system with the same processors.
     systems = [
@@ -149,8 +150,3 @@ def _why_incomplete(folder: Path, index: EngineIndex, manifest: Manifest, profil
         if size != record.file.size:
             return f"{record.file.file}: {describe_size(size, record.file)}"
     return None
-
-
-def _numbers(capability: str) -> tuple[int, ...]:
-    """For comparisons: ``12.0`` is above ``8.9``."""
-    return tuple(map(int, capability.split(".")))

@@ -119,7 +119,7 @@ def rtx_check_gpu(trt: Any, capability: str) -> None:
         EngineError: its engines run on no GPU of this compute capability.
     """
     known = [name for name in rtx_capabilities(trt) if name != "current"]
-    if capability not in known and _numbers(capability) < max(map(_numbers, known)):
+    if capability not in known and capability_numbers(capability) < max(map(capability_numbers, known)):
         raise EngineError(
             f"tensorrt-rtx runs on no GPU of compute capability {capability}, as here (it does on {', '.join(known)} and "
             "later); --engine tensorrt is for those"
@@ -149,8 +149,9 @@ def rtx_capabilities(trt: Any) -> dict[str, Any]:
     return {re.sub(r"^SM(\d+)(\d)$", r"\1.\2", name).lower(): value for name, value in members.items()}
 
 
-def _numbers(capability: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in capability.split("."))
+def capability_numbers(capability: str) -> tuple[int, ...]:
+    """For comparisons: ``12.0`` is above ``8.9``."""
+    return tuple(map(int, capability.split(".")))
 
 
 def _load_libraries(variant: Variant) -> list[ctypes.CDLL]:
