@@ -1,22 +1,16 @@
-"""Opens what the settings name and puts a run's parts together: model and its first weights, clips, first stage.
-
-Knows paths and what belongs together; does not train.
-"""
+"""Opens what the settings name and puts a run's parts together: model and its first weights, clips, first stage."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from diffusers import AutoencoderKL
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.checkpoints import FIRST_STAGE, read_weights
 from train.data.lists import read_list
@@ -30,27 +24,26 @@ from train.model import TEXT, LatentDiffusion
 from train.models.config import SystemConfig
 from train.models.encoder import TOWERS
 from train.models.start_unet import load_unet
-from train.models.weights import CheckpointError, fingerprint
+from train.models.weights import CheckpointError, fingerprint, read_tensors
 from train.settings import StartSettings, TrainSettings, model_config
+from vta_rt.documents import read_document
 from vta_rt.errors import OptionError
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is put together from. valid: None for a run without validation. vae: for clips with raw sound.
-
-    first_stage: the folder to lay beside checkpoints. notes: what the user should know before hours are spent. tower:
-    tensors of the frame encoder's tower, by their names in a checkpoint, where the model does without it.
-    """
+    """What a run is put together from."""
 
     config: SystemConfig
     model: LatentDiffusion
     train: ClipSource
-    valid: ClipSource | None = None
-    vae: AutoencoderKL | None = None
-    first_stage: Path | None = None
-    notes: tuple[str, ...] = ()
-    tower: Mapping[str, Tensor] = field(default_factory=dict)
+    valid: ClipSource | None = None  # None for a run without validation
+    vae: AutoencoderKL | None = None  # for clips with raw audio
+    first_stage: Path | None = None  # the folder to lay beside checkpoints
+    notes: tuple[str, ...] = ()  # what the user should know before hours are spent
+    tower: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # by name in a checkpoint, where the model does without it
 
 
 def assemble(settings: TrainSettings) -> Parts:
@@ -88,18 +81,18 @@ def assemble(settings: TrainSettings) -> Parts:
     vae = _open_vae(first_stage, config) if first_stage else None
     for source in (train, valid):
         _check(source, model, vae, settings)
-    idle = {}
-    if _is_idle(settings, train, valid):
-        idle = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.vid_fea_extractor.remove_tower().items()}
-    return Parts(config, model, train, valid, vae, first_stage, notes, idle)
+    frozen = {}
+    if _does_without_tower(settings, train, valid):
+        frozen = {f"{MODEL_PREFIX}{name}": tensor for name, tensor in model.vid_fea_extractor.remove_tower().items()}
+    return Parts(config, model, train, valid, vae, first_stage, notes, frozen)
 
 
-def _is_idle(settings: TrainSettings, *sources: ClipSource | None) -> bool:
-    """Whether the tower has nothing to do: its embeddings are made, and its weights are those of a file."""
-    made = [
+def _does_without_tower(settings: TrainSettings, *sources: ClipSource | None) -> bool:
+    """Whether the tower is not needed in training: all embeddings are prepared, and its weights are those of a file."""
+    prepared = [
         isinstance(source, PreparedSource) and "embeddings" in source.recipe.tensors for source in sources if source
     ]
-    return all(made) and bool(settings.start.tower or settings.start.checkpoint)
+    return all(prepared) and bool(settings.start.tower or settings.start.checkpoint)
 
 
 def _teach(model: LatentDiffusion, weights: dict[str, torch.Tensor] | None, settings: TrainSettings) -> None:
@@ -107,12 +100,12 @@ def _teach(model: LatentDiffusion, weights: dict[str, torch.Tensor] | None, sett
     if weights is None:
         raise OptionError("start.checkpoint: the teacher's checkpoint is needed for distillation")
     if not settings.optimizer.train_unet:
-        raise OptionError("optimizer.train_unet is false; a student is a whole denoiser")
-    how = settings.distillation
-    distillation = Distillation(model.config.noise, how.steps, how.substeps)
+        raise OptionError("optimizer.train_unet is false; a student is a complete denoiser")
+    options = settings.distillation
+    distillation = Distillation(model.config.noise, options.steps, options.substeps)
     teacher = LatentDiffusion(model.config, settings.optimizer, settings.loss)
     teacher.load_state_dict(weights)
-    model.learn_from(teacher, distillation, how.guidance)
+    model.learn_from(teacher, distillation, options.guidance)
 
 
 def _source(path: str, settings: TrainSettings, config: SystemConfig, window: Window | None = None) -> ClipSource:
@@ -140,14 +133,9 @@ def _first_stage(start: StartSettings) -> Path | None:
 
 def _sections(first_stage: Path | None) -> dict[str, Any]:
     """What a first stage's own config.json tells of the system."""
-    path = (first_stage or Path()) / "config.json"
-    if first_stage is None or not path.is_file():
+    if first_stage is None or not (path := first_stage / "config.json").is_file():
         return {}
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{path}: cannot be read ({error})") from error
-    return {name: section for name, section in values.items() if name in SECTIONS}
+    return {name: section for name, section in read_document(path, error=OptionError).items() if name in SECTIONS}
 
 
 def _open_vae(first_stage: Path, config: SystemConfig) -> AutoencoderKL:
@@ -200,11 +188,8 @@ def _notes(settings: TrainSettings, config: SystemConfig, first_stage: Path | No
     return tuple(notes)
 
 
-def _load(model: LatentDiffusion, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    wanted = model.state_dict()
-    wrong = [name for name in wanted if name not in weights or weights[name].shape != wanted[name].shape]
-    wrong += [name for name in weights if name not in wanted]
-    if wrong:
+def _load(model: LatentDiffusion, weights: Mapping[str, Tensor], folder: Path) -> None:
+    if wrong := _find_mismatches(model, weights) + sorted(weights.keys() - model.state_dict().keys()):
         raise CheckpointError(
             f"{folder}: does not fit the model that is configured; {len(wrong)} tensors differ, {wrong[0]} first"
         )
@@ -212,17 +197,17 @@ def _load(model: LatentDiffusion, weights: dict[str, torch.Tensor], folder: Path
 
 
 def _load_text(model: LatentDiffusion, path: Path) -> None:
-    text = model.vid_fea_extractor.get_submodule(TEXT) if model.config.text else None
-    if text is None:
+    if not model.config.text:
         raise OptionError(f"{path}: start.text_tower is given, but the model has no section [model.text]")
-    try:
-        tensors = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise OptionError(f"{path}: cannot be read ({error})") from error
-    wanted = text.state_dict()
-    wrong = [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]
-    if wrong:
+    text, tensors = model.vid_fea_extractor.get_submodule(TEXT), read_tensors(path)
+    if wrong := _find_mismatches(text, tensors):
         raise OptionError(
             f"{path}: is not the text encoder that is configured; {len(wrong)} tensors differ, {wrong[0]} first"
         )
-    text.load_state_dict({name: tensors[name] for name in wanted})
+    text.load_state_dict({name: tensors[name] for name in text.state_dict()})
+
+
+def _find_mismatches(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the module's tensors that are missing or of another shape."""
+    wanted = module.state_dict()
+    return [name for name in wanted if name not in tensors or tensors[name].shape != wanted[name].shape]

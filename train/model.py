@@ -1,40 +1,42 @@
 """The module that is trained: denoiser and frame encoder together, from a batch to its loss.
 
-Its tensors are named as in a published checkpoint. Knows no optimiser, no devices and no data files.
+Its tensors are named as in a published checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.utils.rnn import pad_sequence
 
 from train.conditioning import Condition
 from train.distillation import Distillation, guided_network
-from train.loss import build_scheduler, diffusion_loss
 from train.models.config import SystemConfig, UNetConfig
 from train.models.encoder import batch_tokens, build_encoder, build_text_encoder
 from train.models.unet import build_unet
 from train.settings import DenoiserOptimizerSettings, LossSettings
 from vta_rt.errors import OptionError
+from vta_rt.schedule import NoiseSchedule
 
 TEXT = "clip_text"
 
 
 @dataclass(frozen=True)
 class Batch:
-    """latents (with the scale factor), noise: [B, C, T, F]. timesteps: [B] int64. conditions: one a sample."""
+    """What the module is given for one micro-batch."""
 
-    latents: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    conditions: Sequence[Condition]
+    latents: Tensor  # [B, C, T, F], with the scale factor
+    noise: Tensor  # [B, C, T, F]
+    timesteps: Tensor  # [B] int64
+    conditions: Sequence[Condition]  # one a sample
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -176,11 +178,70 @@ def prior_loss(aligned: Tensor, latents: Tensor) -> Tensor:
     return mse_loss(aligned[:, : latents.shape[1]].float(), latents.float())
 
 
+def build_scheduler(schedule: NoiseSchedule) -> DDPMScheduler:
+    """The forward process; as a sampler it is DDPM's as published (small variance, no clipping)."""
+    return DDPMScheduler(
+        num_train_timesteps=schedule.train_timesteps,
+        beta_start=schedule.beta_start,
+        beta_end=schedule.beta_end,
+        beta_schedule=schedule.beta_schedule,
+        prediction_type=schedule.prediction_type,
+        variance_type="fixed_small",
+        clip_sample=False,
+        timestep_spacing=schedule.timestep_spacing,
+        steps_offset=schedule.steps_offset,
+    )
+
+
+def diffusion_loss(
+    unet: Callable[..., Any],
+    scheduler: DDPMScheduler,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    tokens: Tensor,
+    token_mask: Tensor,
+    *,
+    snr_gamma: float | None = None,
+    weighting: Literal["v", "noise"] = "v",
+) -> Tensor:
+    """Mean squared error of the network at given timesteps and noise, a scalar.
+
+    The target is v (arXiv 2202.00512) or the noise, by the scheduler's prediction type.
+
+    Args:
+        unet: called as diffusers' UNets are.
+        latents, noise: [B, C, T, F]; latents already carry the scale factor.
+        timesteps: [B] int64.
+        tokens, token_mask: [B, N, D] and [B, N] bool, true where a token is real.
+        snr_gamma: weigh each sample by its signal-to-noise ratio (``min_snr_weight``); None weighs all alike.
+    """
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    is_v = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(latents, noise, timesteps) if is_v else noise
+    prediction = unet(noisy, timesteps, tokens, encoder_attention_mask=token_mask).sample
+    error = (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))  # [B]
+    if snr_gamma is None:
+        return error.mean()
+    return (error * min_snr_weight(compute_snr(scheduler, timesteps), snr_gamma, weighting)).mean()
+
+
+def min_snr_weight(snr: Tensor, gamma: float, weighting: Literal["v", "noise"] = "v") -> Tensor:
+    """Min-SNR-gamma weights (arXiv 2303.09556) of signal-to-noise ratios, same shape.
+
+    ``"v"``: the paper's for v-prediction, min(snr, gamma) / (snr + 1). ``"noise"``: the paper's for noise prediction,
+    min(snr, gamma) / snr. The published checkpoints were trained with the latter although they predict v; it keeps more
+    weight on the noisiest steps.
+    """
+    clipped = snr.clamp(max=gamma)
+    return clipped / (snr + 1) if weighting == "v" else clipped / snr
+
+
 def latents_of(moments: Tensor, posterior: Tensor, scale_factor: float) -> Tensor:
     """A posterior sample [B, C, T, F] times the scale factor, out of moments [B, 2C, T, F] and normal numbers."""
     mean, log_variance = moments.chunk(2, dim=1)
-    deviation = (0.5 * log_variance.clamp(-30, 20)).exp()  # the range diffusers' own posterior allows
-    return (mean + deviation * posterior) * scale_factor
+    std = (0.5 * log_variance.clamp(-30, 20)).exp()  # the range diffusers' own posterior allows
+    return (mean + std * posterior) * scale_factor
 
 
 def _move(tensor: Tensor | None, device: torch.device) -> Tensor | None:

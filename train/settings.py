@@ -125,7 +125,7 @@ class ConditioningSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LossSettings:
-    """See ``train.loss``; ``prior``: ``train.model``."""
+    """See ``train.model``."""
 
     snr_gamma: NotNegative = 5.0  # of min-SNR weighting; 0: none
     weighting: Literal["v", "noise"] = "v"  # published: "noise", though the model predicts v

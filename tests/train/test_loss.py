@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from export.bundling import Checkpoint
-from train.loss import build_scheduler, diffusion_loss, min_snr_weight
+from train.model import build_scheduler, diffusion_loss, min_snr_weight
 from vta_rt.schedule import NoiseSchedule
 
 Goldens = dict[str, np.ndarray]

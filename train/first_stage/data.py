@@ -1,12 +1,12 @@
 """Sound files as training data: found by a jsonl or in a folder, decoded once, drawn from at random times.
 
-Waves are [samples] int16 mono at one rate until they are used. Knows files and numpy; no models, no spectrograms.
+Waves are [samples] int16 mono at one rate until they are used.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from train.data.audio import read_audio, to_float, to_int16
 from train.data.sample import SampleError
+from vta_rt.documents import decode_document, read_bytes
 from vta_rt.errors import VTAError
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus")
@@ -36,24 +37,20 @@ def find_sounds(source: Path) -> list[Path]:
         if not files:
             raise SoundError(f"{source}: holds no sound files ({', '.join(SUFFIXES)})")
         return files
-    try:
-        text = source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SoundError(f"{source}: cannot be read as a jsonl of sounds ({error})") from error
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
-        raise SoundError(f"{source}: has no lines; one JSON object with audio_file a line is needed")
-    return [source.parent / _audio_file(line, f"{source}, line {number}") for number, line in lines]
+    hint = "one JSON object with audio_file a line is needed"
+    files = [
+        source.parent / decode_document(line, f"{source}, line {number}", _Line, error=SoundError, hint=hint).audio_file
+        for number, line in enumerate(read_bytes(source, error=SoundError).splitlines(), 1)
+        if line.strip()
+    ]
+    if not files:
+        raise SoundError(f"{source}: has no lines; {hint}")
+    return files
 
 
-def _audio_file(line: str, where: str) -> str:
-    try:
-        name = json.loads(line)["audio_file"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SoundError(f"{where}: is no JSON object with audio_file ({type(error).__name__}: {error})") from error
-    if not isinstance(name, str):
-        raise SoundError(f"{where}: audio_file is {name!r}, a path is needed")
-    return name
+@dataclass(frozen=True)
+class _Line:
+    audio_file: str
 
 
 class Sounds:

@@ -18,7 +18,6 @@ from train.checkpoints import METRICS_FILE
 from train.first_stage.data import Sounds
 from train.models.config import SystemConfig
 from train.settings import (
-    CheckpointSettings,
     Count,
     CountOrNone,
     Decay,
@@ -68,13 +67,6 @@ class FirstStageLengthSettings(LengthSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LastCheckpointSettings(CheckpointSettings):
-    """Checkpoints of a run whose result is published as it trains: they serve to go on with it."""
-
-    keep: Count = 1
-
-
-@dataclass(frozen=True, kw_only=True)
 class DiscriminatorSettings:
     """The vocoder's adversary."""
 
@@ -90,7 +82,6 @@ class FirstStageSettings(RunSettings):
     data: SoundSettings = field(default_factory=SoundSettings)
     optimizer: FirstStageOptimizerSettings = field(default_factory=FirstStageOptimizerSettings)
     length: FirstStageLengthSettings = field(default_factory=FirstStageLengthSettings)
-    checkpoints: LastCheckpointSettings = field(default_factory=LastCheckpointSettings)
 
 
 @dataclass(frozen=True, kw_only=True)

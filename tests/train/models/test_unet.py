@@ -6,7 +6,7 @@ from diffusers.models.attention_processor import Attention
 
 from export.bundling import Checkpoint
 from tests.conftest import relative_error
-from train.loss import build_scheduler
+from train.model import build_scheduler
 from train.models.attention import AttentionProcessor
 from train.models.config import UNetConfig
 from train.models.unet import build_unet
