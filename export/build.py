@@ -62,7 +62,7 @@ def _build(arguments: Sequence[str] | None) -> int:
                 )
             out = bundle.path
         folder = engines.run(out, report) if engines is not None else None
-    report.table(out, folder)
+    report.print_table(out, folder)
     return 0
 
 

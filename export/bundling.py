@@ -168,7 +168,7 @@ def export_graphs(
             with raise_output_errors(out):
                 records = _export_group(group, key, staging, precision, report)
         else:
-            report.kept(records)
+            report.add_kept(records)
         graphs |= records
     return graphs
 
@@ -210,7 +210,7 @@ def _export_group(
             errors = relative_errors(OnnxRuntimeSession(name, record, file).run(feeds), references[name])
         _check_errors(name, errors, record.precision)
         records[name] = replace(record, error=errors)
-        report.built(name, records[name])
+        report.add_built(name, records[name])
     note_finished(staging, group.name, records)
     return records
 

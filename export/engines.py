@@ -151,7 +151,7 @@ class EngineBuild:
             folder.mkdir(parents=True, exist_ok=True)
             index = EngineIndex(FORMAT_VERSION, target, tuple(self._kept(bundle, folder, target, wanted)))
             for record in index.engines:
-                report.engine(record, kept=True)
+                report.add_engine(record, kept=True)
             write_index(folder, index)
             _remove_unlisted(folder, index)
             _list_folder(bundle, target.folder)
@@ -207,7 +207,7 @@ class EngineBuild:
         file_record = FileRecord(item.file, len(memoryview(engine)), hashlib.sha256(engine).hexdigest())
         seconds = round(time.perf_counter() - start, 1)
         record = EngineRecord(item.graph, file_record, item.inputs, outputs, item.key, self.options, seconds)
-        report.engine(record, kept=False)
+        report.add_engine(record, kept=False)
         return record
 
 

@@ -98,7 +98,7 @@ def quantize(bundle: Path, out: Path, videos: Sequence[Path], report: BuildRepor
         for name, record in records.items():
             weights = tuple(record_file(staging / file.file) for file in source.manifest.graphs[name].weights)
             records[name] = replace(record, graph=record_file(staging / f"{name}.onnx"), weights=weights)
-            report.built(name, records[name])
+            report.add_built(name, records[name])
         if source.manifest.tokenizer is not None:
             shutil.copyfile(source.path / source.manifest.tokenizer.file, staging / source.manifest.tokenizer.file)
         write_bundle(out, staging, replace(source.manifest, graphs=records, engines=()))

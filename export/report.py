@@ -73,19 +73,19 @@ class BuildReport:
         finally:
             phases.clear()
 
-    def built(self, name: str, record: GraphRecord) -> None:
+    def add_built(self, name: str, record: GraphRecord) -> None:
         """A graph was exported and agreed with its torch module."""
         self._rows[name] = (record, f"{self._seconds.get(name, 0.0):.1f} s")
 
-    def kept(self, records: dict[str, GraphRecord]) -> None:
+    def add_kept(self, records: dict[str, GraphRecord]) -> None:
         """Graphs of an earlier build are used again."""
         self._rows |= {name: (record, "kept") for name, record in records.items()}
 
-    def engine(self, record: EngineRecord, *, kept: bool) -> None:
+    def add_engine(self, record: EngineRecord, *, kept: bool) -> None:
         """An engine was built, or kept from an earlier build."""
         self._engines.append((record, "kept" if kept else f"{record.build_seconds:.1f} s"))
 
-    def table(self, out: Path, engines: Path | None = None) -> None:
+    def print_table(self, out: Path, engines: Path | None = None) -> None:
         """Print what was built, on standard output. engines: the folder of engines, where there is one."""
         if self._rows:
             self._print_graphs(out)
