@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,45 @@ def micro_settings(prepared_clips: Path) -> dict[str, Any]:
         "checkpoints": {"every": 4, "validate_every": 4},
         "machine": {"device": "cpu"},
     }
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated data set of ten clips of a second: eight to train on, one to validate, one to test. Not to be written to."""
+    from train.demo.synthetic.dataset import WorldRecipe, write_dataset
+
+    folder = tmp_path_factory.mktemp("world")
+    list(write_dataset(folder, WorldRecipe(seed=5, seconds=1.0), 10))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """Writes a video of 25 frames a second; frame n is of the grey level 16 + 8 n, or as ``draw`` gives it."""
+    import av
+    import numpy as np
+
+    def write(
+        path: Path,
+        seconds: float = 0.64,
+        size: int = 32,
+        sound: np.ndarray | None = None,
+        draw: Callable[[int], np.ndarray] | None = None,
+    ) -> Path:
+        draw = draw or (lambda index: np.full((size, size, 3), 16 + 8 * index % 224, np.uint8))
+        with av.open(str(path), "w") as sink:
+            stream = sink.add_stream("libx264", rate=25, options={"preset": "ultrafast", "qp": "0"})
+            stream.height, stream.width = draw(0).shape[:2]
+            stream.pix_fmt = "yuv420p"
+            track = None if sound is None else sink.add_stream("aac", rate=16000, layout="mono")
+            for index in range(round(seconds * 25)):
+                sink.mux(stream.encode(av.VideoFrame.from_ndarray(draw(index), format="rgb24")))
+            sink.mux(stream.encode(None))
+            if track is not None:
+                frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
+                sink.mux(track.encode(frame))
+                sink.mux(track.encode(None))
+        return path
+
+    return write

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 
 import train.prepare
 from train.data.prepared import PreparedSource
-from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.models.config import MotionConfig, SystemConfig, UNetConfig, VAEConfig, to_dict
 from train.models.encoder import build_encoder
 from train.models.vae import build_vae
@@ -30,13 +29,6 @@ CONFIG = SystemConfig(
     frame_rate=12.5,
 )
 TIMES = ["--seconds", "0.64", "--workers", "1"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    list(write_dataset(folder, WorldRecipe(seed=5, seconds=1.0), 10))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +72,8 @@ def test_parts_may_be_named_one_by_one(world: Path, model: Path, tmp_path: Path)
     }
     for name, options in parts.items():
         assert main([*common, "--out", str(tmp_path / name), *options]) == 0
-    assert (
-        main(
-            [
-                str(world / "test.jsonl"),
-                "--checkpoint",
-                str(model),
-                "--keep-frames",
-                *TIMES,
-                "--out",
-                f"{tmp_path}/kept",
-            ]
-        )
-        == 0
-    )
+    kept = ["--checkpoint", str(model), "--keep-frames", *TIMES, "--out", f"{tmp_path}/kept"]
+    assert main([str(world / "test.jsonl"), *kept]) == 0
     recipes = {name: PreparedSource(tmp_path / name).recipe for name in (*parts, "kept")}
     assert {name: recipe.tensors for name, recipe in recipes.items()} == {
         "both": {"embeddings", "moments"},

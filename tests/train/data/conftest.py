@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -36,29 +34,6 @@ def system() -> SystemConfig:
         vae=VAEConfig((8, 8, 8), layers_per_block=1, norm_groups=4),
         frame_rate=RATE,
     )
-
-
-@pytest.fixture(scope="session")
-def write_video() -> WriteVideo:
-    """Writes a video of grey pictures whose n-th has the level 16 + 8 n, at 25 a second, with sound if given."""
-
-    def write(path: Path, seconds: float = SECONDS, size: int = 32, sound: np.ndarray | None = None) -> Path:
-        with av.open(str(path), "w") as sink:
-            pictures = sink.add_stream("libx264", rate=25, options={"preset": "ultrafast", "qp": "0"})
-            pictures.width, pictures.height, pictures.pix_fmt = size, size, "yuv420p"
-            track = None if sound is None else sink.add_stream("aac", rate=16000, layout="mono")
-            for index in range(round(seconds * 25)):
-                pixels = np.full((size, size, 3), 16 + 8 * index % 224, np.uint8)
-                sink.mux(pictures.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            sink.mux(pictures.encode(None))
-            if track is not None and sound is not None:
-                frame = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
-                frame.sample_rate, frame.pts, frame.time_base = 16000, 0, Fraction(1, 16000)
-                sink.mux(track.encode(frame))
-                sink.mux(track.encode(None))
-        return path
-
-    return write
 
 
 def tone(pitch: float, seconds: float = SECONDS, rate: int = 16000) -> np.ndarray:

@@ -13,20 +13,12 @@ from train.data.events import MAX_NOTE_ERROR, NOTE_ERROR_STD, read_known_events
 from train.data.lists import Listing, read_list
 from train.data.prepare import Networks, prepare
 from train.data.prepared import PreparedSource
-from train.demo.synthetic.dataset import WorldRecipe, write_dataset
 from train.models.config import MotionConfig, SystemConfig
 from train.models.encoder import build_encoder
 from train.models.motion import EVENT_SCALE, NOTES, event_width
 from vta_rt.errors import OptionError
 
 SECONDS = 1.0
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    list(write_dataset(folder, WorldRecipe(seed=5, seconds=SECONDS), 10))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import multiprocessing
+import signal
+import sys
 import time
+from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from train.data import loader as loader_module
-from train.data.loader import Draw, Loader, LoadReport
+from train.data.loader import Draw, Loader, LoadReport, quiet_worker, read_ahead
 from train.data.sample import SampleError
 from vta_rt.errors import OptionError
+from vta_rt.video import sample_frames
 
 Step = list[list[Draw]]
 
@@ -207,3 +216,80 @@ def test_processes_that_read_end_with_the_steps(numbers: Any) -> None:
 def test_numbers_that_do_not_go_together_are_refused(options: dict[str, Any], message: str, numbers: Any) -> None:
     with pytest.raises(OptionError, match=message):
         Loader(numbers(4), **options)
+
+
+def test_summary_is_one_line() -> None:
+    report = LoadReport(12_800, 1.5, 100.0, 2.14, {"train.jsonl:7": "is not JSON", "train.jsonl:9": "gone"})
+    assert report.summary() == (
+        "12,800 samples, 2.1% of the time waiting for data, 2 skipped (the first: train.jsonl:7)"
+    )
+    assert LoadReport().summary() == "0 samples, 0.0% of the time waiting for data, 0 skipped"
+
+
+def test_the_file_names_every_clip_and_why(tmp_path: Path) -> None:
+    report = LoadReport(10, 1.5, 100.0, 25.0, {"a": "gone", "ö": "damaged"})
+    report.write(tmp_path / "loading.json")
+    written = json.loads((tmp_path / "loading.json").read_text(encoding="utf-8"))
+    assert written["skipped"] == {"a": "gone", "ö": "damaged"}
+    assert (written["samples"], written["waiting_share"]) == (10, 0.25)
+
+
+def test_processes_together_count_all_and_wait_as_long_as_the_slowest() -> None:
+    merged = LoadReport.merged(
+        [LoadReport(4, 1.0, 10.0, 1.0, {"a": "gone"}), LoadReport(6, 2.0, 9.0, 3.0, {"a": "gone", "b": "damaged"})]
+    )
+    assert merged == LoadReport(10, 2.0, 9.0, 3.0, {"a": "gone", "b": "damaged"})
+    assert LoadReport.merged([]) == LoadReport()
+
+
+class Videos(Dataset[np.ndarray]):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        gc.collect()  # as may happen at any time
+        return np.append(sample_frames(self.path, 12.5, 8)[0].ravel(), index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_come_in_the_order_asked_for(workers: int, clips: Path) -> None:
+    indices = [3, 1, 1, 7]
+    items = read_ahead(Videos(clips.parent / "0.mp4"), indices, workers=workers)
+    assert [int(item[-1]) for item in items] == indices
+
+
+def test_pictures_that_lie_about_here_do_not_stall_other_processes(
+    tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    """A converted picture owns threads; as garbage of this process it was collected in forked ones, which then hung."""
+    path = write_video(tmp_path / "v.mp4", size=64)
+    gc.disable()
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                frame.to_ndarray(format="rgb24")
+                frame.side_data  # noqa: B018 - ties the picture in a reference cycle
+        items = list(read_ahead(Videos(path), range(6), workers=2))
+    finally:
+        gc.enable()
+    assert len(items) == 6
+
+
+def test_this_process_collects_as_before(clips: Path) -> None:
+    frozen = gc.get_freeze_count()
+    list(read_ahead(Videos(clips.parent / "0.mp4"), range(2), workers=1))
+    assert gc.get_freeze_count() == frozen
+
+
+def test_a_reader_leaves_interrupts_to_others_and_says_nothing_when_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: said.append(kind))
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        quiet_worker(0)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    for error in (BrokenPipeError(), ConnectionResetError(), EOFError(), ValueError()):
+        sys.excepthook(type(error), error, None)
+    assert said == [ValueError]

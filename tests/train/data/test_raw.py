@@ -10,7 +10,7 @@ import pytest
 
 from train.data.lists import Entry, read_list
 from train.data.raw import RawSource
-from train.data.sample import Sample, SampleError, Window
+from train.data.sample import Sample, Window
 from vta_rt.audio import Audio
 from vta_rt.video import sample_frames
 
@@ -94,25 +94,3 @@ def test_random_windows_take_pictures_and_sound_from_the_same_place(
     frames, wave = arrays(source.load(0))
     assert wave[0] == 0  # without a generator from the beginning
     assert RawSource([entry], Window(5.0, 12.5, 16, 16000), random_window=True).load(0, np.random.default_rng(0))
-
-
-def test_every_way_to_be_unreadable_is_one_line(clips: Path, window: Window, tmp_path: Path) -> None:
-    folder = clips.parent
-    (tmp_path / "text.mp4").write_text("no video at all\n" * 50)
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    (tmp_path / "cut.mp4").write_bytes((folder / "0.mp4").read_bytes()[:300])
-    entries = {
-        "no such file": Entry("a", tmp_path / "none.mp4", None, folder / "0.wav"),
-        "is not a video that FFmpeg can read": Entry("b", tmp_path / "text.mp4", None, folder / "0.wav"),
-        "is empty (0 bytes)": Entry("c", tmp_path / "empty.mp4", None, folder / "0.wav"),
-        "its index (moov) is missing": Entry("d", tmp_path / "cut.mp4", None, folder / "0.wav"),
-        "has no video stream, only sound": Entry("e", folder / "0.wav", None, folder / "0.wav"),
-        "a video file is needed": Entry("f", folder, None, folder / "0.wav"),
-        "has no sound": Entry("g", folder / "0.mp4", None, None),
-    }
-    source = RawSource(list(entries.values()), window)
-    for index, reason in enumerate(entries):
-        with pytest.raises(SampleError) as error:
-            source.load(index)
-        assert reason in str(error.value)
-        assert "\n" not in str(error.value)

@@ -242,7 +242,7 @@ def _write_text(path: Path, text: str) -> None:
         part.write_text(text)
 
 
-def in_parallel(make: Callable[[int], Made], items: Sequence[int], workers: int) -> Iterator[Made]:
+def in_parallel(make: Callable[[Any], Made], items: Sequence[Any], workers: int) -> Iterator[Made]:
     """The result of ``make`` for each item as it is done, in any order; one worker is this process."""
     if workers == 1:
         yield from map(make, items)

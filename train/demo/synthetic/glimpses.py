@@ -61,11 +61,14 @@ def write_glimpses(out: Path, recipe: WorldRecipe, count: int, side: int, worker
         if value < least:
             raise OptionError(f"{name} is {value}, at least {least} is needed")
     check_writable(out)  # now, not after minutes of work
-    make = partial(_chunk, recipe, count, side)
+    make = partial(_make_glimpses, recipe, side)
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     arrays: dict[str, np.ndarray] = {}
-    for start, part in in_parallel(make, range(0, count, CHUNK), workers):
+    for indices, part in in_parallel(make, chunks, workers):
         for name, values in vars(part).items():
-            arrays.setdefault(name, np.empty((count, *values.shape[1:]), values.dtype))[start : start + CHUNK] = values
+            arrays.setdefault(name, np.empty((count, *values.shape[1:]), values.dtype))[
+                indices.start : indices.stop
+            ] = values
         yield len(part.thing)
     # A single entry: safetensors writes several in any order, and the same glimpses should be the same bytes.
     about = {"names": THING_NAMES, "rate": GLIMPSE_RATE, "seed": recipe.seed, "version": WORLD_VERSION}
@@ -125,6 +128,6 @@ def compress(frames: list[np.ndarray], crf: int, preset: str) -> list[av.VideoFr
     return [frame for packet in [*packets, *encoder.encode(None), None] for frame in decoder.decode(packet)]
 
 
-def _chunk(recipe: WorldRecipe, count: int, side: int, start: int) -> tuple[int, Glimpses]:
-    made = [make_glimpse(recipe, index, side) for index in range(start, min(start + CHUNK, count))]
-    return start, Glimpses(*(np.stack(values) for values in zip(*(vars(one).values() for one in made), strict=True)))
+def _make_glimpses(recipe: WorldRecipe, side: int, indices: range) -> tuple[range, Glimpses]:
+    made = [make_glimpse(recipe, index, side) for index in indices]
+    return indices, Glimpses(*(np.stack(values) for values in zip(*(vars(one).values() for one in made), strict=True)))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import av
 import numpy as np
 import pytest
 
@@ -36,35 +34,3 @@ def clips() -> list[Clip]:
 @pytest.fixture(scope="session")
 def judge() -> Judge:
     return fit_judge(make_clips(12, ["bounce", "strike", "bounce", "strike", "mixed"] * 24))
-
-
-@pytest.fixture
-def make_video() -> Callable[..., Path]:
-    """Writes an mp4 of 25 pictures a second; picture i is all of one grey, lighter than the one before, or as drawn."""
-
-    def make(
-        path: Path,
-        *,
-        seconds: float = 1.0,
-        picture: Callable[[int], np.ndarray] | None = None,
-        size: tuple[int, int] = (64, 48),
-        audio: bool = False,
-    ) -> Path:
-        draw = picture or (lambda index: np.full((size[1], size[0], 3), 10 + 8 * index, np.uint8))
-        with av.open(str(path), "w") as sink:
-            stream = sink.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "18", "threads": "1"})
-            stream.width, stream.height = size
-            stream.pix_fmt = "yuv420p"
-            sound = sink.add_stream("aac", rate=16_000, layout="mono") if audio else None
-            for index in range(round(seconds * 25)):
-                sink.mux(stream.encode(av.VideoFrame.from_ndarray(draw(index), format="rgb24")))
-            sink.mux(stream.encode(None))
-            if sound is not None:
-                noise = 0.1 * np.random.default_rng(0).standard_normal((1, round(seconds * 16_000)))
-                samples = av.AudioFrame.from_ndarray(noise.astype(np.float32), format="fltp", layout="mono")
-                samples.sample_rate = 16_000
-                sink.mux(sound.encode(samples))
-                sink.mux(sound.encode(None))
-        return path
-
-    return make

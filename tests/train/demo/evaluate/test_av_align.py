@@ -28,17 +28,17 @@ def test_peaks_are_larger_than_their_neighbours() -> None:
 
 
 @pytest.fixture
-def jumping(make_video: Callable[..., Path], tmp_path: Path) -> Path:
+def jumping(write_video: Callable[..., Path], tmp_path: Path) -> Path:
     """Two seconds of a textured block that jumps at pictures 10, 20 and 36 of 25 a second, and rests in between."""
     texture = np.random.default_rng(0).integers(60, 255, (24, 24, 3), np.uint8).repeat(2, 0).repeat(2, 1)
 
-    def picture(index: int) -> np.ndarray:
+    def draw(index: int) -> np.ndarray:
         pixels = np.full((96, 128, 3), 30, np.uint8)
         left = 10 + 8 * sum(index >= jump for jump in (10, 20, 36))
         pixels[24:72, left : left + 48] = texture
         return pixels
 
-    return make_video(tmp_path / "jumping.mp4", seconds=2.0, picture=picture, size=(128, 96))
+    return write_video(tmp_path / "jumping.mp4", seconds=2.0, draw=draw)
 
 
 def clicks(*times: float) -> np.ndarray:

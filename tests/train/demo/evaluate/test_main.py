@@ -69,7 +69,7 @@ def test_the_whole_command(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systems, "Shuffled", lambda *_: lambda clip: clip.audio[::-1].copy())
-    arguments = (
+    arguments = [
         "--bundle",
         "good",
         "--compare",
@@ -83,23 +83,15 @@ def test_the_whole_command(
         "--guidance-interval",
         "0.3",
         "5",
-    )
+    ]
     assert run(world, tmp_path / "a", *arguments) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "a" / "table.md").read_text(encoding="utf-8").startswith(printed)
     content = json.loads((tmp_path / "a" / "report.json").read_text(encoding="utf-8"))
-    assert content["settings"] == {
-        "split": "test",
-        "clips": 6,
-        "seed": 0,
-        "first_stage": None,
-    }
+    assert content["settings"] == {"split": "test", "clips": 6, "seed": 0, "first_stage": None}
     sampling = {"steps": 25, "solver": "ddim", "guidance": 2.0, "spacing": None, "guidance_interval": [0.3, 5.0]}
     assert "guided at levels 0.3 to 5" in (tmp_path / "a" / "table.md").read_text(encoding="utf-8")
-    assert content["bundles"]["late"] == {
-        "path": "late",
-        "sampling": sampling,
-    }  # the bundle's own, but for what is asked
+    assert content["bundles"]["late"] == {"path": "late", "sampling": sampling}  # its own, but for what is asked
     assert content["data"] == {"seed": 5}
     assert content["versions"]["numpy"] == np.__version__
     f1 = {name: scores["f1_100"] for name, scores in content["scores"].items()}
@@ -176,13 +168,14 @@ def test_data_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_av_align_of_a_video_with_sound(
-    make_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write_video: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("cv2")
-    video = make_video(tmp_path / "clip.mp4", audio=True)
+    rng = np.random.default_rng(0)
+    video = write_video(tmp_path / "clip.mp4", sound=0.1 * rng.standard_normal(16_000, np.float32))
     assert main(["--av-align", str(video), "--out", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out" / "av_align.json").read_text(encoding="utf-8"))
     assert content["videos"][0]["video"] == str(video)
     assert "| *mean* |" in capsys.readouterr().out
-    assert main(["--av-align", str(make_video(tmp_path / "mute.mp4")), "--out", str(tmp_path / "out")]) == 2
+    assert main(["--av-align", str(write_video(tmp_path / "mute.mp4")), "--out", str(tmp_path / "out")]) == 2
     assert "mute.mp4: has no sound" in capsys.readouterr().err

@@ -97,8 +97,8 @@ def test_every_clip_has_its_own_seed(pair: list[Clip]) -> None:
     assert pipeline.asked == [{"seed": seed} | vars(SAMPLING) for seed in (41, 42)]
 
 
-def test_shuffled_frames_are_the_same_in_another_order(make_video: Callable[[Path], Path], tmp_path: Path) -> None:
-    clip = Clip("moving", "bounce", (), (), np.zeros(1), make_video(tmp_path / "moving.mp4"), 3)
+def test_shuffled_frames_are_the_same_in_another_order(write_video: Callable[..., Path], tmp_path: Path) -> None:
+    clip = Clip("moving", "bounce", (), (), np.zeros(1), write_video(tmp_path / "moving.mp4", seconds=1.0), 3)
     pipeline = FakePipeline()
     wave = systems.Shuffled(pipeline, SAMPLING, 40)(clip)
     assert wave.shape == (16_000,)  # as long as the video
