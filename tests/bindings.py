@@ -25,16 +25,10 @@ from pathlib import Path
 from typing import Any
 
 NAMES = {
-    "builder": "Builder",
     "network": "INetworkDefinition",
     "config": "IBuilderConfig",
-    "parser": "OnnxParser",
-    "layer": "ILayer",
     "tensor": "ITensor",
-    "engine": "ICudaEngine",
     "context": "IExecutionContext",
-    "trt_runtime": "Runtime",
-    "runtime_config": "IRuntimeConfig",
 }
 _RETURNED = "return"  # no name of anything
 RTX_ONLY = "rtx_"  # functions that only TensorRT-RTX is asked to have the names of

@@ -116,65 +116,50 @@ BUILDER = """def build(trt):
     log = trt.Logger()
     builder = trt.Builder(log)
     config = builder.create_builder_config()
-"""
+    """
+CUDA = "from cuda.bindings import runtime\n"
+PLANTED = [  # what is unknown, was removed or is called otherwise, and the ways that objects take to get there
+    (f"{BUILDER}config.set_flag(trt.BuilderFlag.FP16)", "BuilderFlag has no FP16"),
+    (f"{BUILDER}config.set_flag(trt.BuilderFlag.INT8)", "BuilderFlag has no INT8"),
+    (f"{BUILDER}builder.platform_has_fast_fp16", "Builder has no platform_has_fast_fp16"),
+    (f"{BUILDER}config.int8_calibrator = None", "IBuilderConfig has no int8_calibrator"),
+    (f"{BUILDER}config.max_workspace_size = 1", "IBuilderConfig has no max_workspace_size"),
+    (f"{BUILDER}builder.build_engine(None, config)", "Builder has no build_engine"),
+    (f"{BUILDER}builder.build_serialized_network(config)", "Builder.build_serialized_network(…) is called"),
+    (f"{BUILDER}builder.create_network(0, 1)", "Builder.create_network(…, …) is called, it takes (flags)"),
+    (f"{BUILDER}builder.create_network(typed=True)", "Builder.create_network(typed=…) is called"),
+    (f"{BUILDER}trt.OnnxParser(builder.create_network(0))", "OnnxParser(…) is called"),
+    (f"{BUILDER}[builder.create_network(0).get_input(i).dims for i in range(2)]", "ITensor has no dims"),
+    (f"{BUILDER}trt.IInt8Calibrator", "has no IInt8Calibrator"),
+    (f"{CUDA}runtime.cudaMallocc(1)", "runtime has no cudaMallocc"),
+    (f"{CUDA}rt = runtime\nrt.cudaMalloc(1, 2)", "cudaMalloc(…, …) is called, it takes (size)"),
+    ("from cuda.bindings import runtime as rt\nrt.cudaMalloc(1, 2)", "cudaMalloc(…, …) is called, it takes (size)"),
+    (f"{CUDA}check(runtime.cudaMalloc(), 'it')", "cudaMalloc() is called"),
+    (f"{CUDA}call(runtime.cudaMalloc, 1, 2)", "cudaMalloc(…, …) is called"),
+    (f"{CUDA}runtime.cudaError_t.cudaOkay", "cudaError_t has no cudaOkay"),
+    (
+        "class Monitor(trt.IProgressMonitor):\n    def step_complete(self, phase): ...",
+        "IProgressMonitor.step_complete is overridden with 1 arguments",
+    ),
+    (
+        "class A:\n    def go(self):\n        self.it.no()\n    def __init__(self, trt):\n        self.it = trt.Builder(1)",
+        "Builder has no no",
+    ),
+    ("def make(trt):\n    return trt.Builder(1)\ndef use():\n    made = make()\n    made.no()", "Builder has no no"),
+    ("def run(context: Any, trt):\n    context.execute_async_v2(1)", "IExecutionContext has no execute_async_v2"),
+]
 
 
 @pytest.mark.parametrize("variant", MODULES)
-@pytest.mark.parametrize(
-    ("line", "problem"),
-    [
-        ("config.set_flag(trt.BuilderFlag.FP16)", "BuilderFlag has no FP16"),
-        ("config.set_flag(trt.BuilderFlag.INT8)", "BuilderFlag has no INT8"),
-        ("builder.platform_has_fast_fp16", "Builder has no platform_has_fast_fp16"),
-        ("config.int8_calibrator = None", "IBuilderConfig has no int8_calibrator"),
-        ("config.max_workspace_size = 1", "IBuilderConfig has no max_workspace_size"),
-        ("builder.build_engine(None, config)", "Builder has no build_engine"),
-        ("builder.build_serialized_network(config)", "Builder.build_serialized_network(…) is called"),
-        ("builder.create_network(0, 1)", "Builder.create_network(…, …) is called, it takes (flags)"),
-        ("builder.create_network(typed=True)", "Builder.create_network(typed=…) is called"),
-        ("trt.OnnxParser(builder.create_network(0))", "OnnxParser(…) is called"),
-        ("[builder.create_network(0).get_input(i).dims for i in range(2)]", "ITensor has no dims"),
-        ("trt.IInt8Calibrator", "has no IInt8Calibrator"),
-    ],
-)
-def test_what_is_unknown_or_was_removed_is_a_problem(
-    libraries: Path, tmp_path: Path, variant: str, line: str, problem: str
-) -> None:
-    planted = tmp_path / "planted.py"
-    planted.write_text(f"{BUILDER}    {line}\n")
-    (text,) = read(variant, libraries, planted)["problems"]
-    assert problem in text
-    assert text.startswith(f"{planted}:5: ")
-
-
-@pytest.mark.parametrize(
-    ("source", "problem"),
-    [
-        ("from cuda.bindings import runtime\nruntime.cudaMallocc(1)", "runtime has no cudaMallocc"),
-        ("from cuda.bindings import runtime as rt\nrt.cudaMalloc(1, 2)", "cudaMalloc(…, …) is called, it takes (size)"),
-        ("from cuda.bindings import runtime\ncheck(runtime.cudaMalloc(), 'it')", "cudaMalloc() is called"),
-        ("from cuda.bindings import runtime\ncall(runtime.cudaMalloc, 1, 2)", "cudaMalloc(…, …) is called"),
-        ("from cuda.bindings import runtime\nruntime.cudaError_t.cudaOkay", "cudaError_t has no cudaOkay"),
-        (
-            "class Monitor(trt.IProgressMonitor):\n    def step_complete(self, phase): ...",
-            "IProgressMonitor.step_complete is overridden with 1 arguments",
-        ),
-        (
-            "class A:\n    def go(self):\n        self.it.no()\n    def __init__(self, trt):\n        self.it = trt.Builder(1)",
-            "Builder has no no",
-        ),
-        (
-            "def make(trt):\n    return trt.Builder(1)\ndef use():\n    made = make()\n    made.no()",
-            "Builder has no no",
-        ),
-        ("def run(context: Any, trt):\n    context.execute_async_v2(1)", "IExecutionContext has no execute_async_v2"),
-    ],
-)
-def test_cuda_and_the_ways_objects_take(libraries: Path, tmp_path: Path, source: str, problem: str) -> None:
-    planted = tmp_path / "planted.py"
-    planted.write_text(source)
-    (text,) = read("tensorrt-rtx", libraries, planted)["problems"]
-    assert problem in text
+def test_what_is_planted_is_found(libraries: Path, tmp_path: Path, variant: str) -> None:
+    for index, (source, _) in enumerate(PLANTED):
+        (tmp_path / f"{index}.py").write_text(source)
+    problems = read(variant, libraries, *(tmp_path / f"{index}.py" for index in range(len(PLANTED))))["problems"]
+    assert len(problems) == len(PLANTED)
+    for index, (problem, (source, message)) in enumerate(zip(problems, PLANTED, strict=True)):
+        assert problem.startswith(f"{tmp_path / str(index)}.py:")
+        assert message in problem, source
+    assert problems[0].startswith(f"{tmp_path}/0.py:5: ")
 
 
 def test_a_name_behind_hasattr_may_be_missing_in_one(libraries: Path, tmp_path: Path) -> None:

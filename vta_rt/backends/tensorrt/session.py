@@ -12,25 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from vta_rt.backends.base import Array, Lane, OnRow, Scan, Session, TensorSpecs
 from vta_rt.backends.tensorrt.cuda import CaptureError, CudaLane, DeviceArray, Graph, Lanes, aligned, reserve, use
+from vta_rt.backends.tensorrt.engines import Engines
 from vta_rt.backends.tensorrt.variants import make_logger
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning, OptionError
 from vta_rt.manifest import TensorSpec
 
 MAX_GRAPH_ROWS = 500  # a graph grows with them, so a longer scan is not captured
-
-
-class EngineSource(Protocol):
-    """Where the engines of one profile come from; ``vta_rt.backends.tensorrt.engines.Engines`` is one."""
-
-    @property
-    def records(self) -> Mapping[str, TensorSpecs]: ...
-    def load(self, graph: str) -> bytes: ...
 
 
 class TensorRTSession(Session):
@@ -49,7 +42,7 @@ class TensorRTSession(Session):
     """
 
     def __init__(
-        self, name: str, trt: ModuleType, sources: Sequence[EngineSource], lanes: Lanes, capture: bool = True
+        self, name: str, trt: ModuleType, sources: Sequence[Engines], lanes: Lanes, capture: bool = True
     ) -> None:
         self._sources = list({source.records[name].inputs: source for source in sources}.values())
         super().__init__(name, _merge([source.records[name] for source in self._sources]))
