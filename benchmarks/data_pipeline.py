@@ -1,4 +1,4 @@
-"""How fast training clips come in, and how long a device waits for them: videos as they lie against prepared clips.
+"""Clips per second that reach training, and how long a device waits for them: video files against prepared clips.
 
     python benchmarks/data_pipeline.py --clips 64 --workers 2
 
@@ -72,20 +72,20 @@ def main() -> None:
                     "startup_s": round(paced.startup, 2),
                 },
             }
-            share = f"{paced.waiting_share:.1%}"
-            print(f"{form:<32}{rows[form]['mb_a_clip']:>10}{rows[form]['clips_per_second']:>10}{share:>24}")
+            waiting = f"{paced.waiting_share:.1%}"
+            print(f"{form:<32}{rows[form]['mb_a_clip']:>10}{rows[form]['clips_per_second']:>10}{waiting:>24}")
     settings = {name: getattr(options, name) for name in ("clips", "seconds", "batch", "workers", "step")}
     frame = {"frames": forms_window(options).frames, "size": SYSTEM.frame_size}
     print(machine.write(options.name, {"settings": settings | frame, "forms": rows}))
 
 
 def forms_window(options: argparse.Namespace) -> Window:
-    """What is taken of each clip."""
+    """Return the window that is read from each clip."""
     return Window.of(SYSTEM, options.seconds)
 
 
 def _forms(folder: Path, options: argparse.Namespace) -> dict[str, tuple[ClipSource, int]]:
-    """Each form of the same clips, and how many bytes it takes."""
+    """Return each form of the same clips, and its size in bytes."""
     world = folder / "world"
     list(write_dataset(world, WorldRecipe(seed=0, seconds=options.seconds), options.clips, max(1, options.workers)))
     lines = "".join((world / f"{split}.jsonl").read_text() for split in ("train", "valid", "test"))

@@ -1,4 +1,4 @@
-"""Build the engines of a checkpoint's every graph by one command: time, peak memory, sizes. Needs no GPU for tensorrt-rtx.
+"""Build the engines of every graph of a checkpoint with one command: time, peak memory, sizes. Needs no GPU for tensorrt-rtx.
 
     python benchmarks/engines.py --ckpt ckpt/vta-ldm-clip4clip-v-large --engine tensorrt-rtx --precision fp16
 

@@ -1,4 +1,4 @@
-"""What the runtime costs to install and import, beside what the published script needs.
+"""Size and import time of the runtime's environment, beside the one the published script needs.
 
     python benchmarks/footprint.py
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def packages_in(site: Path) -> list[str]:
-    """Names and versions of what an environment holds."""
+    """List the names and versions of the packages in an environment."""
     return sorted(path.name.removesuffix(".dist-info") for path in site.rglob("*.dist-info"))
 
 

@@ -1,8 +1,8 @@
-"""Is the sound on this GPU the right one, every time, for long? The one run to make on a machine that has a GPU.
+"""Whether the sound made on this GPU is correct, every time and over minutes; the one check to run on a machine with a GPU.
 
     python benchmarks/gpu_check.py --reference engines/full-fp32 --bundle engines/full-fp16 --backend tensorrt cuda
 
-Compares every stage and the whole loop with the reference bundle on ONNX Runtime's CPU provider (relative error, listed),
+Compares every stage and the complete loop with the reference bundle on ONNX Runtime's CPU provider (relative error, listed),
 asks for the same seed twice and for all three ways of capturing, then calls from four threads for three minutes and looks at
 the memory. Needs the bundles and vta_rt alone. The figures go to benchmarks/results/gpu_check.json, after every part of it,
 and a part that fails does not keep the next one from its turn; exit code 1 if anything is not as it should be, 2 if no
@@ -32,7 +32,7 @@ GROWTH = 0.2  # GB that memory may grow in the second half of the calls
 
 
 class Report:
-    """Findings of one backend after the other, printed as they come."""
+    """Checks of one backend after another, printed as they are made."""
 
     def __init__(self) -> None:
         self.checks: list[dict[str, Any]] = []
@@ -75,7 +75,7 @@ def main() -> int:
         print(f"{options.bundle}: {title}")
         report.backend = name
         tested = Pipeline(options.bundle, backend=name)
-        for part in (compare, repeat, hold_out):
+        for part in (compare, repeat, call_from_threads):
             attempt(part, tested, name, options, reference, report)
             result = {"backends": there, "left_out": left_out, "steps": options.steps, "checks": report.checks}
             path = machine.write(options.name, result, options.out)
@@ -88,12 +88,12 @@ def attempt(part: Callable[..., None], tested: Pipeline, *arguments: Any) -> Non
     report: Report = arguments[-1]
     try:
         part(tested, *arguments)
-    except Exception as error:  # whatever it is, it belongs into the report
+    except Exception as error:  # whatever it is, it belongs in the report
         report.add(f"{part.__name__} to its end", f"{type(error).__name__}: {error}", "no error", False)
 
 
 class Reference:
-    """What the reference bundle gives on the CPU for made-up frames; each thing computed once, when asked for."""
+    """Outputs of the reference bundle on the CPU for made-up frames, each computed once, when first needed."""
 
     def __init__(self, bundle: str) -> None:
         self.pipeline = Pipeline(bundle, backend="cpu")
@@ -119,7 +119,7 @@ class Reference:
 
 
 def compare(tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report) -> None:
-    """Every stage on the reference's own inputs, so that no stage answers for the one before it; then the loops."""
+    """Compare every stage on the reference's own inputs, so that errors do not add up, then the loops."""
     limits = {name: LIMITS[record.precision] for name, record in tested.bundle.manifest.graphs.items()}
 
     tokens, steps = reference.tokens(), options.steps
@@ -146,7 +146,7 @@ def stage(graph: str, value: np.ndarray, reference: np.ndarray, limits: dict[str
 
 
 def repeat(tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report) -> None:
-    """The same seed gives the same latents, bit for bit: again, in another lane, captured or not."""
+    """Check that a seed gives the same latents, bit for bit: again, in another lane, captured or not."""
     tokens, settings = reference.tokens(), {"steps": options.steps, "guidance": 3.0, "seed": 7}
     first = tested.denoise(tokens, **settings)
     count = differing(tested.denoise(tokens, **settings), first)
@@ -159,8 +159,10 @@ def repeat(tested: Pipeline, backend: str, options: argparse.Namespace, referenc
         report.add(f"numbers that differ with capture {capture}", count, 0, count == 0)
 
 
-def hold_out(tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report) -> None:
-    """Calls from several threads at once: all right, no memory lost."""
+def call_from_threads(
+    tested: Pipeline, backend: str, options: argparse.Namespace, reference: Reference, report: Report
+) -> None:
+    """Call from several threads at once and check every result, and that no memory is lost."""
     expected = {seed: sound(tested, reference.frames, seed) for seed in range(options.threads)}
     end, wrong, calls = time.monotonic() + options.minutes * 60, [], [0] * options.threads
 
@@ -170,7 +172,7 @@ def hold_out(tested: Pipeline, backend: str, options: argparse.Namespace, refere
                 seed = (number + calls[number]) % options.threads
                 if differing(sound(tested, reference.frames, seed), expected[seed]):
                     wrong.append(f"seed {seed}")
-            except Exception as error:  # whatever it is, it belongs into the report
+            except Exception as error:  # whatever it is, it belongs in the report
                 wrong.append(f"{type(error).__name__}: {error}")
             calls[number] += 1
 
@@ -197,7 +199,7 @@ def sound(tested: Pipeline, frames: np.ndarray, seed: int) -> np.ndarray:
 
 
 def memory() -> dict[str, float]:
-    """GB in use, of the process and of the GPU where one can be asked."""
+    """Return the GB in use by the process, and by the GPU where ``nvidia-smi`` tells."""
     used = machine.device_memory_gb()
     return {"host": machine.memory_gb(), **({} if used is None else {"GPU": used})}
 

@@ -1,9 +1,9 @@
-"""How long sound takes, on every backend this machine has, beside PyTorch as published and PyTorch at its best.
+"""Time from frames to wave on every backend this machine has, beside PyTorch as published and at its best.
 
     python benchmarks/latency.py --ckpt ckpt/vta-ldm-clip4clip-v-large --bundle engines/full-fp16 --steps 25
 
-Same clip, same steps, same batch for every row; each row in a process of its own, so that its cold start and its memory are
-its own, and what one of them fails of, another need not. From decoded frames to wave, per stage and in one go. The table goes
+All rows have the same clip, steps and batch. Each runs in a process of its own, which keeps cold starts and memory apart, and
+the failure of one row from the others. Times are per stage and of all stages in one call. The table goes
 to standard output, the figures to benchmarks/results/latency.json, after every row. benchmarks/README.md
 says what the rows and columns mean.
 """
@@ -67,11 +67,11 @@ def main() -> None:
 
 
 class LeftOut(Exception):
-    """Why a row, or the floor, is not there."""
+    """The reason why a row, or the floor, is left out."""
 
 
 def _or_left_out(what: str, left_out: dict[str, str], work: Callable[..., Any], *arguments: Any) -> Any:
-    """What ``work`` gives, or None, with the reason printed and noted once."""
+    """Return the result of ``work``, or None where it fails, with the reason printed and noted once."""
     try:
         return work(*arguments)
     except Exception as error:  # whatever it is, it concerns this one alone
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _in_process(name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One row at one batch; ``LeftOut`` where this machine has no such thing."""
+    """Measure one row at one batch in a new process; ``LeftOut`` where this machine cannot."""
     if name in ("published", "torch") and not options.ckpt:
         raise LeftOut("it needs --ckpt")
     # The later of two like options counts, and a list ends where the next option begins.
@@ -127,7 +127,7 @@ def _in_process(name: str, batch: int, options: argparse.Namespace) -> dict[str,
 
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    """In a row's own process: the first call, then as many as asked for."""
+    """Measure a row in this process: the first call, then as many as asked for."""
     name, batch = options.inside, options.batch[-1]
     frames = _frames(options)
     clips = [frames] * batch
@@ -270,7 +270,7 @@ def _steps(name: str, options: argparse.Namespace) -> int:
 
 
 def _timed_steps(steps: int, options: argparse.Namespace) -> int:
-    """How many of the steps are run; the time of the others is reckoned."""
+    """Return how many of the steps are run; the time of the others is extrapolated."""
     return min(options.timed_steps or steps, steps)
 
 
@@ -310,7 +310,7 @@ def _operations(options: argparse.Namespace) -> dict[str, float]:
 
 
 def _floor(row: dict[str, Any], work: dict[str, float], steps: int) -> float | None:
-    """Milliseconds the row's operations take at the measured matrix rate of what it runs on, in its precision."""
+    """Return the milliseconds that the row's operations take at the measured matrix rate of its device and precision."""
     if not work:
         return None
     on_gpu = row["row"].partition("-")[0] in ("cuda", "tensorrt") or "CPU" not in row["runs_on"]

@@ -1,4 +1,4 @@
-"""What a result was measured on, and how much memory it took. Shared by the benchmarks."""
+"""The machine a result was measured on, its memory and its peak rate. Shared by the benchmarks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = (
 
 @cache
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, Python and package versions."""
+    """Return processor, cores, memory, GPU, Python and package versions."""
     return {
         "date": datetime.date.today().isoformat(),
         "processor": _processor(),
@@ -53,22 +53,22 @@ def write(name: str, result: dict[str, Any], out: Path = RESULTS) -> Path:
 
 
 def reset_peak_memory() -> None:
-    """Start the process's memory high-water mark anew (Linux)."""
+    """Reset the process's memory high-water mark (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_gb() -> float:
-    """The most memory the process held since the last reset, mapped files included (Linux)."""
+    """Return the most memory, in GB, the process held since the last reset, mapped files included (Linux)."""
     return round(_status("VmHWM"), 2)
 
 
 def memory_gb() -> float:
-    """What the process holds now, mapped files included (Linux)."""
+    """Return the memory, in GB, the process holds now, mapped files included (Linux)."""
     return _status("VmRSS")
 
 
 def device_memory_gb() -> float | None:
-    """In use on the first GPU, by whichever process; None without ``nvidia-smi``."""
+    """Return the GB in use on the first GPU, by whichever process; None without ``nvidia-smi``."""
     used = _nvidia_smi("memory.used")
     return float(used) * 2**20 / 1e9 if used and used.isdecimal() else None
 
@@ -103,7 +103,7 @@ class DeviceMemory:
 
 @cache
 def matrix_rate(device: str, *, half: bool) -> float:
-    """Operations a second of a large matrix product on ``cpu`` or ``cuda``, the best of several; measured by PyTorch."""
+    """Measure the operations per second of a large matrix product on ``cpu`` or ``cuda``, the best of several, by PyTorch."""
     import torch
 
     size, dtype = (8192, torch.float16) if device == "cuda" else (2048, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Prompts obeyed: does a prompt alone give the sound it names, which of prompt and video wins, does a negative prompt help.
+"""Whether prompts are obeyed: alone, against a video that shows something else, and as negative prompts.
 
     python benchmarks/prompts.py --bundle engines/text --data runs/text/world --clips 100
 

@@ -37,7 +37,7 @@ MEASURES = {
     "kind": "kind",
     "mel_decibels": "log-mel distance, dB",
 }
-CLOSE = 0.02  # of onset F1 and kind, that a default may lose against the best row of all
+MAX_LOSS = 0.02  # of onset F1 and kind, that a default may lose against the best row
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def main() -> None:
             machine.write(options.name, {**about, "rows": rows})
     print(table(rows))
     best = choose(rows)
-    print(f"cheapest within {CLOSE} of the best in onset F1 and kind: {best['sampling']}")
+    print(f"cheapest within {MAX_LOSS} of the best in onset F1 and kind: {best['sampling']}")
     print(path)
 
 
 def measure(pipeline: Pipeline, prepared: list[Prepared], sampling: Sampling, judge: Judge) -> dict[str, Any]:
-    """One row: the scores of all clips pooled, and what the denoiser cost."""
+    """Measure one row: the pooled scores of all clips, and the cost of the denoiser."""
     scales = sampling.plan(pipeline.schedule).guidance_scales
     scores, seconds = [], 0.0
     for each in prepared:
@@ -94,25 +94,25 @@ def measure(pipeline: Pipeline, prepared: list[Prepared], sampling: Sampling, ju
 
 
 def choose(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of fewest evaluations that is about as good as any; of several the one of the smallest log-mel distance."""
-    limits = {name: max(row[name] or 0.0 for row in rows) - CLOSE for name in ("f1_50", "kind")}
+    """Return the row of fewest evaluations that is about as good as any, and of these that of the smallest log-mel distance."""
+    limits = {name: max(row[name] or 0.0 for row in rows) - MAX_LOSS for name in ("f1_50", "kind")}
     good = [row for row in rows if all((row[name] or 0.0) >= limit for name, limit in limits.items())]
     return min(good or rows, key=lambda row: (row["evaluations"], row["mel_decibels"]))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """As Markdown, cheapest first."""
+    """Format rows as Markdown, cheapest first."""
     lines = [
         f"| solver | spacing | steps | guided at | evaluations | {' | '.join(MEASURES.values())} |",
         "| --- " * (5 + len(MEASURES)) + "|",
     ]
     for row in sorted(rows, key=lambda row: (row["evaluations"], -row["f1_50"])):
-        how = row["sampling"]
-        interval = how["guidance_interval"]
+        sampling = row["sampling"]
+        interval = sampling["guidance_interval"]
         cells = [
-            how["solver"],
-            how["spacing"],
-            how["steps"],
+            sampling["solver"],
+            sampling["spacing"],
+            sampling["steps"],
             "all" if interval is None else f"{interval[0]:g} to {interval[1]:g}",
             row["evaluations"],
             *("n/a" if row[name] is None else f"{row[name]:.3f}" for name in MEASURES),
@@ -122,7 +122,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _samplings(options: argparse.Namespace) -> list[Sampling]:
-    """Few steps first, so that a run that is stopped has something of every solver."""
+    """List the samplings, few steps first, so that a run that is stopped has something of every solver."""
     found = []
     for steps in sorted(options.steps):
         for solver in options.solver:
@@ -141,7 +141,7 @@ def _prepare(pipeline: Pipeline, clip: Clip) -> Prepared:
 
 
 def _graphs(pipeline: Pipeline) -> str:
-    """Hash of all that a bundle computes with."""
+    """Return a hash of all files that a bundle computes with."""
     files = [file.sha256 for record in pipeline.bundle.manifest.graphs.values() for file in record.files]
     return hashlib.sha256(" ".join(files).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""The benchmarks of the runtime at a tiny size, with the rows every machine has; their figures mean nothing here."""
+"""The benchmarks of the runtime at a tiny size, with the rows that every machine has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from tests.conftest import link_tree
 from vta_rt.manifest import MANIFEST, record_file
 
 
-def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, bundle_short: Path, micro_checkpoint: Path) -> None:
+def test_rows_that_this_machine_has_and_rows_it_lacks(
+    scripts: Path, bundle_short: Path, micro_checkpoint: Path
+) -> None:
     rows = ("published", "cpu", "tensorrt")
     few = ("--steps", 2, "--published-steps", 3, "--repeats", 2)
     done = run(
@@ -44,7 +46,7 @@ def test_rows_that_exist_here_and_those_that_do_not(scripts: Path, bundle_short:
 
 
 @pytest.mark.slow
-def test_steps_that_are_not_run_are_reckoned(scripts: Path, bundle_short: Path, micro_checkpoint: Path) -> None:
+def test_steps_that_are_not_run_are_extrapolated(scripts: Path, bundle_short: Path, micro_checkpoint: Path) -> None:
     few = ("--steps", 300, "--timed-steps", 1, "--repeats", 2, "--out", scripts / "elsewhere")
     rows = ("published", "cpu")
     done = run(scripts / "latency.py", "--bundle", bundle_short, "--ckpt", micro_checkpoint, "--rows", *rows, *few)
@@ -83,7 +85,7 @@ def test_without_diffusers_the_rows_that_need_none_are_measured(
     )
 
 
-def test_the_check_of_a_gpu_passes_where_there_is_nothing_to_find(scripts: Path, bundle_short: Path) -> None:
+def test_the_gpu_check_passes_where_all_is_well(scripts: Path, bundle_short: Path) -> None:
     few = ("--backend", "tensorrt", "cpu", "--steps", 2, "--minutes", 0.05, "--threads", 2)
     done = run(
         scripts / "gpu_check.py", "--reference", bundle_short, "--bundle", bundle_short, *few, "--out", scripts / "here"
@@ -96,7 +98,7 @@ def test_the_check_of_a_gpu_passes_where_there_is_nothing_to_find(scripts: Path,
     assert result["left_out"].keys() == {"tensorrt"}
 
 
-def test_a_part_of_the_check_that_fails_is_a_finding(scripts: Path, bundle_short: Path, tmp_path: Path) -> None:
+def test_a_part_of_the_gpu_check_that_fails_is_reported(scripts: Path, bundle_short: Path, tmp_path: Path) -> None:
     """A reference whose vocoder cannot be loaded: what comes after it is checked all the same."""
     link_tree(bundle_short, tmp_path / "reference")
     (tmp_path / "reference" / "vocoder.onnx").unlink()
@@ -116,7 +118,7 @@ def test_a_part_of_the_check_that_fails_is_a_finding(scripts: Path, bundle_short
     assert result["checks"][-1]["what"].startswith("host memory grown")
 
 
-def test_the_check_of_a_gpu_without_one_is_one_line(scripts: Path, bundle_short: Path) -> None:
+def test_the_gpu_check_without_a_gpu_is_one_line(scripts: Path, bundle_short: Path) -> None:
     done = run(scripts / "gpu_check.py", "--reference", bundle_short, "--bundle", bundle_short)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

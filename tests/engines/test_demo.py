@@ -41,7 +41,7 @@ def test_it_is_complete_small_and_says_where_it_comes_from(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_sample_sounds_when_something_happens(name: str) -> None:
-    """On the wave, within 50 ms; a clip's worth of it moved by 0.3 s does not."""
+    """On the wave, within 50 ms; the same onsets moved by 0.3 s do not match."""
     audio = Pipeline(BUNDLES[name]).generate(DEMO / "sample.mp4")
     score = score_onsets(heard(audio.samples), TRUE, 0.05)
     assert score.f1 >= 0.85
@@ -76,9 +76,7 @@ def test_the_student_needs_no_guidance() -> None:
     assert sampling == Sampling(4, "ddim", UNGUIDED, "trailing")
 
 
-def test_it_is_what_the_command_takes_when_told_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audio: Audio
-) -> None:
+def test_it_is_the_default_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audio: Audio) -> None:
     monkeypatch.delenv("VTA_BUNDLE", raising=False)
     (tmp_path / "engines").mkdir()
     (tmp_path / "engines" / "demo").symlink_to(DEMO)
