@@ -1,4 +1,4 @@
-"""Finds onsets in a wave and scores them against the times of true events. Knows waves and times; no models, no files.
+"""Finds onsets in a wave and scores them against the times of true events.
 
 Onset strength is spectral flux on the compressed mel spectrogram with a maximum filter over the earlier frame (Böck and
 Widmer, "Maximum filter vibrato suppression for onset detection", DAFx 2013); peaks are picked as by Böck, Krebs and
@@ -18,22 +18,19 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from train.models.config import MelConfig
 from train.models.mel import log_mel
 
-COMPRESSION = 30.0  # magnitudes well below one over this count for nothing
-LAG = 2  # frames between the two that are compared
-THRESHOLD = 0.04  # how far a peak stands out of its surroundings, in mean rise of log magnitude
-RADIUS = 4  # frames either side among which a peak is the highest
+COMPRESSION = 30.0  # magnitudes well below 1 / COMPRESSION are ignored
+LAG = 2  # frames between two that are compared
+PEAK_THRESHOLD = 0.04  # of a peak above its surroundings, in mean rise of log magnitude
+PEAK_RADIUS = 4  # frames either side, among which a peak is the highest
 SURROUNDINGS = 10  # frames either side of the mean that a peak must exceed
-EDGE = 4  # last frames left out: half an analysis window, in which the end of the wave itself sounds like an event
-REST = 0.06  # s between two onsets
-LEAD = 0.7  # frames by which the strength peaks before the onset: the analysis window is centred
+END_FRAMES = 4  # left out: half an analysis window, in which the end of the wave itself looks like an event
+MIN_ONSET_GAP = 0.06  # s between two onsets
+PEAK_LEAD = 0.7  # frames by which the strength peaks before the onset: the analysis window is centred
 
 
 @dataclass(frozen=True)
 class OnsetScore:
-    """Counts of one or several clips; adding two scores pools them.
-
-    With nothing found precision is 1, with nothing to find recall is 1.
-    """
+    """Counts of onsets in one or several clips; adding two scores pools them."""
 
     matched: int = 0
     found: int = 0
@@ -41,17 +38,17 @@ class OnsetScore:
 
     @property
     def precision(self) -> float:
-        """Share of what was found that is true."""
+        """Fraction of the found onsets that is true; 1 with none found."""
         return self.matched / self.found if self.found else 1.0
 
     @property
     def recall(self) -> float:
-        """Share of what is true that was found."""
+        """Fraction of the true onsets that was found; 1 with none to find."""
         return self.matched / self.true if self.true else 1.0
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of the two: ``2 matched / (found + true)``; 1 where there is nothing to find and none found."""
+        """Harmonic mean of the two, ``2 matched / (found + true)``; 1 with none to find and none found."""
         return 2 * self.matched / (self.found + self.true) if self.found + self.true else 1.0
 
     def __add__(self, other: OnsetScore) -> OnsetScore:
@@ -59,7 +56,7 @@ class OnsetScore:
 
 
 def detect_onsets(wave: np.ndarray, config: MelConfig | None = None) -> np.ndarray:
-    """Times in seconds, ascending, [K] float64, at which something begins to sound.
+    """Times in seconds, ascending, [K] float64, at which a sound begins.
 
     Args:
         wave: [samples] float at ``config.sample_rate``, full scale [-1, 1].
@@ -70,10 +67,10 @@ def detect_onsets(wave: np.ndarray, config: MelConfig | None = None) -> np.ndarr
 
 
 def onsets_of_mel(mel: np.ndarray, config: MelConfig | None = None) -> np.ndarray:
-    """As ``detect_onsets``, of a log-mel spectrogram [T, bins] in natural logarithm of magnitudes."""
+    """As ``detect_onsets``, from a log-mel spectrogram [T, bins] (natural logarithm of magnitudes)."""
     config = config or MelConfig()
     frame = config.hop / config.sample_rate  # s
-    return (pick_peaks(onset_strength(mel), round(REST / frame)) + LEAD) * frame
+    return (pick_peaks(onset_strength(mel), round(MIN_ONSET_GAP / frame)) + PEAK_LEAD) * frame
 
 
 def onset_strength(mel: np.ndarray) -> np.ndarray:
@@ -82,25 +79,25 @@ def onset_strength(mel: np.ndarray) -> np.ndarray:
     earlier = maximum_filter1d(compressed, 3, axis=1)
     strength = np.zeros(len(compressed))
     strength[LAG:] = np.maximum(compressed[LAG:] - earlier[:-LAG], 0).mean(axis=1)
-    strength[-EDGE:] = 0
+    strength[-END_FRAMES:] = 0
     return strength
 
 
 def pick_peaks(strength: np.ndarray, rest: int) -> np.ndarray:
-    """Frames [K] that are the highest of their neighbours, stand out of the mean and are ``rest`` frames apart."""
-    highest = strength == maximum_filter1d(strength, 2 * RADIUS + 1, mode="constant")
+    """Frames [K] that are the highest of their neighbours, stand out from the mean and are ``rest`` frames apart."""
+    highest = strength == maximum_filter1d(strength, 2 * PEAK_RADIUS + 1, mode="constant")
     mean = uniform_filter1d(strength, 2 * SURROUNDINGS + 1, mode="constant")
     chosen: list[int] = []
-    for frame in np.flatnonzero(highest & (strength >= mean + THRESHOLD)):
+    for frame in np.flatnonzero(highest & (strength >= mean + PEAK_THRESHOLD)):
         if not chosen or frame - chosen[-1] >= rest:
             chosen.append(int(frame))
     return np.asarray(chosen, np.float64)
 
 
 def match_onsets(found: Sequence[float], true: Sequence[float], tolerance: float) -> list[tuple[int, int]]:
-    """Pairs of indices (found, true) at most ``tolerance`` seconds apart, each index once, as many pairs as can be.
+    """Pairs of indices (found, true) at most ``tolerance`` seconds apart, each index once, as many pairs as possible.
 
-    Both sequences ascend. Taking the earliest partner each time is optimal for intervals of one length on a line.
+    Both sequences ascend. Taking the earliest partner each time is optimal for intervals of equal length on a line.
     """
     pairs, i, j = [], 0, 0
     while i < len(found) and j < len(true):
@@ -121,5 +118,5 @@ def score_onsets(found: Sequence[float], true: Sequence[float], tolerance: float
 
 
 def pooled(scores: Iterable[OnsetScore]) -> OnsetScore:
-    """All clips as one: every event counts the same."""
+    """The score of all clips together; every event counts the same."""
     return sum(scores, OnsetScore())

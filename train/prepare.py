@@ -1,7 +1,4 @@
-"""The command ``python -m train.prepare``: clips read and put through frozen networks once, ahead of training.
-
-Knows arguments; ``train.data.prepare`` does the work.
-"""
+"""The command ``python -m train.prepare``: reads clips and puts them through the frozen networks once, ahead of training."""
 
 from __future__ import annotations
 
@@ -22,7 +19,8 @@ from vta_rt.errors import OptionError
 if TYPE_CHECKING:
     from train.data.prepare import Networks
 
-WEIGHTS, CONFIG = "model_2.safetensors", "config.json"
+
+MODEL_WEIGHTS = "model_2.safetensors"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,14 +52,14 @@ def _prepare(arguments: Sequence[str] | None) -> int:
     for outcome in tqdm(outcomes, total=count, unit="clip", disable=None, leave=False):
         kinds["skipped" if outcome.reason else "prepared" if outcome.is_new else "there already"] += 1
     kinds["skipped"] += wrong
-    said = ", ".join(f"{kinds[kind]} {kind}" for kind in ("prepared", "there already", "skipped"))
+    counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("prepared", "there already", "skipped"))
     where = f" (why: {out / SKIPPED_FILE})" if kinds["skipped"] else ""
-    print(f"{out}: {said}{where}, {time.perf_counter() - start:.1f} s")
+    print(f"{out}: {counts}{where}, {time.perf_counter() - start:.1f} s")
     return 0
 
 
 def _networks(options: argparse.Namespace) -> Networks:
-    """What the options name, opened."""
+    """Open the networks that the options name."""
     from train.data.events import read_known_events
     from train.data.networks import open_device, open_encoder
     from train.data.prepare import Networks
@@ -72,23 +70,22 @@ def _networks(options: argparse.Namespace) -> Networks:
         raise OptionError("give either --checkpoint or --config")
     checkpoint = Path(options.checkpoint) if options.checkpoint else None
     if checkpoint and not checkpoint.is_dir():
-        raise OptionError(f"{checkpoint}: is no folder; one with {CONFIG} and {WEIGHTS} is needed")
-    config = read_model(checkpoint / CONFIG if checkpoint else options.config)
-    encoder_file = Path(options.encoder) if options.encoder else checkpoint and checkpoint / WEIGHTS
-    first_stage = Path(options.first_stage) if options.first_stage else checkpoint and _first_stage(checkpoint)
-    keeps_sound = options.frames_only
+        raise OptionError(f"{checkpoint}: is no folder; one with config.json and {MODEL_WEIGHTS} is needed")
+    config = read_model(checkpoint / "config.json" if checkpoint else options.config)
+    encoder_file = Path(options.encoder) if options.encoder else checkpoint and checkpoint / MODEL_WEIGHTS
+    first_stage = Path(options.first_stage) if options.first_stage else checkpoint and _find_first_stage(checkpoint)
     keeps_frames = options.frames_only or options.keep_frames
     device = open_device(options.device)
     encoder = None if keeps_frames or encoder_file is None else open_encoder(encoder_file, config.encoder)
-    vae = None if keeps_sound or first_stage is None else open_vae(first_stage)
+    vae = None if options.frames_only or first_stage is None else open_vae(first_stage)
     if encoder is None and vae is None and not options.frames_only:
         raise OptionError("give --encoder, --first-stage or both, or --frames-only to use no network")
-    truth = None if options.events is None else read_known_events(Path(options.events), config, options.seconds)
-    return Networks(config, encoder and encoder.to(device), vae and vae.to(device), device, truth)
+    events = None if options.events is None else read_known_events(Path(options.events), config, options.seconds)
+    return Networks(config, encoder and encoder.to(device), vae and vae.to(device), device, events)
 
 
-def _first_stage(checkpoint: Path) -> Path:
-    """The folder of the autoencoder beside a checkpoint: in it or the one above."""
+def _find_first_stage(checkpoint: Path) -> Path:
+    """The folder that holds the autoencoder of a checkpoint: the checkpoint or its parent."""
     for folder in (checkpoint, checkpoint.absolute().parent):
         if (folder / "vae").is_dir():
             return folder
@@ -99,12 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.prepare",
         description="Read clips and put them through the frozen networks once, ahead of training.",
-        epilog="A run that was stopped goes on where it was. Clips that cannot be read are named in OUT/skipped.json.",
+        epilog="A run that was stopped continues where it was. Clips that cannot be read are named in OUT/skipped.json.",
     )
     parser.add_argument("lists", nargs="+", metavar="LIST", help="lists of clips (.jsonl) in the published form")
     parser.add_argument("--out", required=True, metavar="OUT", help="folder of the prepared clips, made if needed")
     parser.add_argument(
-        "--checkpoint", metavar="DIR", help=f"a trained model: {CONFIG}, {WEIGHTS}, and vae/ in it or beside it"
+        "--checkpoint",
+        metavar="DIR",
+        help=f"a trained model: config.json, {MODEL_WEIGHTS}, and vae/ in it or beside it",
     )
     parser.add_argument(
         "--config",
@@ -119,15 +118,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--events",
         metavar="FILE",
-        help="events.jsonl of generated clips: embeddings tell these, not what the tower takes for them",
+        help="events.jsonl of generated clips: embeddings hold these instead of the tower's verdict",
     )
     parser.add_argument("--first-stage", metavar="DIR", help="folder with vae/, as train.first_stage writes it")
     parser.add_argument(
-        "--keep-frames", action="store_true", help="keep pictures, not embeddings: for training the encoder's tower"
+        "--keep-frames", action="store_true", help="keep frames, not embeddings: for training the encoder's tower"
     )
-    parser.add_argument("--frames-only", action="store_true", help="keep pictures and sound; no network is used")
+    parser.add_argument("--frames-only", action="store_true", help="keep frames and samples; no network is used")
     parser.add_argument(
-        "--reuse", metavar="DIR", help="clips prepared with --frames-only before: read those there, not videos again"
+        "--reuse",
+        metavar="DIR",
+        help="clips prepared with --frames-only before: read them from there, not from videos again",
     )
     parser.add_argument("--seconds", type=float, default=10.24, metavar="S", help="of each clip (default: 10.24)")
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="clips at once (default: 8)")

@@ -1,7 +1,6 @@
-"""The command ``python -m train.tokenizer``: a tokenizer.json of whole words, for a text encoder of one's own.
+"""The command ``python -m train.tokenizer``: writes a tokenizer.json of entire words, for a text encoder of one's own.
 
-Prompts end with the vocabulary's last id, as CLIP's do. Words that no list has are all one unknown word. Knows lists of
-clips; knows no model.
+Prompts end with the vocabulary's last id, as CLIP's do. All words that are in no list become one unknown word.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from vta_rt.cli import run_command
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write
 
-UNKNOWN, BEGIN, END = "<unknown>", "<begin>", "<end>"
+UNKNOWN_WORD, BEGIN_PROMPT, END_PROMPT = "<unknown>", "<begin>", "<end>"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,11 +36,11 @@ def _write(arguments: Sequence[str] | None) -> int:
 
 
 def write_tokenizer(path: Path, texts: Iterable[str], vocabulary: int) -> int:
-    """Write a tokenizer of the words and punctuation marks of some texts, lower case; returns how many it knows.
+    """Write a tokenizer of the lower-case words and punctuation marks of some texts; returns the number of words.
 
     Args:
-        vocabulary: number of ids; of more words than it has room for, the rarest are left out. The last two ids begin and
-            end a prompt.
+        vocabulary: number of ids; if there are more words, the rarest are left out. The last two ids begin and end a
+            prompt.
 
     Raises:
         OptionError: no words, or no room for any. OutputError: the file cannot be written.
@@ -54,8 +53,8 @@ def write_tokenizer(path: Path, texts: Iterable[str], vocabulary: int) -> int:
 
     if vocabulary < 4:
         raise OptionError(f"vocabulary is {vocabulary}, 4 or more are needed: one word, and the unknown, begin and end")
-    special = {BEGIN: vocabulary - 2, END: vocabulary - 1}
-    tokenizer = Tokenizer(WordLevel({UNKNOWN: 0, **special}, unk_token=UNKNOWN))
+    special = {BEGIN_PROMPT: vocabulary - 2, END_PROMPT: vocabulary - 1}
+    tokenizer = Tokenizer(WordLevel({UNKNOWN_WORD: 0, **special}, unk_token=UNKNOWN_WORD))
     tokenizer.normalizer = Lowercase()
     tokenizer.pre_tokenizer = Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
     counts = Counter(
@@ -67,8 +66,10 @@ def write_tokenizer(path: Path, texts: Iterable[str], vocabulary: int) -> int:
         raise OptionError("no clip of these lists has a description to take words from")
     kept = sorted(word for word, _ in counts.most_common(vocabulary - 3))
     words = {word: index for index, word in enumerate(kept, 1)}
-    tokenizer.model = WordLevel({UNKNOWN: 0, **words, **special}, unk_token=UNKNOWN)
-    tokenizer.post_processor = TemplateProcessing(single=f"{BEGIN} $A {END}", special_tokens=list(special.items()))
+    tokenizer.model = WordLevel({UNKNOWN_WORD: 0, **words, **special}, unk_token=UNKNOWN_WORD)
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{BEGIN_PROMPT} $A {END_PROMPT}", special_tokens=list(special.items())
+    )
     with atomic_write(path) as temporary:
         tokenizer.save(str(temporary))
     return len(words)

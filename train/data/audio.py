@@ -16,7 +16,7 @@ from train.data.sample import SampleError
 
 INT16_SCALE = 32768  # of an int16 sample that stands for full scale, 1.0
 AUDIO_OPEN_OPTIONS = {"protocol_whitelist": "file"}  # a playlist must not make us fetch what it names
-MAX_MISSING_SECONDS = 0.5  # of the stated length, at the end
+MAX_MISSING_AUDIO_SECONDS = 0.5  # of the stated length, at the end
 STATED_EXACTLY = ("flac", "mov,mp4,m4a,3gp,3g2,mj2")  # containers whose headers give the exact length of the sound
 UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # in the headers of WAV files that were written into a pipe
 
@@ -99,7 +99,7 @@ def _decode(path: Path, container: InputContainer, sample_rate: int, wanted: int
             raise SampleError(f"{path}: holds no sound (0 samples)")
         stated = float((stream.duration or 0) * (stream.time_base or 0))
         found = (count - delay) / sample_rate
-        if container.format.name in STATED_EXACTLY and stated - found > MAX_MISSING_SECONDS:
+        if container.format.name in STATED_EXACTLY and stated - found > MAX_MISSING_AUDIO_SECONDS:
             raise SampleError(f"{path}: is truncated or damaged: sound ends at {found:.1f} s of {stated:.1f} s")
     return np.concatenate(chunks)[max(0, -delay) :][:wanted]
 

@@ -39,7 +39,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _ListLine:
     video_path: str | None = None
     feature_file: str | None = None
     audio_file: str | None = None
@@ -67,7 +67,7 @@ def read_list(path: str | Path) -> Listing:
 
 
 def _read_entry(name: str, folder: Path, data: bytes) -> Entry:
-    line: _Line = decode_document(data, name, _Line, error=SampleError)
+    line: _ListLine = decode_document(data, name, _ListLine, error=SampleError)
     names = (line.video_path, line.feature_file, line.audio_file)
     video, features, audio = (folder / each if each else None for each in names)
     if video is None and features is None:

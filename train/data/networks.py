@@ -16,7 +16,7 @@ from train.models.weights import CheckpointError, find_file, read_tensors
 from vta_rt.documents import read_document
 from vta_rt.errors import LicenceWarning, OptionError
 
-MODEL_PREFIX = "vid_fea_extractor."  # of the encoder's tensors in a whole model's file
+MODEL_PREFIX = "vid_fea_extractor."  # of the encoder's tensors in a complete model's file
 TOWER_FILES = ("model.safetensors", "pytorch_model.bin", "imagebind_huge.pth", "cavp_epoch66.ckpt")  # as published
 STATED_FIELDS = {  # field of a folder's config.json -> field of the configuration with that meaning
     "hidden_size": "width",

@@ -112,7 +112,7 @@ def _systems(options: argparse.Namespace, clips: Sequence[Clip], bundles: dict[s
     if options.controls:
         what = "generated" if options.bundle else "true"
         rows[f"{what}, other clips' events"] = kinds.OtherClips(source, clips)
-        rows["noise of the same level"] = kinds.Noise(source, options.seed)
+        rows["noise of the same level"] = kinds.WhiteNoise(source, options.seed)
         if options.bundle:
             bundle = bundles[GENERATED]
             rows["generated, frames shuffled"] = kinds.Shuffled(bundle.pipeline, bundle.sampling, options.seed)

@@ -84,7 +84,7 @@ class OtherClips:
 
 
 @dataclass(frozen=True)
-class Noise:
+class WhiteNoise:
     """White noise, as long and as loud as another system's sound."""
 
     system: System

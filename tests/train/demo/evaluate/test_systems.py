@@ -73,7 +73,7 @@ def test_other_clips_get_each_others_sound(pair: list[Clip]) -> None:
 
 
 def test_noise_is_as_loud_and_as_long(pair: list[Clip]) -> None:
-    noise = systems.Noise(systems.true_sound)
+    noise = systems.WhiteNoise(systems.true_sound)
     made = noise(pair[1])
     assert made.shape == (8000,)
     assert np.sqrt(np.mean(made**2)) == pytest.approx(2, rel=0.05)
