@@ -19,8 +19,9 @@ import msgspec
 from vta_rt.bundle import Bundle
 from vta_rt.errors import BundleError, OutputError
 from vta_rt.files import atomic_write, raise_output_errors
-from vta_rt.manifest import MANIFEST, GraphRecord, Manifest, is_intact, read_manifest, write_manifest
+from vta_rt.manifest import MANIFEST, GraphRecord, Manifest, read_manifest, write_manifest
 from vta_rt.text import TOKENIZER
+from vta_rt.verification import matches
 
 try:
     import fcntl
@@ -114,6 +115,6 @@ def _note(staging: Path, group: str) -> Path:
 
 def _match_key(folder: Path, records: dict[str, GraphRecord], key: str) -> bool:
     return all(
-        record.key == key and all(is_intact(folder / file.file, file) for file in record.files)
+        record.key == key and all(matches(folder / file.file, file) for file in record.files)
         for record in records.values()
     )

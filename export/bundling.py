@@ -46,8 +46,9 @@ from train.models.config import SystemConfig
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.errors import OptionError, VTAError
 from vta_rt.files import raise_output_errors
-from vta_rt.manifest import FORMAT_VERSION, GraphRecord, Manifest, Precision, Source, record_file
+from vta_rt.manifest import FORMAT_VERSION, GraphRecord, Manifest, Precision, Source
 from vta_rt.text import TOKENIZER
+from vta_rt.verification import record_file
 
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 MAX_ERRORS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}  # relative, against the torch module at fp32

@@ -20,9 +20,9 @@ from train.models.identify import VTA_LDM, describe_content, identify, listing
 from train.models.start_unet import CHANNEL_MAPS
 from train.models.weights import CheckpointError, find_file, read_tensors
 from vta_rt.documents import decode_document, read_bytes, read_document
-from vta_rt.files import sha256_of
-from vta_rt.hub import resolve
+from vta_rt.files import find_path
 from vta_rt.text import TOKENIZER
+from vta_rt.verification import sha256_of
 
 WEIGHTS_NAMES = ("model_2.safetensors", "pytorch_model_2.bin")
 SUMMARY, CONFIG, TRAINING = "summary.jsonl", "config.json", "training.json"
@@ -79,14 +79,16 @@ def read_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike
     Raises:
         CheckpointError: a file is missing, damaged or of another kind.
     """
-    weights = _find_weights(resolve(ckpt, CheckpointError, MODEL_PATTERNS)).absolute()
+    weights = _find_weights(find_path(ckpt, CheckpointError, MODEL_PATTERNS)).absolute()
     published = read_tensors(weights)
     tensors = _rename_variant(published)
     if identify(tensors) != VTA_LDM:
         expected = f"{VTA_LDM} (tensors named unet.* and {ENCODER}*)"
         raise CheckpointError(f"{weights}: is not {expected}; {describe_content(published)}")
     settings = read_settings(weights.parent)
-    stage = find_beside(weights.parent) if first_stage is None else resolve(first_stage, CheckpointError, HUB_PATTERNS)
+    stage = (
+        find_beside(weights.parent) if first_stage is None else find_path(first_stage, CheckpointError, HUB_PATTERNS)
+    )
     name = weights.parent.name if Path(ckpt).expanduser().exists() else Path(ckpt).name
     return CheckpointFiles(name, weights, tensors, settings, read_first_stage(stage.absolute()))
 

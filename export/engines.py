@@ -37,7 +37,8 @@ from vta_rt.backends.tensorrt.variants import VARIANTS, load, rtx_check_gpu, rtx
 from vta_rt.bundle import Bundle
 from vta_rt.errors import DeviceError, EngineError, OptionError, check_integer
 from vta_rt.files import atomic_write, raise_output_errors
-from vta_rt.manifest import MANIFEST, FileRecord, TensorSpec, is_intact, write_manifest
+from vta_rt.manifest import MANIFEST, TensorSpec, write_manifest
+from vta_rt.verification import FileRecord, matches
 
 TIMING_CACHE = "timing.cache"
 
@@ -193,7 +194,7 @@ class EngineBuild:
         for record in old.engines if old.target == target else ():
             if record.key in asked_for and record.builder != self.options:
                 continue
-            if record.is_current(bundle.manifest, target) and is_intact(folder / record.file.file, record.file):
+            if record.is_current(bundle.manifest, target) and matches(folder / record.file.file, record.file):
                 yield record
 
     def _build(self, bundle: Bundle, folder: Path, item: _WantedEngine, report: BuildReport) -> EngineRecord:

@@ -27,11 +27,12 @@ from vta_rt.backends.onnxruntime import OnnxRuntimeSession, ort
 from vta_rt.bundle import Bundle
 from vta_rt.errors import OptionError
 from vta_rt.files import raise_output_errors
-from vta_rt.manifest import GraphRecord, record_file
+from vta_rt.manifest import GraphRecord
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import Column
 from vta_rt.stages import pad_axis
+from vta_rt.verification import record_file
 from vta_rt.video import frames_of
 
 QUANTIZABLE = ("Conv", "MatMul", "Gemm")

@@ -1,7 +1,7 @@
-"""Many videos: which files of a folder are videos, and work on a few of them at once. Knows no models.
+"""Many videos: the video files of a folder, and work on a few of them at the same time.
 
-Two at once are what hides reading and writing: while one denoises, the other is read or written. Where a small model's
-steps are too short to share out, two clips on a core each also beat one clip on two cores.
+Two at once hide reading and writing: while one is denoised, the other is read or written. If a small model's steps are too
+short to be divided among cores, two clips on one core each are also faster than one clip on two cores.
 """
 
 from __future__ import annotations
@@ -18,29 +18,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 GoOn = Callable[[], None]
 
-SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".mts",
-    ".wmv",
-    ".flv",
-    ".3gp",
-    ".ogv",
-)
+VIDEO_SUFFIXES = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .wmv .flv .3gp .ogv".split()  # noqa: SIM905
 
 
 def find_videos(paths: Sequence[Path]) -> list[Path]:
-    """The paths given, a folder replaced by the video files in it (not in folders below), by name.
+    """The paths, each folder replaced by the video files in it, in order of their names; not those in subfolders.
 
     Raises:
-        VideoError: a folder cannot be read or holds no videos.
+        VideoError: a folder cannot be read or contains no videos.
     """
     found: list[Path] = []
     for path in paths:
@@ -48,18 +33,20 @@ def find_videos(paths: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         try:
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+            files = sorted(
+                file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES and file.name[0] != "."
+            )
         except OSError as error:
             raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
         videos = [file for file in files if file.is_file()]
         if not videos:
-            raise VideoError(f"{path}: is a folder without videos; names of videos end in {', '.join(SUFFIXES)}")
+            raise VideoError(f"{path}: is a folder without videos; video files end in {', '.join(VIDEO_SUFFIXES)}")
         found += videos
     return found
 
 
 class Stopped(Exception):
-    """Raised in work that nobody waits for any more."""
+    """Raised in work whose result nobody waits for any more."""
 
 
 def work_through(
@@ -68,8 +55,9 @@ def work_through(
     """Yield what ``work`` returned for every item, or the VTAError it raised, in the order of the items.
 
     Args:
-        work: called with an item and a function to call now and then: once this generator was closed it raises ``Stopped``.
-        at_once: how many items are worked on at the same time, in threads; 1 for none but this one.
+        work: called with an item and a function that it calls now and then, which raises ``Stopped`` once this generator
+            was closed.
+        at_once: how many items are worked on at the same time, in threads; 1 uses no other thread.
     """
     closed = threading.Event()
 

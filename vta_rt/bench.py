@@ -1,7 +1,4 @@
-"""What each stage of a bundle costs here: time, operations, rate, memory, beside what the machine can do at most.
-
-Knows pipelines and clocks; knows no backend by name.
-"""
+"""What each stage of a bundle costs on this machine: time, operations, rate and memory."""
 
 from __future__ import annotations
 
@@ -21,33 +18,29 @@ from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling, SamplingPlan
 from vta_rt.stages import Stages, denoiser
 
-MOST = 64  # clips at once
+MAX_COUNT = 64  # of clips in a batch and of repeats
 STATUS = Path("/proc/self/status")
 Work = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stage at one batch.
-
-    graph: its name. batch: clips a call. calls: of the graph in a whole generation. cold: seconds from asking for the graph
-    to its first result; None where it was loaded already. warm: seconds a call, the median. operations: of a call.
-    memory: the most that the process held meanwhile, in bytes; None where the system does not tell. peak: operations a
-    second of a large matrix product here, in the precision that the graph is computed in; None where not known.
-    """
+    """One stage at one batch size."""
 
     graph: str
-    batch: int
-    calls: int
-    cold: float | None
-    warm: float
-    operations: float | None
-    memory: int | None
-    peak: float | None = None
+    batch: int  # clips of a call
+    calls: int  # of the graph for one batch
+    cold: float | None  # seconds from loading the graph to its first result; None if it was loaded already
+    warm: float  # seconds of a call, the median
+    operations: float | None  # of a call
+    memory: int | None  # the most bytes that the process used meanwhile; None if the system does not say
+    peak: float | None = (
+        None  # operations a second of a large matrix product at the graph's precision; None if not known
+    )
 
     @property
     def seconds(self) -> float:
-        """Of all its calls, once it is warm."""
+        """Of all calls, warm."""
         return self.calls * self.warm
 
     @property
@@ -59,16 +52,16 @@ class Row:
 def measure(
     pipeline: Pipeline, sampling: Sampling | None = None, batches: Sequence[int] = (1,), repeats: int = 3
 ) -> Iterator[Row]:
-    """Run every stage on made-up input of the bundle's full length; rows as they are known, stage by stage, batch by batch.
+    """Run every stage on made-up input of the bundle's full length and yield a row for each, batch by batch.
 
-    A batch that the denoiser does not take in one call is left out: such a bundle runs its clips one after another.
+    A batch size that the denoiser cannot run in one call is left out.
 
     Raises:
         OptionError: a batch or a number of repeats outside what is allowed.
     """
     for name, values in (("batch", batches), ("repeats", [repeats])):
-        if wrong := [value for value in values if not 1 <= value <= MOST]:
-            raise OptionError(f"{name} is {wrong[0]}, 1 to {MOST} are allowed")
+        if wrong := [value for value in values if not 1 <= value <= MAX_COUNT]:
+            raise OptionError(f"{name} is {wrong[0]}, 1 to {MAX_COUNT} are allowed")
     plan = (sampling or pipeline.bundle.manifest.sampling).plan(pipeline.schedule)
     for batch in batches:
         graphs = dict(_calls(plan.guidance_scales))
@@ -82,7 +75,7 @@ def measure(
 
 
 def _calls(scales: np.ndarray) -> Iterator[tuple[str, int]]:
-    """The graphs of a whole generation and how often each is called for one batch."""
+    """The graphs of a generation and how often each is called for one batch."""
     unguided = int((scales == 1.0).sum())
     yield "visual_encoder", 1
     if unguided < len(scales):
@@ -120,7 +113,7 @@ def _measure(pipeline: Pipeline, graph: str, calls: int, batch: int, repeats: in
 
 
 def _work(pipeline: Pipeline, graph: str, batch: int, plan: SamplingPlan) -> Work:
-    """One call of a graph as a generation makes it, for a batch of clips; encoders take their clips one by one."""
+    """One call of a graph as in a generation, for a batch of clips; encoders run once for each clip."""
     model, frames = pipeline.model, pipeline.frames
     rng = np.random.default_rng(0)
     count = model.frame_count(frames)
@@ -130,8 +123,8 @@ def _work(pipeline: Pipeline, graph: str, batch: int, plan: SamplingPlan) -> Wor
         return lambda: pipeline.run(lambda stages: [stages.lane.get(value) for value in work(stages)])
 
     if graph == "visual_encoder":
-        pictures = rng.integers(0, 256, (count, frames.size, frames.size, 3), np.uint8)
-        return call(lambda stages: [stages.encode(pictures) for _ in range(batch)])
+        images = rng.integers(0, 256, (count, frames.size, frames.size, 3), np.uint8)
+        return call(lambda stages: [stages.encode(images) for _ in range(batch)])
     if graph == "vae_decoder":
         return call(lambda stages: stages.decode(list(latents)))
     if graph == "vocoder":
@@ -144,13 +137,13 @@ def _work(pipeline: Pipeline, graph: str, batch: int, plan: SamplingPlan) -> Wor
 
 
 def _forget_peak() -> None:
-    """Start the process's memory high-water mark anew, where the system allows it."""
+    """Reset the process's peak memory, if the system can."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak() -> int | None:
-    """The most bytes the process held since then, mapped files included."""
+    """The most bytes that the process used since, mapped files included; None if the system does not say."""
     if not STATUS.exists():
         return None
     lines = (line.split() for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
@@ -158,20 +151,17 @@ def _peak() -> int | None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For people.
-
-    Shares are of the sum over a batch's stages; reading the video and writing the file are not in it.
-    """
+    """The rows as text. Shares are of the sum of a batch's stages, without reading and writing files."""
     lines = [
         f"{'graph':<18}{'batch':>6}{'calls':>7}{'cold s':>9}{'warm s':>10}{'share':>7}{'Gop':>10}{'Gop/s':>8}"
         f"{'peak':>8}{'of it':>7}{'GB':>7}"
     ]
     for row in rows:
-        whole = sum(other.seconds for other in rows if other.batch == row.batch)
+        total = sum(other.seconds for other in rows if other.batch == row.batch)
         share = None if row.peak is None or row.rate is None else row.rate / row.peak
         lines.append(
             f"{row.graph:<18}{row.batch:>6}{row.calls:>7}{_number(row.cold, '.2f'):>9}{row.warm:>10.4f}"
-            f"{row.seconds / whole:>7.0%}{_number(row.operations, '.1f', 1e9):>10}{_number(row.rate, '.1f', 1e9):>8}"
+            f"{row.seconds / total:>7.0%}{_number(row.operations, '.1f', 1e9):>10}{_number(row.rate, '.1f', 1e9):>8}"
             f"{_number(row.peak, '.1f', 1e9):>8}{_number(share, '.0%'):>7}{_number(row.memory, '.2f', 1e9):>7}"
         )
     for batch in dict.fromkeys(row.batch for row in rows):

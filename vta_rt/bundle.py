@@ -1,7 +1,4 @@
-"""A bundle: the folder that ``export.build`` writes and ``Pipeline`` opens. Knows its files and their hashes.
-
-It does not know what the graphs compute, nor what the manifest says beyond its files (``vta_rt.manifest``).
-"""
+"""A bundle: the folder that ``export.build`` writes and ``Pipeline`` opens, its files and their hashes."""
 
 from __future__ import annotations
 
@@ -9,29 +6,36 @@ import os
 from pathlib import Path
 
 from vta_rt.errors import BundleError, OptionError
-from vta_rt.hub import resolve
-from vta_rt.manifest import MANIFEST, FileRecord, read_manifest
+from vta_rt.files import StrPath, find_path
+from vta_rt.manifest import MANIFEST, read_manifest
 from vta_rt.text import TOKENIZER, PromptTokenizer
-from vta_rt.verified import file_stamp, has_hash
+from vta_rt.verification import FileRecord, has_hash, matches
 
 
 class Bundle:
-    """An opened, checked bundle.
+    """An opened, verified bundle.
 
     Args:
         path: the folder, or a model-hub id ``owner/name`` (extra ``hub``).
 
     Raises:
-        BundleError: the folder or its manifest is missing, of a newer version, malformed, or a file is missing or altered.
+        BundleError: the folder or its manifest is missing, malformed or of a newer version, or a file is missing or
+            altered.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = resolve(path, BundleError, patterns=[MANIFEST, "*.onnx", "*.data", TOKENIZER])
+    def __init__(self, path: StrPath) -> None:
+        self.path = find_path(path, BundleError, patterns=[MANIFEST, "*.onnx", "*.data", TOKENIZER])
         self.manifest = read_manifest(self.path / MANIFEST)
-        for record in self._files():
-            self._check_presence(record)
-        self._check_hashes(anew=False)
-        self._stamps = {record.file: file_stamp(self.path / record.file) for record in self._files()}
+        self._verify(anew=False)
+
+    def check(self) -> tuple[FileRecord, ...]:
+        """Hash every file again, even those that have not changed since they were hashed, and return their records.
+
+        Raises:
+            BundleError: a file is not the one that the manifest lists.
+        """
+        self._verify(anew=True)
+        return self.manifest.files
 
     def graph_path(self, name: str) -> Path:
         """Path of the ONNX file of graph ``name``.
@@ -40,7 +44,7 @@ class Bundle:
         because OpenVINO and onnx refuse data that lies outside of the graph's folder.
 
         Raises:
-            BundleError: the graph's files are no longer those that were there when the bundle was opened.
+            BundleError: a file of the graph was altered since the bundle was opened.
         """
         record = self.manifest.graphs[name]
         for file in record.files:
@@ -53,11 +57,12 @@ class Bundle:
         return target if is_shared else path
 
     def tokenizer(self) -> PromptTokenizer:
-        """What makes token ids of prompts.
+        """The tokenizer of prompts.
 
         Raises:
-            OptionError: the model takes no prompts. BundleError: the file is not the one that was there when the bundle
-            was opened, or is no tokenizer. VTAError: the library for it is not installed.
+            OptionError: the model takes no prompts.
+            BundleError: the file was altered since the bundle was opened, or is no tokenizer.
+            VTAError: the tokenizers library is not installed.
         """
         text, record = self.manifest.model.text, self.manifest.tokenizer
         if text is None or record is None:
@@ -69,21 +74,16 @@ class Bundle:
             raise BundleError(str(error)) from error
 
     def _check_unchanged(self, record: FileRecord) -> None:
-        path = self.path / record.file
-        if not path.is_file() or file_stamp(path) != self._stamps[record.file]:
-            raise BundleError(f"{path}: has changed since the bundle was opened; open it again")
+        if not matches(self.path / record.file, record):
+            raise BundleError(f"{self.path / record.file}: has changed since the bundle was opened; open it again")
 
-    def check(self) -> list[FileRecord]:
-        """Hash every file again whatever its time says, and return them all.
-
-        Raises:
-            BundleError: a file is not the one the manifest lists.
-        """
-        self._check_hashes(anew=True)
-        return self._files()
-
-    def _files(self) -> list[FileRecord]:
-        return list(self.manifest.files)
+    def _verify(self, *, anew: bool) -> None:
+        for record in self.manifest.files:
+            self._check_presence(record)
+        for record in self.manifest.files:
+            path = self.path / record.file
+            if not has_hash(path, record.sha256, anew=anew):
+                raise BundleError(f"{path}: its sha256 is not the manifest's; the file was altered or damaged")
 
     def _check_presence(self, record: FileRecord) -> None:
         path = self.path / record.file
@@ -92,17 +92,13 @@ class Bundle:
         if not path.is_file():
             raise BundleError(f"{path}: is missing from the bundle; build or copy it again")
         if (size := path.stat().st_size) != record.size:
-            raise BundleError(f"{path}: has {size} bytes where the manifest says {record.size}; the file is not whole")
-
-    def _check_hashes(self, *, anew: bool) -> None:
-        for record in self._files():
-            path = self.path / record.file
-            if not has_hash(path, record.sha256, anew=anew):
-                raise BundleError(f"{path}: its sha256 is not the manifest's; the file was altered or damaged")
+            raise BundleError(
+                f"{path}: has {size} bytes instead of the manifest's {record.size}; build or copy it again"
+            )
 
 
 def find_bundle() -> Path:
-    """The bundle used when none is named: ``$VTA_BUNDLE``, else the newest in ``engines/`` here or in the project.
+    """The default bundle: ``$VTA_BUNDLE``, else the newest in ``engines/`` of this folder or of the project.
 
     Raises:
         BundleError: there is none.

@@ -1,7 +1,4 @@
-"""What a bundle's model is: the numbers every length follows from. Knows no files and no backends.
-
-The manifest's ``model`` and ``frames`` sections are these dataclasses, field by field.
-"""
+"""A bundle's model: the numbers that all lengths follow from. The manifest's sections ``model`` and ``frames``."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Literal
 
 from vta_rt.errors import OptionError
 
-MAX_SECONDS = 3600.0  # seconds in one window
+MAX_SECONDS = 3600.0  # of one window
 
 Fit = Literal["crop", "squash"]
 Kernel = Literal["bicubic", "bilinear"]
@@ -19,24 +16,19 @@ Kernel = Literal["bicubic", "bilinear"]
 
 @dataclass(frozen=True)
 class FrameConfig:
-    """How pictures are taken from a video. Normalisation is not here: it belongs to the graph.
+    """How frames are taken from a video. Normalisation is part of the encoder's graph."""
 
-    rate: pictures a second. size: side of the square picture in pixels. fit: ``crop`` resizes the shorter side and crops
-    the centre, ``squash`` resizes both sides. resize: what ``crop`` brings the shorter side to; 0 for ``size``. kernel: of
-    the resizing, antialiased. clip_length: the graph takes a multiple of so many pictures, the last one repeated where
-    there are fewer. clip_stride: pictures from one token to the next. tokens_per_second: rate / clip_stride. encoder: what
-    made the tokens, for people; nothing depends on it.
-    """
-
-    rate: float = 2.0
-    size: int = 224
-    fit: Fit = "crop"
-    clip_length: int = 1
-    clip_stride: int = 1
-    tokens_per_second: float = 2.0
-    resize: int = 0
-    kernel: Kernel = "bicubic"
-    encoder: str = ""
+    rate: float = 2.0  # frames a second
+    size: int = 224  # side of the square frames, in pixels
+    fit: Fit = "crop"  # crop resizes the shorter side and crops the centre, squash resizes both sides
+    clip_length: int = (
+        1  # the graph takes a multiple of this many frames; the last frame is repeated if there are fewer
+    )
+    clip_stride: int = 1  # frames from one token to the next
+    tokens_per_second: float = 2.0  # rate / clip_stride
+    resize: int = 0  # what crop resizes the shorter side to; 0 for size
+    kernel: Kernel = "bicubic"  # of the resizing, which is antialiased
+    encoder: str = ""  # what made the tokens, for people; nothing depends on it
 
     def __post_init__(self) -> None:
         for name in ("rate", "size", "clip_length", "clip_stride", "tokens_per_second"):
@@ -45,20 +37,20 @@ class FrameConfig:
             raise OptionError(f"resize is {self.resize}, 0 or at least the size {self.size} is needed")
 
     def padded_count(self, count: int) -> int:
-        """``count`` pictures filled up to what the graph takes."""
+        """The number of frames that the graph takes for ``count`` frames."""
         return math.ceil(count / self.clip_length) * self.clip_length
 
     def token_count(self, count: int) -> int:
-        """Tokens of ``count`` pictures; those of pictures that only fill up stand for nothing."""
+        """Tokens of ``count`` frames, without those of repeated frames."""
         return math.ceil(count / self.clip_stride)
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """What prompts become: ids below ``vocabulary``, the last of which ends each prompt, ``context`` of them at most."""
+    """The token ids that the model takes for a prompt."""
 
-    vocabulary: int = 49408
-    context: int = 77
+    vocabulary: int = 49408  # ids are below; the last id ends each prompt
+    context: int = 77  # the most ids of a prompt
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "context"):
@@ -67,40 +59,28 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of one bundle's model; ``seconds`` is the length of sound one pass makes.
+    """Sizes of one bundle's model."""
 
-    hop_length: samples a mel frame. latent_stride: mel frames a latent step, and mel bins a latent bin.
-    token_width: D of the tokens ``[B, N, D]``. positions: tokens carry their frame's place in the clip.
-    text: None where the model takes no prompts.
-    """
-
-    seconds: float
+    seconds: float  # of sound in one window, which one pass makes
     sample_rate: int = 16000
-    hop_length: int = 160
+    hop_length: int = 160  # samples from one mel frame to the next
     mel_bins: int = 64
     latent_channels: int = 8
-    latent_stride: int = 4
-    token_width: int = 2048
-    positions: bool = False
-    text: TextConfig | None = None
+    latent_stride: int = 4  # mel frames of one latent step, and mel bins of one latent bin
+    token_width: int = 2048  # D of the tokens [B, N, D]
+    positions: bool = False  # tokens contain their frame's position in the clip
+    text: TextConfig | None = None  # None if the model takes no prompts
 
     def __post_init__(self) -> None:
-        for name in (
-            "seconds",
-            "sample_rate",
-            "hop_length",
-            "mel_bins",
-            "latent_channels",
-            "latent_stride",
-            "token_width",
-        ):
+        names = "seconds", "sample_rate", "hop_length", "mel_bins", "latent_channels", "latent_stride", "token_width"
+        for name in names:
             _require_positive(name, getattr(self, name))
         if self.seconds > MAX_SECONDS:
             raise OptionError(f"seconds is {self.seconds:g}, at most {MAX_SECONDS:g} are allowed")
 
     @property
     def samples(self) -> int:
-        """Audio samples of the model's window, without the vocoder's tail."""
+        """Audio samples of a window, without the vocoder's tail."""
         return self.mel_frames * self.hop_length
 
     @property
@@ -124,15 +104,15 @@ class ModelConfig:
         return (batch, self.latent_channels, self.latent_steps, self.latent_bins)
 
     def frame_count(self, frames: FrameConfig) -> int:
-        """Pictures in one full window: those at 0, 1/rate, 2/rate … before ``seconds``."""
+        """Frames of a full window: those at 0, 1/rate, 2/rate … before ``seconds``."""
         return math.ceil(round(self.seconds * frames.rate, 6))
 
     def token_count(self, frames: FrameConfig) -> int:
-        """Tokens of the pictures in one full window."""
+        """Tokens of the frames of a full window."""
         return frames.token_count(self.frame_count(frames))
 
     def max_tokens(self, frames: FrameConfig) -> int:
-        """What the denoiser may attend to in a full window: a prompt's vector for each of the pictures' tokens, then those."""
+        """The most tokens that the denoiser attends to: the frames' and, with prompts, the prompt's vector as often."""
         return self.token_count(frames) * (1 if self.text is None else 2)
 
 

@@ -1,6 +1,6 @@
-"""Everything a user can get wrong, one class per thing. Each message is one line that names the file or value.
+"""Errors and warnings. Each message is one line that names the file or value and says what is allowed.
 
-The command line turns any of these into that line and exit code 2; library callers catch ``VTAError``.
+The command line prints that line and ends with exit code 2; library callers catch ``VTAError``.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from numbers import Integral
 
 
 class VTAError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of all errors that this package raises."""
 
 
 class OptionError(VTAError, ValueError):
-    """A value outside what is allowed: steps, solver, guidance, seed, format, array shape."""
+    """An argument or option outside what is allowed."""
 
 
 class VideoError(VTAError):
-    """A video file that cannot be opened, has no pictures, or cannot be decoded."""
+    """A video file that cannot be opened, has no video stream, or cannot be decoded."""
 
 
 class BundleError(VTAError):
@@ -25,39 +25,39 @@ class BundleError(VTAError):
 
 
 class EngineError(VTAError):
-    """Engines that are missing, altered, or made for another machine or graph; a TensorRT that is not there."""
+    """Engines that are missing, altered, or built for another machine or graph; a missing TensorRT."""
 
 
 class OutputError(VTAError):
-    """A result that cannot be written: no permission, no space, unsuitable container."""
+    """A result that cannot be written: no permission, no space, or an unsuitable container."""
 
 
 class DeviceError(VTAError):
-    """A GPU that failed or has too little memory; the message says whether this process may go on using it."""
+    """A GPU that failed or has too little memory; the message says whether this process can go on using it."""
 
 
 class PromptWarning(UserWarning):
-    """A prompt of which the model reads a part only."""
+    """A prompt of which the model reads only the beginning."""
 
 
 class FallbackWarning(RuntimeWarning):
-    """Something runs otherwise than was picked first, slower, and gives the same sound."""
+    """Another backend runs than the first choice: slower, with the same sound."""
 
 
 class LicenceWarning(UserWarning):
-    """What was loaded may not be used for everything."""
+    """A licence that does not permit every use."""
 
 
-def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
-    """See that a value is a whole number, of Python or numpy, within limits.
+def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> None:
+    """Check that a value is an integer, of Python or numpy but no boolean, within limits.
 
     Raises:
-        OptionError: it is not; a boolean is none.
+        OptionError: it is not.
     """
-    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
-    if whole is None or whole < least or (most is not None and whole > most):
-        limits = f"of {least} or more" if most is None else f"from {least} to {most}"
-        raise OptionError(f"{name} is {value!r}, a whole number {limits} is needed")
+    integer = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if integer is None or integer < minimum or (maximum is not None and integer > maximum):
+        limits = f"of {minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
+        raise OptionError(f"{name} is {value!r}, an integer {limits} is needed")
 
 
 def one_line(error: object, limit: int = 300) -> str:

@@ -1,9 +1,9 @@
-"""Files appear whole or not at all: written beside their place under a temporary name, then renamed."""
+"""Files and folders: written completely or not at all, checked before any work, found here or on the model hub."""
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -13,13 +13,14 @@ from pathlib import Path
 from vta_rt.errors import OutputError, VTAError
 
 StrPath = str | os.PathLike[str]
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @contextmanager
 def atomic_write(path: StrPath) -> Iterator[Path]:
-    """Yield a temporary path in the folder of ``path``; on success it becomes ``path``, on any failure it is removed.
+    """Write a file completely or not at all: yield a temporary path beside it, which replaces ``path`` on success.
 
-    The temporary name ends like ``path`` does, so writers that go by the suffix work.
+    The temporary path has the suffix of ``path`` and is removed on any failure.
 
     Raises:
         OutputError: the folder does not exist or the file cannot be written (no permission, no space).
@@ -37,30 +38,41 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
 
 
 def check_writable(path: StrPath) -> None:
-    """See that a file could be written at ``path``, before work is done whose result would be lost.
+    """Check that a file can be written at ``path``, before work is done whose result would be lost.
 
     Raises:
-        OutputError: it could not.
+        OutputError: it cannot.
     """
     path = Path(path)
     _check_name(path)
     with raise_output_errors(path):
         tempfile.TemporaryFile(dir=path.parent).close()
         with suppress(FileNotFoundError):
-            os.lstat(path)  # too long a name is told by this
+            os.lstat(path)  # fails for a name that is too long
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file.
+def find_path(name: StrPath, error: type[VTAError], patterns: list[str]) -> Path:
+    """The local path of ``name``: itself if it exists, else the files of a model-hub repository that match ``patterns``.
+
+    Hub files in the local cache are used when the hub cannot be reached (or with ``HF_HUB_OFFLINE=1``).
 
     Raises:
-        VTAError: it cannot be read.
+        error: neither an existing path nor a hub id whose files are available.
     """
+    path = os.path.expanduser(name)
+    if os.path.exists(path):  # unlike Path.exists, False for a path that may not be looked at
+        return Path(path)
+    if not HUB_ID.fullmatch(str(name)):
+        raise error(f"{name}: no such file or folder")
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise VTAError(f"{path}: cannot be read ({error.strerror})") from error
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise error(f'{name}: no such folder; to fetch it as a model-hub id, pip install "vta-rt[hub]"') from None
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=patterns))
+    except Exception as problem:  # the hub's client raises many kinds
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise error(f"{name}: no such folder, and not available from the model hub ({reason})") from problem
 
 
 def _check_name(path: Path) -> None:
@@ -72,7 +84,7 @@ def _check_name(path: Path) -> None:
 
 @contextmanager
 def raise_output_errors(path: StrPath) -> Iterator[None]:
-    """Turn what the system says while writing into an ``OutputError`` that names ``path``."""
+    """Turn errors of the operating system into an ``OutputError`` that names ``path``."""
     try:
         yield
     except OSError as error:

@@ -1,23 +1,26 @@
-"""``bundle.json``: its schema as dataclasses, reading, checking and writing it. Knows no other file of a bundle.
+"""``bundle.json``: its schema as dataclasses, and reading, checking and writing it.
 
-Plain JSON, so that a runtime in any language can read it. What the manifest says of the graphs must fit what it says of
-the model: that is checked here, once, so that nothing later need doubt it.
+It is plain JSON, so that a runtime in any language can read it. Reading checks once that the graphs fit the model, so that
+nothing later has to.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from vta_rt.config import FrameConfig, ModelConfig
+from vta_rt.documents import read_document
 from vta_rt.errors import BundleError, OptionError
-from vta_rt.files import atomic_write, sha256_of
+from vta_rt.files import atomic_write
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
+from vta_rt.verification import FileRecord
 
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 1
@@ -31,39 +34,25 @@ Signature = dict[str, tuple[Shape, str]]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph: sizes are integers, or names where the size may vary."""
+    """One input or output of a graph."""
 
     name: str
-    shape: tuple[int | str, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """One file of the bundle, as it was written. ``file`` is its name inside the folder, ``size`` in bytes."""
-
-    file: str
-    size: int
-    sha256: str
+    shape: tuple[int | str, ...]  # a size that may vary is a name
+    dtype: str  # numpy's name
 
 
 @dataclass(frozen=True)
 class GraphRecord:
-    """One exported graph.
-
-    error: relative error against the torch module at fp32, by output, as measured when it was exported.
-    key: hash of everything the graph was made from; a build with the same key need not make it again.
-    operations: multiplications and additions of one run for one clip of the bundle's length; None where not counted.
-    """
+    """One exported graph."""
 
     graph: FileRecord
     weights: tuple[FileRecord, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     precision: Precision
-    error: dict[str, float] = field(default_factory=dict)
-    key: str = ""
-    operations: float | None = None
+    error: dict[str, float] = field(default_factory=dict)  # of each output, relative to the torch module at fp32
+    key: str = ""  # hash of everything the graph was made from; a build with the same key keeps the graph
+    operations: float | None = None  # multiplications and additions for one clip of full length; None if not counted
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
@@ -72,21 +61,17 @@ class GraphRecord:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a bundle came from. ``sha256`` maps each checkpoint file's name to its hash."""
+    """Where a bundle came from."""
 
     checkpoint: str
-    sha256: dict[str, str]
+    sha256: dict[str, str]  # of each file of the checkpoint, by its name
     exporter: str
     licence: str = ""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``bundle.json``.
-
-    tokenizer: of prompts; there where ``model.text`` is. engines: names of the folders in ``tensorrt/`` that hold any
-    (``vta_rt.backends.tensorrt.engines``). sampling: how the model is sampled unless a call says otherwise.
-    """
+    """``bundle.json``."""
 
     format_version: int
     model: ModelConfig
@@ -94,13 +79,13 @@ class Manifest:
     schedule: NoiseSchedule
     graphs: dict[str, GraphRecord]
     source: Source
-    engines: tuple[str, ...] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-    tokenizer: FileRecord | None = None
+    engines: tuple[str, ...] = ()  # folders in tensorrt/ that contain engines
+    sampling: Sampling = field(default_factory=Sampling)  # the defaults of a call
+    tokenizer: FileRecord | None = None  # of prompts; present if model.text is
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
-        """Every file but engines, once."""
+        """All files except engines, without repeats."""
         records = [file for record in self.graphs.values() for file in record.files]
         records += [self.tokenizer] if self.tokenizer else []
         return tuple({file.file: file for file in records}.values())
@@ -114,58 +99,27 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a ``bundle.json``.
 
     Raises:
-        BundleError: missing, not JSON, another format version, or a field of the wrong type, which is named.
+        BundleError: it is missing, is not JSON, has another format version, or a field is wrong, which is named.
     """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise BundleError(f"{path.parent}: is not a bundle, it has no {path.name}") from None
-    except NotADirectoryError:
-        raise BundleError(f"{path.parent}: is a file, a bundle's folder is needed") from None
-    except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        document = msgspec.json.decode(text)
-        _check_version(path, document)
-        manifest = msgspec.convert(document, Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{path}: is not a valid manifest ({error})") from None
-    if problem := _misfit(manifest):
+    if not os.path.isdir(path.parent):
+        raise BundleError(f"{path.parent}: is a file, a bundle's folder is needed")
+    if not os.path.exists(path):
+        raise BundleError(f"{path.parent}: is not a bundle, it has no {path.name}")
+    manifest = read_document(path, Manifest, error=BundleError, versions=range(1, FORMAT_VERSION + 1))
+    if problem := _find_contradiction(manifest):
         raise BundleError(f"{path}: {problem}")
     return manifest
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write ``bundle.json`` whole or not at all."""
+    """Write ``bundle.json``, completely or not at all."""
     text = msgspec.json.format(msgspec.json.encode(asdict(manifest)), indent=2)
     with atomic_write(path) as temporary:
         temporary.write_bytes(text + b"\n")
 
 
-def record_file(path: Path) -> FileRecord:
-    """The manifest's record of a file that was just written."""
-    return FileRecord(path.name, path.stat().st_size, sha256_of(path))
-
-
-def is_intact(path: Path, record: FileRecord) -> bool:
-    """Whether the file at ``path`` is there, whole, and the one that was recorded; reads all of it."""
-    return path.is_file() and path.stat().st_size == record.size and sha256_of(path) == record.sha256
-
-
-def _check_version(path: Path, document: Any) -> None:
-    version = document.get("format_version") if isinstance(document, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise BundleError(f"{path}: is not a bundle's manifest, it has no format_version")
-    if version > FORMAT_VERSION:
-        raise BundleError(
-            f"{path}: format version {version} was written by a newer vta_rt; this one reads up to {FORMAT_VERSION}: upgrade it"
-        )
-    if version < 1:
-        raise BundleError(f"{path}: format version {version} does not exist; this vta_rt reads 1 to {FORMAT_VERSION}")
-
-
 def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signature, Signature]]:
-    """Inputs and outputs every graph must have; None stands for a size that the graph may fix or leave open."""
+    """Inputs and outputs that every graph must have; None stands for a size that the graph may fix or leave open."""
     state: Shape = (None, *model.latent_shape()[1:])
     mel: Shape = (None, 1, None, model.mel_bins)
     step: tuple[Signature, Signature] = (
@@ -180,15 +134,15 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
     )
     text: dict[str, tuple[Signature, Signature]] = {}
     if model.text is not None:
-        # The tokens of the unconditional branch, which else are zeros inside the graph.
+        # The tokens of the unconditional branch; without prompts they are zeros inside the graph.
         negative = {"negative_tokens": step[0]["tokens"], "negative_mask": step[0]["token_mask"]}
         text["denoiser"] = (step[0] | negative, step[1])
         vectors: Signature = {"tokens": ((None, model.token_width), "float32")}
         text["text_encoder"] = ({"token_ids": ((None, None), "int64")}, vectors)
-    pictures: Shape = (None, frames.size, frames.size, 3)
+    images: Shape = (None, frames.size, frames.size, 3)
     latents: Shape = (None, model.latent_channels, None, model.latent_bins)
     return {
-        "visual_encoder": ({"frames": (pictures, "uint8")}, {"tokens": ((None, model.token_width), "float32")}),
+        "visual_encoder": ({"frames": (images, "uint8")}, {"tokens": ((None, model.token_width), "float32")}),
         "denoiser": step,
         "denoiser_unguided": step,
         "vae_decoder": ({"latents": (latents, "float32")}, {"mel": (mel, "float32")}),
@@ -197,24 +151,24 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
     }
 
 
-def _misfit(manifest: Manifest) -> str | None:
-    """What in a manifest contradicts itself or this version, in a few words; None for nothing."""
+def _find_contradiction(manifest: Manifest) -> str | None:
+    """Where a manifest contradicts itself, as the end of an error message; None if it does not."""
     frames = manifest.frames
     if frames.clip_length % frames.clip_stride:
         return f"frames.clip_length {frames.clip_length} is no multiple of frames.clip_stride {frames.clip_stride}"
     if not math.isclose(frames.tokens_per_second, frames.rate / frames.clip_stride, rel_tol=1e-6):
         return (
             f"frames.tokens_per_second is {frames.tokens_per_second:g}, but a token for every {frames.clip_stride} of "
-            f"{frames.rate:g} pictures a second makes {frames.rate / frames.clip_stride:g}"
+            f"{frames.rate:g} frames a second makes {frames.rate / frames.clip_stride:g}"
         )
     try:
         manifest.sampling.plan(manifest.schedule)
     except OptionError as error:
-        return f"its section sampling cannot be: {error}"
-    if (manifest.model.text is None) != (manifest.tokenizer is None):
-        return (
-            "its model takes prompts, but lists no tokenizer" if manifest.model.text else "has a tokenizer, but no text"
-        )
+        return f"its section sampling is not possible: {error}"
+    if manifest.model.text is not None and manifest.tokenizer is None:
+        return "its model takes prompts, but it lists no tokenizer"
+    if manifest.model.text is None and manifest.tokenizer is not None:
+        return "it lists a tokenizer, but its model takes no prompts"
     expected = signatures(manifest.model, frames)
     if missing := expected.keys() - manifest.graphs.keys():
         return f"lists no graph {', '.join(name for name in expected if name in missing)}"

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property, lru_cache, wraps
+from functools import cached_property, lru_cache, partial
 from typing import Any, TypeVar, Unpack, cast, overload
 
 import numpy as np
@@ -29,27 +29,10 @@ __all__ = ["Pipeline", "generate", "pad_tokens"]
 
 Seed = int | None
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 Prompts = str | list[str] | tuple[str, ...] | None
 Progress = Callable[[str, int, int], Any]
 """Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
 _loading = threading.Lock()
-
-
-def _accept_old_name(old: str, new: str) -> Callable[[F], F]:
-    """Let a keyword argument be given by the name it used to have, with a DeprecationWarning."""
-
-    def decorate(function: F) -> F:
-        @wraps(function)
-        def call(*arguments: Any, **options: Any) -> Any:
-            if old in options and new not in options:
-                warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=2)
-                options[new] = options.pop(old)
-            return function(*arguments, **options)
-
-        return cast(F, call)
-
-    return decorate
 
 
 class Pipeline:
@@ -135,7 +118,6 @@ class Pipeline:
         progress: Progress | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[Audio]: ...
-    @_accept_old_name("negative", "negative_prompt")
     def generate(
         self,
         video: VideoSource | list[VideoSource] | tuple[VideoSource, ...] | None = None,
@@ -165,13 +147,14 @@ class Pipeline:
             VideoError: a file cannot be opened or has no frames.
             OptionError: a value outside what is allowed, or a prompt for a model that takes none.
         """
+        negative_prompt = _accept_old_name(sampling, "negative_prompt", negative_prompt)
         many = isinstance(video, (list, tuple)) or (video is None and isinstance(text, (list, tuple)))
         paths = list(video) if isinstance(video, (list, tuple)) else [video]
         if video is None:
             paths *= len(text) if isinstance(text, (list, tuple)) else 1
         if not paths or (video is None and text is None):
             raise OptionError("no video given; at least one video, or a prompt (text), is needed")
-        report = progress or _no_progress
+        report = progress or (lambda stage, done, total: None)
         plan = self._plan(sampling)
         noise = _seeded_noise(seed)
         prompts = self._token_ids("text", text, len(paths))
@@ -196,7 +179,7 @@ class Pipeline:
                 report("encode", index + 1, len(paths))
             negative_tokens = [None if ids is None else stages.encode_text(ids, 1) for ids in negative_prompts]
             latents = stages.denoise(
-                plan, noise, tokens, negative_tokens=negative_tokens, on_step=_step_callback(report)
+                plan, noise, tokens, negative_tokens=negative_tokens, on_step=partial(report, "denoise")
             )
             at_once = stages.max_batch("vae_decoder", "latents")
             for start in range(0, len(paths), at_once):
@@ -263,7 +246,6 @@ class Pipeline:
         tokens = self.run(lambda stages: np.stack([stages.lane.get(stages.condition(None, prompt)) for prompt in ids]))
         return tokens if isinstance(texts, (list, tuple)) else tokens[0]
 
-    @_accept_old_name("negative", "negative_tokens")
     def denoise(
         self,
         tokens: np.ndarray,
@@ -287,6 +269,7 @@ class Pipeline:
                 a model that takes prompts.
             progress, sampling: as in ``generate``.
         """
+        negative_tokens = _accept_old_name(sampling, "negative_tokens", negative_tokens)
         tokens = np.asarray(tokens, np.float32)
         if tokens.ndim == 2:
             tokens = tokens[None]  # [B, N, D]
@@ -303,7 +286,7 @@ class Pipeline:
         if step_noise is not None:
             _expect_shape("step_noise", step_noise, (len(plan), batch, *shape))
         noise = replace(_seeded_noise(seed), initial=initial, steps=step_noise)
-        on_step = _step_callback(progress or _no_progress)
+        on_step = partial(progress or (lambda stage, done, total: None), "denoise")
         return self.run(
             lambda stages: _stack(
                 stages, stages.denoise(plan, noise, list(tokens), mask=mask, negative_tokens=negative, on_step=on_step)
@@ -394,6 +377,14 @@ def _pipeline(bundle: str, built: int | None) -> Pipeline:
     return Pipeline(bundle)
 
 
+def _accept_old_name(options: SamplingOptions, name: str, value: T) -> T:
+    """``value``, or what was given as ``negative``, the name that negative_prompt and negative_tokens used to have."""
+    if "negative" not in options:
+        return value
+    warnings.warn(f"negative is now called {name}", DeprecationWarning, stacklevel=3)
+    return cast(dict[str, Any], options).pop("negative")
+
+
 def _needed_encoders(videos: Sequence[Any], prompts: Sequence[Any]) -> list[str]:
     """The graphs that make tokens of the videos and prompts that are not None."""
     inputs = {"visual_encoder": videos, "text_encoder": prompts}
@@ -409,12 +400,8 @@ def _stack(stages: Stages, clips: Sequence[Any]) -> np.ndarray:
     return np.stack([stages.lane.get(clip) for clip in clips])
 
 
-def _step_callback(report: Progress) -> Callable[[int, int], Any]:
-    return lambda done, total: report("denoise", done, total)
-
-
 def _seeded_noise(seed: Seed) -> Noise:
-    """The noise of a seed; without one, of fresh entropy that a whole batch shares."""
+    """The noise of a seed; without one, of fresh entropy, the same for all clips of a batch."""
     if seed is not None:
         check_integer("seed", seed, 0)
     return Noise(np.random.SeedSequence(seed).entropy)
@@ -423,7 +410,3 @@ def _seeded_noise(seed: Seed) -> Noise:
 def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
     if np.shape(array) != tuple(shape):
         raise OptionError(f"{name} is {list(np.shape(array))} where {list(shape)} is needed")
-
-
-def _no_progress(stage: str, done: int, total: int) -> None:
-    pass

@@ -8,7 +8,7 @@ With ``x`` the latents, ``y`` the network's output after guidance and ``d`` the 
 ``alpha`` is the scale of the data in the latents and ``sigma`` that of the noise, alpha^2 + sigma^2 = 1. A timestep
 below zero stands for clean data (alpha 1, sigma 0), where every table ends.
 
-This module does not know latents, networks or backends; the loop over a table is in ``denoise.py``.
+The loop over a table is in ``denoise.py``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ BETA_SCHEDULES = ("scaled_linear", "linear")
 PREDICTION_TYPES = ("v_prediction", "epsilon")
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing", "karras")
 CLEAN = -1  # the timestep of clean data
-RHO = 7.0  # of the Karras spacing: how much denser levels lie towards clean data
-BOUNDARY = 0.5, 10.0  # of LCM: the data's deviation, and what timesteps are multiplied by beside it
+RHO = 7.0  # of the Karras spacing: how much denser the levels are towards clean data
+LCM_DATA_STD, LCM_TIMESTEP_SCALE = 0.5, 10.0  # of the boundary condition
 
 
 class Column(IntEnum):
-    """What stands where in a row: ``table[:, Column.A]``; ``table[:, Column.P:]`` are the six coefficients."""
+    """The columns of a table; ``table[:, Column.P:]`` are the six coefficients."""
 
     TIMESTEP = 0
     P = 1
@@ -104,11 +104,11 @@ class NoiseSchedule:
 
 
 class Grid(NamedTuple):
-    """Where a solver stops. timesteps: [steps], for the network. alpha, sigma: [steps + 1], clean data last."""
+    """The points between which a solver steps."""
 
-    timesteps: Floats
-    alpha: Floats
-    sigma: Floats
+    timesteps: Floats  # [steps], for the network
+    alpha: Floats  # [steps + 1], clean data last
+    sigma: Floats  # [steps + 1]
 
     @property
     def log_snr(self) -> Floats:
@@ -123,15 +123,15 @@ class Solver(Protocol):
 
 
 def timesteps(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *, drop_last: bool = False) -> Timesteps:
-    """The timesteps to run the network at, falling, [steps]; spacings as in table 2 of Lin et al., arXiv 2305.08891.
+    """The falling timesteps at which the network runs, [steps]; spacings as in table 2 of Lin et al., arXiv 2305.08891.
 
-    ``spacing`` is the schedule's own unless given. ``drop_last`` spreads steps + 1 points and leaves out the lowest,
-    for solvers to which it is only the end of the last step; "trailing" and "karras" have no such point and stay as they
-    are. "karras" may repeat a timestep: its levels differ (``grid``).
+    ``spacing`` defaults to the schedule's own. ``drop_last`` places steps + 1 points and leaves out the lowest, for solvers
+    that only use it as the end of the last step; "trailing" and "karras" have no such point and do not change. "karras"
+    may repeat a timestep, at different levels (``grid``).
 
     Raises:
-        OptionError: an unknown spacing, or steps that are no whole number from 1 to train_timesteps or more than the
-            spacing has room for.
+        OptionError: an unknown spacing, or a number of steps that is no integer from 1 to train_timesteps or too large for
+            the spacing.
     """
     total = schedule.train_timesteps
     spacing = schedule.timestep_spacing if spacing is None else spacing
@@ -145,7 +145,7 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *
     elif spacing == "linspace":
         points = np.linspace(0, total - 1, count).round()[::-1]
     else:
-        # A fractional stride can make arange run one point too far (61 steps of 1000); the slice below takes it off.
+        # A fractional stride can make arange run one point too far (61 steps of 1000); the slice below removes it.
         points = np.arange(total, 0, -total / steps).round() - 1
     chosen = points[:steps].astype(np.int64)
     if chosen[0] >= total or np.any(np.diff(chosen) >= 0):
@@ -159,7 +159,7 @@ def timesteps(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *
 def grid(schedule: NoiseSchedule, steps: int, spacing: str | None = None, *, drop_last: bool = False) -> Grid:
     """``timesteps`` with their levels; "karras" spaces levels sigma / alpha, Karras et al., arXiv 2206.00364, equation 5.
 
-    Karras levels lie between timesteps: coefficients are those of the levels, the network is told the nearest timestep.
+    Karras levels lie between timesteps: the coefficients are those of the levels, the network gets the nearest timestep.
     """
     if (schedule.timestep_spacing if spacing is None else spacing) != "karras":
         now = timesteps(schedule, steps, spacing, drop_last=drop_last)
@@ -223,16 +223,15 @@ def unipc(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Fl
 def lcm(schedule: NoiseSchedule, steps: int, spacing: str | None = None) -> Floats:
     """Multistep consistency sampling, for distilled models; Luo et al., arXiv 2310.04378, algorithm 3.
 
-    The model's answer is taken for the data and noised anew to the next level; near clean data the boundary condition
-    keeps more of x. Every row but the last draws noise. "trailing" unless spaced otherwise: it must begin in pure noise.
+    The model's output is taken for the data and noised again to the next level; near clean data the boundary condition
+    keeps more of x. Every row but the last draws noise. The default spacing is "trailing", as it must begin in pure noise.
     """
     stops = grid(schedule, steps, "trailing" if spacing is None else spacing)
     table = _data_prediction(schedule, stops)
-    deviation, scaling = BOUNDARY
-    scaled = stops.timesteps * scaling
+    std, scaled = LCM_DATA_STD, stops.timesteps * LCM_TIMESTEP_SCALE
     alpha_after = stops.alpha[1:]
-    table[:, Column.A] = alpha_after * deviation**2 / (scaled**2 + deviation**2)
-    table[:, Column.B] = alpha_after * scaled / np.sqrt(scaled**2 + deviation**2)
+    table[:, Column.A] = alpha_after * std**2 / (scaled**2 + std**2)
+    table[:, Column.B] = alpha_after * scaled / np.sqrt(scaled**2 + std**2)
     table[:, Column.S] = stops.sigma[1:]
     return table
 
@@ -264,7 +263,7 @@ def noise_levels(table: Floats, schedule: NoiseSchedule) -> Floats:
 
 
 def _data_prediction(schedule: NoiseSchedule, stops: Grid) -> Floats:
-    """A table with timestep, p and q filled in and the rest zero."""
+    """A table of zeros with the timesteps, p and q filled in."""
     alpha, sigma = stops.alpha[:-1], stops.sigma[:-1]
     table = np.zeros((len(alpha), len(Column)))
     table[:, Column.TIMESTEP] = stops.timesteps

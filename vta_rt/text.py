@@ -1,6 +1,6 @@
-"""Prompts to token ids, by the ``tokenizers`` library and a tokenizer.json of CLIP's kind. Knows no model and no bundle.
+"""Prompts to token ids, with the ``tokenizers`` library and a tokenizer.json of CLIP's kind.
 
-The library is an extra (``pip install "vta-rt[text]"``) and is imported only where a prompt is given.
+The library is an extra (``pip install "vta-rt[text]"``) and is imported only if there is a prompt.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ TOKENIZER = "tokenizer.json"
 
 
 class PromptTokenizer:
-    """Makes token ids of prompts; the last is always the vocabulary's last, the place where CLIP reads its vector.
+    """Turns a prompt into token ids, which end with the vocabulary's last id: there CLIP reads the prompt's vector.
 
     Args:
-        path: the file. text: what the model takes.
+        path: of tokenizer.json.
+        text: the ids that the model takes.
 
     Raises:
-        OptionError: the file is not there, is no tokenizer, or not one for this model.
+        OptionError: the file is missing, is no tokenizer, or not one for this model.
         VTAError: the library is not installed.
     """
 
@@ -40,20 +41,20 @@ class PromptTokenizer:
             )
 
     def __call__(self, prompt: str, *, warn: bool = True) -> np.ndarray:
-        """Ids [L] int64, L at most the model's context. The end of a longer prompt is left out, as CLIP does.
+        """Ids ``[L]`` int64, L at most the model's context. A longer prompt is cut off, as for CLIP.
 
         Args:
-            warn: say so, by a ``PromptWarning``.
+            warn: give a ``PromptWarning`` about a prompt that is cut off.
 
         Raises:
-            OptionError: the prompt is empty, or no text.
+            OptionError: the prompt is empty or no string.
         """
         if not isinstance(prompt, str):
             raise OptionError(f"prompt is {prompt!r}, a text is needed")
         if not prompt.strip():
-            raise OptionError("prompt is empty; say what is to be heard, or give no prompt")
+            raise OptionError("prompt is empty; describe the sound, or give no prompt")
         ids = self._tokenizer.encode(prompt).ids
-        ids = ids[: ids.index(self._end)]  # a prompt that spells the end is read there
+        ids = ids[: ids.index(self._end)]  # a prompt that spells out the end token ends there
         if warn and len(ids) >= self._context:
             shown = prompt if len(prompt) <= 40 else f"{prompt[:40]}…"
             message = f"prompt {shown!r} is {len(ids) + 1} tokens long; the model reads the first {self._context}"
@@ -70,5 +71,5 @@ def _open(path: Path) -> Any:
         raise OptionError(f"{path}: is not there; the tokenizer.json of CLIP is needed")
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
+    except Exception as error:  # the library raises nothing more specific
         raise OptionError(f"{path}: is no tokenizer.json ({' '.join(str(error).split())[:200]})") from error

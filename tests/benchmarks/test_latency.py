@@ -9,7 +9,8 @@ import pytest
 
 from tests.benchmarks.conftest import run
 from tests.conftest import link_tree
-from vta_rt.manifest import MANIFEST, record_file
+from vta_rt.manifest import MANIFEST
+from vta_rt.verification import record_file
 
 
 def test_rows_that_this_machine_has_and_rows_it_lacks(

@@ -19,7 +19,8 @@ from train.models.config import VAEConfig, VocoderConfig
 from train.models.weights import CheckpointError
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.errors import VTAError
-from vta_rt.manifest import GraphRecord, Precision, record_file
+from vta_rt.manifest import GraphRecord, Precision
+from vta_rt.verification import record_file
 
 StateDict = dict[str, Tensor]
 MODEL = "vta-ldm-clip4clip-v-large"

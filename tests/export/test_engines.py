@@ -135,7 +135,7 @@ def test_vta_shows_and_checks_them(bundle: Path, machine: Machine, capsys: pytes
     assert vta(["info", str(bundle)]) == 0
     assert f"engines      {RTX} {machine.version}, fp16" in capsys.readouterr().out
     assert vta(["check", str(bundle)]) == 0
-    assert "5 engines whole" in capsys.readouterr().out
+    assert "5 engines intact" in capsys.readouterr().out
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -318,7 +318,7 @@ def test_a_bundle_needs_no_torch_for_its_engines(bundle: Path, machine: Machine)
             "compute capability '9.9' is none to build for; choose from current, 7.5, 8.0",
         ),
         (["--compute-capability", "current", "8.9"], "goes with no other"),
-        (["--optimization-level", "7"], "optimization level is 7, a whole number from 0 to 5 is needed"),
+        (["--optimization-level", "7"], "optimization level is 7, an integer from 0 to 5 is needed"),
         (["--workspace-mb", "0"], "workspace, in MB, is 0"),
         (["--max-aux-streams", "-1"], "max_aux_streams is -1"),
         (["--precision", "fp32"], "--precision goes with --ckpt"),

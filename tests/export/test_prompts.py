@@ -282,11 +282,11 @@ def test_a_long_prompt_is_one_note(bundle: Path, tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no video given; name one, or say by --text what is to be heard"),
+        ([], "no video given; name one, or describe the sound with --text"),
         (["--negative-text", "a"], "no video given"),
         (["--text", ""], "prompt is empty"),
-        (["--text", "a", "-o", "a.mp4"], r"a.mp4: a prompt alone makes no pictures; use .wav, .flac"),
-        (["--text", "a", "--format", "mkv"], "sound.mkv: a prompt alone makes no pictures"),
+        (["--text", "a", "-o", "a.mp4"], r"a.mp4: a prompt alone makes no video; use .wav, .flac"),
+        (["--text", "a", "--format", "mkv"], "sound.mkv: a prompt alone makes no video"),
         (["--text", "a", "-o", "a.wav", "--format", "flac"], "ends in .wav but --format says flac"),
         (["--text", "a", "--negative-text", "a", "--guidance", "1"], "a negative prompt needs more"),
     ],
@@ -330,7 +330,7 @@ def _no_graph(bundle: Path) -> None:
     [
         (_altered, "tokenizer.json: its sha256 is not the manifest's"),
         (_gone, "tokenizer.json: is missing"),
-        (_not_listed, "its model takes prompts, but lists no tokenizer"),
+        (_not_listed, "its model takes prompts, but it lists no tokenizer"),
         (_no_graph, "lists no graph text_encoder"),
     ],
 )
@@ -349,7 +349,7 @@ def test_a_tokenizer_that_changes_under_a_pipeline(copy: Path) -> None:
     pipeline = Pipeline(copy)
     content = (copy / "tokenizer.json").read_bytes()
     (copy / "tokenizer.json").unlink()
-    (copy / "tokenizer.json").write_bytes(content)
+    (copy / "tokenizer.json").write_bytes(content + b"\n")
     with pytest.raises(BundleError, match=r"tokenizer\.json: has changed since the bundle was opened"):
         pipeline.encode_text("a bell")
 

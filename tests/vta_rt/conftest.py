@@ -15,20 +15,20 @@ QUICK = {
     "libx264": {"preset": "veryfast"},  # still with B-frames
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
 }
-BITS = 8  # a picture's number is drawn as that many upright bars, the lowest bit on the left
+BITS = 8  # a frame's number is drawn as that many upright bars, the lowest bit on the left
 
 
 def barcode(index: int, size: tuple[int, int]) -> np.ndarray:
-    """Picture number ``index`` as white (1) and black (0) bars, ``[H, W, 3]`` uint8; survives any codec and rescaling."""
+    """Frame number ``index`` as white (1) and black (0) bars, ``[H, W, 3]`` uint8; survives any codec and rescaling."""
     width, height = size
     bars = (index >> np.arange(BITS)) & 1
     row = bars[np.arange(width) * BITS // width] * 255
     return np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8)
 
 
-def read_barcode(picture: np.ndarray) -> int:
-    """The number of a picture ``[H, W, 3]`` that shows a whole barcode (sampled with fit="squash")."""
-    columns = picture.mean(axis=(0, 2))  # [W]
+def read_barcode(frame: np.ndarray) -> int:
+    """The number of a frame ``[H, W, 3]`` that shows all of a barcode (sampled with fit="squash")."""
+    columns = frame.mean(axis=(0, 2))  # [W]
     middles = columns[(np.arange(BITS) * 2 + 1) * len(columns) // (2 * BITS)]
     return int(((middles > 127) << np.arange(BITS)).sum())
 
@@ -46,23 +46,23 @@ def make_clip(
     matrix: tuple[int, int, int, int] | None = None,
     timestamps: Sequence[float] | None = None,
     start: float = 0.0,
-    picture: Callable[[int], np.ndarray] | None = None,
+    draw: Callable[[int], np.ndarray] | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Encode a clip whose picture i shows ``barcode(i)``; its suffix says the container.
+    """Encode a clip whose frame i shows ``barcode(i)``; its suffix says the container.
 
     Args:
-        seconds, frame_rate: length and rate; together they give the number of pictures.
+        seconds, frame_rate: length and rate; together they give the number of frames.
         size: width and height as stored.
-        audio: True for a soundtrack (440 Hz) as long as the pictures, a number for one of so many seconds.
-        rotation: degrees clockwise by which a player shall turn the pictures; ``matrix`` is the general form: the signs
+        audio: True for a soundtrack (440 Hz) as long as the frames, a number for one of so many seconds.
+        rotation: degrees clockwise by which a player shall turn the frames; ``matrix`` is the general form: the signs
             a, b, c, d of a display matrix that maps (x, y) to (a x + c y, b x + d y).
-        timestamps: in seconds, one for each picture, instead of ``seconds`` and ``frame_rate``.
-        start: seconds added to all timestamps of the pictures, not to the sound's.
-        picture: draws picture i, ``[H, W, 3]`` uint8, instead of ``barcode``.
+        timestamps: in seconds, one for each frame, instead of ``seconds`` and ``frame_rate``.
+        start: seconds added to all timestamps of the frames, not to the sound's.
+        draw: draws frame i, ``[H, W, 3]`` uint8, instead of ``barcode``.
     """
-    draw = picture or (lambda index: barcode(index, size))
+    draw = draw or (lambda index: barcode(index, size))
     rate = Fraction(frame_rate).limit_denominator(1001)
     times = [Fraction(i) / rate for i in range(round(seconds * rate))] if timestamps is None else timestamps
     turn = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
@@ -95,19 +95,7 @@ def make_clip(
     return path
 
 
-@pytest.fixture(name="make_clip", scope="session")
-def _make_clip() -> Callable[..., Path]:
-    """``make_clip(path, ...)``."""
-    return make_clip
-
-
-@pytest.fixture(name="read_barcode", scope="session")
-def _read_barcode() -> Callable[[np.ndarray], int]:
-    """``read_barcode(picture)``."""
-    return read_barcode
-
-
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ordinary clip: 3 s, 25 pictures a second, 64 x 48, H.264 with B-frames and AAC in an .mp4. Not to be changed."""
+    """An ordinary clip: 3 s, 25 frames a second, 64 x 48, H.264 with B-frames and AAC in an .mp4. Not to be changed."""
     return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", seconds=3, audio=True)

@@ -12,8 +12,9 @@ from tests.conftest import relative_error
 from vta_rt.backends.base import Arrays, Session
 from vta_rt.denoise import State, denoise
 from vta_rt.errors import OptionError
-from vta_rt.manifest import FileRecord, GraphRecord, TensorSpec
+from vta_rt.manifest import GraphRecord, TensorSpec
 from vta_rt.sampling import SamplingPlan
+from vta_rt.verification import FileRecord
 
 SHAPE = (2, 3, 4, 5)
 STATE = ("latents", "previous", "noise")

@@ -244,7 +244,7 @@ def test_a_network_that_knows_the_data_gives_the_data(solver: str, spacing: str,
     ],
 )
 def test_each_row_ends_at_the_noise_level_of_the_next(solver: str, steps: int, spacing: str) -> None:
-    """From alpha x0 + sigma e and an exact d, the next latents hold alpha' x0 and noise of deviation sigma'."""
+    """From alpha x0 + sigma e and an exact d, the next latents hold alpha' x0 and noise of std sigma'."""
     schedule = NoiseSchedule(timestep_spacing=spacing)
     table = solver_table(solver, schedule, steps)
     _, alpha, sigma, a, b, c, s = table.T
@@ -272,13 +272,13 @@ def test_who_draws_noise_and_who_looks_back() -> None:
     assert all(table[-1, Column.S] == 0 for table in tables.values())
 
 
-def error_on_gaussian_data(solver: str, steps: int, deviation: float = 0.5) -> float:
+def error_on_gaussian_data(solver: str, steps: int, std: float = 0.5) -> float:
     """Distance from the exact solution of the probability flow for normal data, whose best network is known."""
     schedule = NoiseSchedule(prediction_type="epsilon", timestep_spacing="trailing")
     table = solver_table(solver, schedule, steps)
     now = table[:, Column.TIMESTEP].astype(int)
     sigma = schedule.sigma(now)
-    variance = (schedule.alpha(now) * deviation) ** 2 + sigma**2
+    variance = (schedule.alpha(now) * std) ** 2 + sigma**2
     x, previous = 1.0, 0.0
     for row in range(steps - 1):  # the step to clean data is of first order in both
         x, previous = take(table, row, x, sigma[row] / variance[row] * x, previous, 0.0)
@@ -314,7 +314,7 @@ def test_schedule_is_read_from_json() -> None:
     ("field", "value", "allowed"),
     [
         ("train_timesteps", 0, "1 or more"),
-        ("train_timesteps", "1000", "whole number"),
+        ("train_timesteps", "1000", "an integer"),
         ("beta_schedule", "cosine", "scaled_linear, linear"),
         ("beta_start", 0.0, "between 0 and 1"),
         ("beta_end", 1.0, "between 0 and 1"),
@@ -340,7 +340,7 @@ def test_wrong_schedule_is_named(field: str, value: object, allowed: str) -> Non
 def test_wrong_steps_are_named(solver: str, steps: Any) -> None:
     with pytest.raises(OptionError) as raised:
         solver_table(solver, NoiseSchedule(), steps)
-    assert str(raised.value) == f"steps is {steps!r}, a whole number from 1 to 1000 is needed"
+    assert str(raised.value) == f"steps is {steps!r}, an integer from 1 to 1000 is needed"
 
 
 def test_numpy_integers_are_steps() -> None:

@@ -1,4 +1,4 @@
-"""The command ``vta``. Knows arguments, file names and what a person reads; the work is done elsewhere."""
+"""The command ``vta``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``vta info``, ``vta check`` and ``vta bench``: what a bundle holds, whether it is whole, what it costs here."""
+"""``vta info``, ``vta check`` and ``vta bench``: what a bundle contains, whether it is intact, and what it costs here."""
 
 from __future__ import annotations
 
@@ -15,29 +15,25 @@ from vta_rt.sampling import read_sampling_options
 
 
 def add_bundles(commands: Any) -> None:
-    """The commands and their options, added to ``vta``'s."""
+    """Add the commands and their options."""
     info = commands.add_parser(
-        "info", help="show what a bundle holds", description="Show what a bundle holds and where it came from."
+        "info", help="show what a bundle contains", description="Show what a bundle contains and where it came from."
     )
-    info.add_argument(
-        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
-    )
+    _add_bundle(info)
     info.set_defaults(run=_info)
 
     bench = commands.add_parser(
         "bench",
         help="measure what each stage costs here",
-        description="Time every graph of a bundle on made-up input: from loading (cold) and once loaded (warm), with the "
-        "operations it does, their rate, that of a large matrix product here in the same precision (peak), and the most "
-        "memory the process held. Counts of operations are in bundles built since they are counted.",
+        description="Time every graph of a bundle on made-up input, from loading (cold) and once loaded (warm), with the "
+        "operations of a call, their rate, the rate of a large matrix product here at the same precision (peak), and the "
+        "most memory that the process used. Bundles built by old versions have no count of operations.",
     )
-    bench.add_argument(
-        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
-    )
+    _add_bundle(bench)
     bench.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="clips at once (default: 1)")
-    bench.add_argument("--steps", type=int, metavar="N", help="to reckon with (default: the model's own)")
-    bench.add_argument("--guidance", type=float, metavar="G", help="to reckon with (default: the model's own)")
-    bench.add_argument("--repeats", type=int, default=3, metavar="N", help="calls, of which the median (default: 3)")
+    bench.add_argument("--steps", type=int, metavar="N", help="of the generation (default: the model's own)")
+    bench.add_argument("--guidance", type=float, metavar="G", help="of the generation (default: the model's own)")
+    bench.add_argument("--repeats", type=int, default=3, metavar="N", help="calls to take the median of (default: 3)")
     bench.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
     bench.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
     bench.set_defaults(run=_bench)
@@ -47,10 +43,14 @@ def add_bundles(commands: Any) -> None:
         help="verify a bundle",
         description="Read every file of a bundle, compare its hash, and load every graph.",
     )
-    check.add_argument(
+    _add_bundle(check)
+    check.set_defaults(run=_check)
+
+
+def _add_bundle(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
     )
-    check.set_defaults(run=_check)
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -74,11 +74,11 @@ def _info(options: argparse.Namespace) -> int:
     print(
         f"  diffusion    {schedule.prediction_type}, {schedule.train_timesteps} timesteps, {schedule.timestep_spacing} spacing"
     )
-    how = manifest.sampling
-    interval = (
-        how.guidance_interval and f" at noise levels {how.guidance_interval[0]:g} to {how.guidance_interval[1]:g}"
-    )
-    print(f"  sampled by   {how.solver}, {how.steps} steps, guidance {how.guidance:g}{interval or ''}")
+    sampling = manifest.sampling
+    interval = ""
+    if sampling.guidance_interval is not None:
+        interval = " at noise levels {:g} to {:g}".format(*sampling.guidance_interval)
+    print(f"  sampled by   {sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}{interval}")
     print(f"  made from    {manifest.source.checkpoint} by {manifest.source.exporter}")
     print(f"  licence      {manifest.source.licence or 'not stated'}")
     for line in describe(bundle) or ["none"]:
@@ -105,13 +105,13 @@ def _bench(options: argparse.Namespace) -> int:
     from vta_rt.bench import measure, table
 
     pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
-    how = pipeline.bundle.manifest.sampling.replace(**read_sampling_options(options))
-    rows = measure(pipeline, how, options.batch, options.repeats)
+    sampling = pipeline.bundle.manifest.sampling.replace(**read_sampling_options(options))
+    rows = measure(pipeline, sampling, options.batch, options.repeats)
     bar = tqdm(rows, desc="measuring", bar_format="{desc} {n_fmt} {elapsed}", disable=None, leave=False)
     found = list(bar)
-    interval = " in an interval" if how.guidance_interval else ""
+    interval = " in an interval" if sampling.guidance_interval else ""
     print(f"{pipeline.bundle.path}: {pipeline.model.seconds:g} s a clip, on {pipeline.backend}")
-    print(f"{how.steps} steps of {how.solver}, guidance {how.guidance:g}{interval}")
+    print(f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}{interval}")
     print(table(found))
     return 0
 
@@ -123,8 +123,8 @@ def _check(options: argparse.Namespace) -> int:
         pipeline.session(name)
     engines = check_engines(pipeline.bundle)
     print(
-        f"{pipeline.bundle.path}: {len(files)} files whole, {len(pipeline.bundle.manifest.graphs)} graphs load"
-        f"{f', {engines} engines whole' if engines else ''}"
+        f"{pipeline.bundle.path}: {len(files)} files intact, {len(pipeline.bundle.manifest.graphs)} graphs load"
+        f"{f', {engines} engines intact' if engines else ''}"
     )
     print(f"runs here on {pipeline.backend}")
     return 0

@@ -1,4 +1,4 @@
-"""What every command of ours does alike: errors in one line, exit codes, notes, pipes."""
+"""What all commands have in common: errors in one line, exit codes, notes, signals and pipes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Signalled(KeyboardInterrupt):
 def run_command(
     command: Callable[[Sequence[str] | None], int], arguments: Sequence[str] | None = None, *, extra: str | None = None
 ) -> int:
-    """Run a command line's body; what the user got wrong becomes one line on standard error and exit code 2.
+    """Run the body of a command; a ``VTAError`` becomes one line on standard error and exit code 2.
 
     Args:
-        extra: of ours, which brings the packages that the command needs: one that is missing is the user's to install.
+        extra: name of the extra with the packages that the command needs; a missing one is an error that names it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name must not fail for the terminal's encoding
+            stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot show must not fail
     try:
         with _notes(), _stopped_by_signals():
             code = command(arguments)
-        if sys.stdout is not None:  # as it is where it was closed beforehand
+        if sys.stdout is not None:  # None if it was closed beforehand
             sys.stdout.flush()
     except VTAError as error:
         say(error)
@@ -76,12 +76,12 @@ def _tell(text: str) -> None:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Clear up before a signal that asks to stop does so, as Python does for Ctrl-C alone.
+    """Clean up before a signal ends the process, as Python does for Ctrl-C only.
 
-    While that goes on, Ctrl-C is ignored and the others end the process at once. A signal that is ignored (``nohup``) or
-    handled by somebody else stays so.
+    Meanwhile Ctrl-C is ignored and the other signals end the process at once. A signal that is ignored (``nohup``) or that
+    has another handler stays so.
     """
-    if threading.current_thread() is not threading.main_thread():  # others may not
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
     usual = (signal.SIG_DFL, signal.default_int_handler)
@@ -89,7 +89,7 @@ def _stopped_by_signals() -> Iterator[None]:
     process = os.getpid()
 
     def stop(number: int, _: Any) -> None:
-        forked = os.getpid() != process  # a worker: whoever started it says how it ends
+        forked = os.getpid() != process  # a worker process; its parent reports how it ends
         for other in ours:
             signal.signal(other, signal.SIG_IGN if other == signal.SIGINT and not forked else signal.SIG_DFL)
         if not forked or number == signal.SIGINT:
@@ -107,7 +107,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 @contextmanager
 def _notes() -> Iterator[None]:
-    """Our own warnings in one line, as a person reads them, without our source code."""
+    """Print our own warnings as one line, without source code."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, (FallbackWarning, LicenceWarning, PromptWarning)):
@@ -121,6 +121,6 @@ def _notes() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Send what is still to be written nowhere, or the interpreter would complain of it when it ends."""
+    """Discard what is still to be written, so that the interpreter does not complain when it ends."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,9 +42,20 @@ MAX_THREADS = 16  # FFmpeg's own limit; every thread holds frames
 SEEK_LEAD = 1  # seconds; a seek in MPEG-TS lands on any packet, and the last packet need not be the last on screen
 DEFAULT_FRAME_RATE = Fraction(25)  # frames a second where neither timestamps nor headers say
 
-# Pillow's rotations are anticlockwise.
+# The orientation of a frame by the signs of its display matrix, b and c or a and d. Pillow's rotations are anticlockwise.
+TRANSPOSED = {
+    (True, False): Transpose.ROTATE_270,
+    (False, True): Transpose.ROTATE_90,
+    (True, True): Transpose.TRANSPOSE,
+    (False, False): Transpose.TRANSVERSE,
+}
+UPRIGHT = {
+    (True, True): None,
+    (False, False): Transpose.ROTATE_180,
+    (False, True): Transpose.FLIP_LEFT_RIGHT,
+    (True, False): Transpose.FLIP_TOP_BOTTOM,
+}
 CLOCKWISE_DEGREES = {None: 0, Transpose.ROTATE_270: 90, Transpose.ROTATE_180: 180, Transpose.ROTATE_90: 270}
-TRANSPOSING = (Transpose.ROTATE_90, Transpose.ROTATE_270, Transpose.TRANSPOSE, Transpose.TRANSVERSE)
 
 
 @dataclass(frozen=True)
@@ -220,7 +231,7 @@ class VideoReader:
         if self.first is None:
             raise VideoError(f"{self.path}: none of its frames can be decoded")
         size = self.first.width, self.first.height
-        width, height = size[::-1] if self.first.orientation in TRANSPOSING else size
+        width, height = size[::-1] if self.first.orientation in TRANSPOSED.values() else size
         return VideoInfo(
             duration=float(self.duration),
             width=width,
@@ -342,19 +353,7 @@ def _find_orientation(frame: VideoFrame) -> Transpose | None:
     if "DISPLAYMATRIX" not in side_data:
         return None
     a, b, _, c, d = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32)[:5].tolist()
-    if abs(b) > abs(a):
-        return {
-            (True, False): Transpose.ROTATE_270,
-            (False, True): Transpose.ROTATE_90,
-            (True, True): Transpose.TRANSPOSE,
-            (False, False): Transpose.TRANSVERSE,
-        }[b > 0, c > 0]
-    return {
-        (True, True): None,
-        (False, False): Transpose.ROTATE_180,
-        (False, True): Transpose.FLIP_LEFT_RIGHT,
-        (True, False): Transpose.FLIP_TOP_BOTTOM,
-    }[a >= 0, d >= 0]
+    return TRANSPOSED[b > 0, c > 0] if abs(b) > abs(a) else UPRIGHT[a >= 0, d >= 0]
 
 
 def _describe_error(path: StrPath, error: av.FFmpegError) -> str:

@@ -204,11 +204,11 @@ def test_processes_that_read_end_with_the_steps(numbers: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "batch is 0, a whole number of 1 or more is needed"),
+        ({"batch": 0}, "batch is 0, an integer of 1 or more is needed"),
         ({"batch": 6, "world": 2, "micro_batch": 2}, "batch is 6, a multiple of 4 is needed"),
         ({"batch": 3, "world": 2}, "batch is 3, a multiple of 2 is needed"),
         ({"batch": 2, "world": 2, "rank": 2}, "rank is 2, with world 2 it is 0 to 1"),
-        ({"batch": 2, "seed": -1}, "seed is -1, a whole number of 0 or more is needed"),
+        ({"batch": 2, "seed": -1}, "seed is -1, an integer of 0 or more is needed"),
         ({"batch": 2, "workers": -1}, "workers is -1"),
         ({"batch": 2, "concat": 1.5}, "concat is 1.5, a fraction from 0 to 1 is needed"),
     ],

@@ -83,9 +83,9 @@ def test_a_gpu_without_engines_or_onnxruntime_gpu(bundle: Bundle, monkeypatch: p
     ("option", "value", "message"),
     [
         ("capture", "step", "capture 'step' is unknown; choose one of loop, none"),
-        ("threads", 0, "threads is 0, a whole number of 1 or more is needed"),
-        ("threads", "2", "threads is '2', a whole number of 1 or more is needed"),
-        ("at_once", 0, "at_once is 0, a whole number of 1 or more is needed"),
+        ("threads", 0, "threads is 0, an integer of 1 or more is needed"),
+        ("threads", "2", "threads is '2', an integer of 1 or more is needed"),
+        ("at_once", 0, "at_once is 0, an integer of 1 or more is needed"),
     ],
 )
 def test_options_that_are_not_allowed(bundle: Bundle, option: str, value: Any, message: str) -> None:

@@ -15,7 +15,8 @@ from vta_rt.backends.base import Scan
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.onnxruntime_gpu import CUDA, OnnxRuntimeGpuSession, Provider, gpu_provider
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning
-from vta_rt.manifest import GraphRecord, TensorSpec, record_file
+from vta_rt.manifest import GraphRecord, TensorSpec
+from vta_rt.verification import record_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate provider")
 STAND_IN = Provider("CPUExecutionProvider", "cpu")

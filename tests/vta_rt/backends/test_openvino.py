@@ -18,8 +18,9 @@ from vta_rt.backends import choose, openvino
 from vta_rt.backends.openvino import OpenVinoSession
 from vta_rt.bundle import Bundle
 from vta_rt.errors import DeviceError, EngineError
-from vta_rt.manifest import GraphRecord, record_file
+from vta_rt.manifest import GraphRecord
 from vta_rt.pipeline import Pipeline
+from vta_rt.verification import record_file
 from vta_rt.video import sample_frames
 
 DEMO = Path(__file__).parents[3] / "engines" / "demo"

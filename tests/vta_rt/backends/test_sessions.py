@@ -17,7 +17,8 @@ from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.onnxruntime_gpu import OnnxRuntimeGpuSession, Provider
 from vta_rt.backends.openvino import OpenVinoSession
 from vta_rt.errors import BundleError, OptionError, VTAError
-from vta_rt.manifest import GraphRecord, TensorSpec, record_file
+from vta_rt.manifest import GraphRecord, TensorSpec
+from vta_rt.verification import record_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate provider")
 INPUTS, OUTPUTS = specs(a=("batch", 3), b=(3, 3)), specs(product=("batch", 3))

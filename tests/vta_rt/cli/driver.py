@@ -26,7 +26,7 @@ def generate(bundle: Path, *arguments: object) -> int:
     return main(["generate", *map(str, arguments), "--bundle", str(bundle), *QUICK])
 
 
-def picture_packets(path: Path) -> list[bytes]:
+def video_packets(path: Path) -> list[bytes]:
     with av.open(str(path)) as container:
         return [bytes(packet) for packet in container.demux(container.streams.video[0]) if packet.size]
 

@@ -1,10 +1,9 @@
-"""A new soundtrack on pictures that are copied as they are: on clips made here and on the published samples."""
+"""A new soundtrack on frames that are copied as they are: on clips made here and on the published samples."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -12,12 +11,10 @@ import numpy as np
 import pytest
 
 from tests.conftest import SAMPLE_VIDEOS
+from tests.vta_rt.conftest import make_clip
 from vta_rt import video as videos
 from vta_rt.audio import Audio
 from vta_rt.errors import OptionError, OutputError, VideoError
-
-MakeClip = Callable[..., Path]
-ReadBarcode = Callable[[np.ndarray], int]
 
 
 def sine(seconds: float, rate: int = 16_000) -> Audio:
@@ -27,7 +24,7 @@ def sine(seconds: float, rate: int = 16_000) -> Audio:
 
 
 class Copy:
-    """The picture packets of a file and its sound, as a player gets them."""
+    """The frame packets of a file and its sound, as a player gets them."""
 
     def __init__(self, path: Path) -> None:
         with av.open(str(path)) as container:
@@ -48,7 +45,7 @@ class Copy:
 
 class TestMux:
     @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".MP4"])
-    def test_pictures_are_copied(self, tmp_path: Path, clip: Path, suffix: str) -> None:
+    def test_frames_are_copied(self, tmp_path: Path, clip: Path, suffix: str) -> None:
         out = tmp_path / f"out{suffix}"
         sine(3).mux(clip, out)
         before, after = Copy(clip), Copy(out)
@@ -59,7 +56,7 @@ class TestMux:
         assert after.sounds == ["aac"]
         np.testing.assert_array_equal(videos.sample_frames(out, fit="squash"), videos.sample_frames(clip, fit="squash"))
 
-    def test_webm(self, tmp_path: Path, make_clip: MakeClip) -> None:
+    def test_webm(self, tmp_path: Path) -> None:
         source, out = make_clip(tmp_path / "clip.webm", codec="libvpx-vp9", audio=True), tmp_path / "out.webm"
         sine(2).mux(source, out)
         before, after = Copy(source), Copy(out)
@@ -79,7 +76,7 @@ class TestMux:
             ("mpeg4", "yuv420p", ".avi", ".mp4"),
         ],
     )
-    def test_codecs(self, tmp_path: Path, make_clip: MakeClip, codec, pix_fmt, source, out) -> None:
+    def test_codecs(self, tmp_path: Path, codec, pix_fmt, source, out) -> None:
         options = {"x265-params": "log-level=none"} if codec == "libx265" else None
         path = make_clip(tmp_path / f"clip{source}", codec=codec, pix_fmt=pix_fmt, seconds=1, options=options)
         sine(1).mux(path, tmp_path / f"out{out}")
@@ -94,20 +91,18 @@ class TestMux:
         before, after = Copy(source), Copy(out)
         assert after.packets == before.packets
         assert after.times == before.times
-        assert after.times[0] < 0  # pictures that an edit list hides stay hidden
+        assert after.times[0] < 0  # frames that an edit list hides stay hidden
         assert videos.probe(out) == videos.probe(source)
 
     @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-    def test_rotation_stays(self, tmp_path: Path, make_clip: MakeClip, suffix: str) -> None:
+    def test_rotation_stays(self, tmp_path: Path, suffix: str) -> None:
         source = make_clip(tmp_path / "clip.mp4", rotation=90, seconds=1)
         sine(1).mux(source, tmp_path / f"out{suffix}")
         assert videos.probe(tmp_path / f"out{suffix}").rotation == 90
 
     @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
     @pytest.mark.parametrize("start", [0, 1.5])
-    def test_sound_starts_with_the_first_picture(
-        self, tmp_path, make_clip: MakeClip, suffix: str, start: float
-    ) -> None:
+    def test_sound_starts_with_the_first_frame(self, tmp_path, suffix: str, start: float) -> None:
         source, out = make_clip(tmp_path / "clip.mp4", start=start), tmp_path / f"out{suffix}"
         samples = np.zeros(32_000, np.float32)
         samples[16_000:] = sine(1).samples  # silence up to second 1
@@ -119,7 +114,7 @@ class TestMux:
 
     @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
     @pytest.mark.parametrize("seconds", [1.3, 2, 2.7])
-    def test_sound_keeps_its_length(self, tmp_path: Path, make_clip: MakeClip, suffix: str, seconds: float) -> None:
+    def test_sound_keeps_its_length(self, tmp_path: Path, suffix: str, seconds: float) -> None:
         codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
         source, out = make_clip(tmp_path / f"clip{suffix}", codec=codec), tmp_path / f"out{suffix}"
         sine(seconds).mux(source, out)
@@ -129,7 +124,7 @@ class TestMux:
 
     @pytest.mark.parametrize("rate", [8_000, 10_000, 22_050, 44_100, 48_000, 192_000])
     @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-    def test_sample_rates(self, tmp_path: Path, make_clip: MakeClip, suffix: str, rate: int) -> None:
+    def test_sample_rates(self, tmp_path: Path, suffix: str, rate: int) -> None:
         codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
         source, out = make_clip(tmp_path / f"clip{suffix}", codec=codec, seconds=1), tmp_path / f"out{suffix}"
         sine(1, rate).mux(source, out)
@@ -142,22 +137,22 @@ class TestMux:
         Audio(sine(3).samples * 20, 16_000).mux(clip, tmp_path / "out.mp4")
         assert np.abs(Copy(tmp_path / "out.mp4").samples).max() < 2  # of 10; AAC rounds the edges
 
-    def test_what_describes_the_film_is_kept(self, tmp_path: Path, clip: Path) -> None:
+    def test_metadata_is_kept(self, tmp_path: Path, clip: Path) -> None:
         named, out = tmp_path / "named.mp4", tmp_path / "out.mkv"
         with av.open(str(clip)) as source, av.open(str(named), "w") as sink:
-            sink.metadata["title"] = "A film"
+            sink.metadata["title"] = "A title"
             stream = sink.add_stream_from_template(source.streams.video[0], opaque=True)
             for packet in source.demux(video=0):
                 if packet.size:
                     packet.stream = stream
                     sink.mux(packet)
         sine(3).mux(named, out)
-        assert Copy(out).title == "A film"
+        assert Copy(out).title == "A title"
         with av.open(str(out)) as container:
             assert not {key.lower() for key in container.metadata} & {"major_brand", "compatible_brands"}
 
     @pytest.mark.parametrize("suffix", [".webm", ".mkv"])
-    def test_transparency_is_still_told(self, tmp_path: Path, make_clip: MakeClip, suffix: str) -> None:
+    def test_transparency_is_still_told(self, tmp_path: Path, suffix: str) -> None:
         clear = make_clip(tmp_path / "clear.webm", codec="libvpx-vp9", pix_fmt="yuva420p", seconds=0.2)
         sine(0.2).mux(clear, tmp_path / f"out{suffix}")
         for path in (clear, tmp_path / f"out{suffix}"):
@@ -174,7 +169,7 @@ class TestMux:
         sine(1).save("take:2/clip.flac")
         assert sorted(path.name for path in (tmp_path / "take:2").iterdir()) == ["clip.flac", "clip.mp4"]
 
-    def test_apple_tag_of_hevc_is_kept(self, tmp_path: Path, make_clip: MakeClip) -> None:
+    def test_apple_tag_of_hevc_is_kept(self, tmp_path: Path) -> None:
         made = make_clip(tmp_path / "clip.mkv", codec="libx265", seconds=0.4, options={"x265-params": "log-level=none"})
         tagged, out = tmp_path / "tagged.mp4", tmp_path / "out.mov"
         with av.open(str(made)) as source, av.open(str(tagged), "w") as sink:
@@ -203,7 +198,7 @@ class TestMuxRefuses:
         assert "\n" not in str(caught.value)
         assert (sorted(out.parent.iterdir()) if out.parent.is_dir() else None) == before  # nothing half-written
 
-    def test_container_that_cannot_hold_the_codec(self, tmp_path: Path, clip: Path, make_clip: MakeClip) -> None:
+    def test_container_that_cannot_hold_the_codec(self, tmp_path: Path, clip: Path) -> None:
         self.expect(OutputError, "cannot hold h264 video; .mp4 or .mov or .mkv can", clip, tmp_path / "out.webm")
         vp9 = make_clip(tmp_path / "clip.webm", codec="libvpx-vp9", seconds=0.2)
         self.expect(OutputError, "cannot hold vp9 video; .mp4 or .mkv or .webm can", vp9, tmp_path / "out.mov")
@@ -227,8 +222,8 @@ class TestMuxRefuses:
     def test_bad_video(self, tmp_path: Path) -> None:
         self.expect(VideoError, "no such file", tmp_path / "none.mp4", tmp_path / "out.mp4")
 
-    def test_pictures_without_presentation_times(self, tmp_path: Path, make_clip: MakeClip) -> None:
-        video = make_clip(tmp_path / "clip.avi")  # reordered pictures in the wrong order would be worse
+    def test_frames_without_presentation_times(self, tmp_path: Path) -> None:
+        video = make_clip(tmp_path / "clip.avi")  # reordered frames in the wrong order would be worse
         for suffix in (".mp4", ".mkv"):
             self.expect(VideoError, "carry no presentation times", video, tmp_path / f"out{suffix}")
 
@@ -240,8 +235,8 @@ class TestMuxRefuses:
             "video, out = sys.argv[1:]\n"
             "audio = Audio(np.random.default_rng(0).normal(0, 0.1, 48000).astype(np.float32), 16000)\n"
             "write = (lambda: audio.mux(video, out)) if 'out.' in out else (lambda: audio.save(out))\n"
-            "write(); whole = os.path.getsize(out); os.remove(out)\n"
-            "for size in (whole - 1, whole // 2, 100):\n"
+            "write(); full = os.path.getsize(out); os.remove(out)\n"
+            "for size in (full - 1, full // 2, 100):\n"
             "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
             "    try: write()\n"
             "    except VTAError as error: print(type(error).__name__, error)\n"

@@ -13,11 +13,11 @@ import av
 import numpy as np
 import pytest
 
+from tests.vta_rt.conftest import make_clip
 from vta_rt import video as videos
 from vta_rt.audio import Audio
 from vta_rt.errors import VideoError
 
-MakeClip = Callable[..., Path]
 Draw = Callable[[int], np.ndarray]
 
 
@@ -27,7 +27,7 @@ def silence(seconds: float) -> Audio:
 
 @pytest.fixture
 def noise() -> Draw:
-    """Pictures that leave a codec nothing to save, so that bytes are spread evenly over time."""
+    """Frames that a codec cannot compress, so that bytes are spread evenly over time."""
     return lambda index: np.random.default_rng(index).integers(0, 256, (48, 64, 3), np.uint8)
 
 
@@ -48,17 +48,39 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_missing(tmp_path: Path) -> None:
-    expect_error(tmp_path / "none.mp4", "no such file")
+def write_garbage(path: Path, clip: Path) -> None:
+    data = bytearray(clip.read_bytes())
+    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    data[start:end] = b"\xff" * (end - start)
+    path.write_bytes(data)
 
 
-def test_folder(tmp_path: Path) -> None:
-    expect_error(tmp_path, "is a folder")
+PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+BAD_FILES: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "missing.mp4": (lambda path, clip: None, "no such file"),
+    "dangling.mp4": (lambda path, clip: path.symlink_to("nowhere.mp4"), "no such file"),
+    "folder.mp4": (lambda path, clip: path.mkdir(), "is a folder"),
+    "pipe.mp4": (lambda path, clip: os.mkfifo(path), "not an ordinary file"),
+    "empty.mp4": (lambda path, clip: path.touch(), "is empty"),
+    "text.mp4": (lambda path, clip: path.write_text("not a video\n" * 100), "is not a video"),
+    "zeros.mp4": (lambda path, clip: path.write_bytes(bytes(5000)), "is not a video"),
+    "json.mp4": (lambda path, clip: path.write_text('{"format_version": 1}'), "is not a video"),
+    "page.webm": (lambda path, clip: path.write_text("<!DOCTYPE html><html></html>"), "is not a video"),
+    "list.m3u8": (lambda path, clip: path.write_text(PLAYLIST), "is not a video"),  # and nothing is fetched
+    "sound.wav": (lambda path, clip: silence(1).save(path), "has no video stream, only sound"),
+    "half.mp4": (  # its index is at the end
+        lambda path, clip: path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2]),
+        "is truncated or damaged: it begins as an MP4",
+    ),
+    "garbage.mp4": (write_garbage, "none of its frames can be decoded"),
+}
 
 
-def test_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.mp4")
-    expect_error(tmp_path / "pipe.mp4", "not an ordinary file")
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files(tmp_path: Path, clip: Path, name: str) -> None:
+    make, message = BAD_FILES[name]
+    make(tmp_path / name, clip)
+    expect_error(tmp_path / name, message)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -77,28 +99,7 @@ def test_read_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expect_error(clip, "cannot be read (Permission denied)")
 
 
-def test_empty(tmp_path: Path) -> None:
-    (tmp_path / "empty.mp4").touch()
-    expect_error(tmp_path / "empty.mp4", "is empty")
-
-
-def test_text(tmp_path: Path) -> None:
-    (tmp_path / "text.mp4").write_text("not a video\n" * 100)
-    expect_error(tmp_path / "text.mp4", "is not a video")
-
-
-def test_playlist_does_not_reach_out(tmp_path: Path) -> None:
-    text = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
-    (tmp_path / "list.m3u8").write_text(text)
-    expect_error(tmp_path / "list.m3u8", "is not a video")
-
-
-def test_sound_only(tmp_path: Path) -> None:
-    silence(1).save(tmp_path / "sound.wav")
-    expect_error(tmp_path / "sound.wav", "has no video stream, only sound")
-
-
-def test_sound_with_a_cover(tmp_path: Path, clip: Path, make_clip: MakeClip) -> None:
+def test_sound_with_a_cover(tmp_path: Path, clip: Path) -> None:
     cover = make_clip(tmp_path / "cover.mov", codec="png", pix_fmt="rgb24", seconds=0.04, size=(8, 8))
     with av.open(str(cover)) as front, av.open(str(clip)) as source, av.open(str(tmp_path / "s.mp4"), "w") as sink:
         for template in (front.streams.video[0], source.streams.audio[0]):
@@ -113,48 +114,34 @@ def test_sound_with_a_cover(tmp_path: Path, clip: Path, make_clip: MakeClip) -> 
     expect_error(tmp_path / "s.mp4", "has no video stream, only sound")
 
 
-def test_truncated_index(tmp_path: Path, clip: Path) -> None:
-    path = tmp_path / "half.mp4"  # the index stands at the end
-    path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    expect_error(path, "is truncated or damaged: it begins as an MP4")
-
-
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_truncated_pictures(tmp_path: Path, make_clip: MakeClip, suffix: str, noise: Draw) -> None:
-    whole = make_clip(
-        tmp_path / f"whole{suffix}",
+def test_truncated_frames(tmp_path: Path, suffix: str, noise: Draw) -> None:
+    complete = make_clip(
+        tmp_path / f"complete{suffix}",
         seconds=5,
-        picture=noise,
+        draw=noise,
         container_options={"movflags": "+faststart"} if suffix == ".mp4" else None,
     )
     path = tmp_path / f"half{suffix}"
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    path.write_bytes(complete.read_bytes()[: complete.stat().st_size // 2])
     expect_error(path, "is truncated or damaged: frames end at 2.")
     if suffix == ".mkv":  # other programs leave Matroska's length of a single stream out
         path.write_bytes(path.read_bytes().replace(b"DURATION", b"Duration"))
         expect_error(path, "is truncated or damaged: frames end at 2.")
     with pytest.raises(VideoError, match=re.escape("of 5.0 s")):
         silence(5).mux(path, tmp_path / "out.mp4")
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"half{suffix}", f"whole{suffix}"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"complete{suffix}", f"half{suffix}"]
     assert len(videos.sample_frames(path, seconds=1)) == 2  # what is there can be had
 
 
-def test_damage_in_the_middle_is_tolerated(tmp_path: Path, make_clip: MakeClip, noise: Draw) -> None:
-    path = make_clip(tmp_path / "clip.mp4", seconds=5, picture=noise, options={"g": "10"})
+def test_damage_in_the_middle_is_tolerated(tmp_path: Path, noise: Draw) -> None:
+    path = make_clip(tmp_path / "clip.mp4", seconds=5, draw=noise, options={"g": "10"})
     damage(path)
     assert videos.sample_frames(path).shape == (10, 224, 224, 3)
 
 
-def test_nothing_decodes(tmp_path: Path, clip: Path) -> None:
-    data = bytearray(clip.read_bytes())
-    start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
-    data[start:end] = b"\xff" * (end - start)
-    (tmp_path / "garbage.mp4").write_bytes(data)
-    expect_error(tmp_path / "garbage.mp4", "none of its frames can be decoded")
-
-
-def test_missing_end_that_is_filled_up(tmp_path: Path, make_clip: MakeClip, noise: Draw) -> None:
-    path = make_clip(tmp_path / "clip.mp4", seconds=5, picture=noise, container_options={"movflags": "+faststart"})
+def test_missing_end_that_is_filled_up(tmp_path: Path, noise: Draw) -> None:
+    path = make_clip(tmp_path / "clip.mp4", seconds=5, draw=noise, container_options={"movflags": "+faststart"})
     data = bytearray(path.read_bytes())
     data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)  # as an unfinished download has it
     path.write_bytes(data)
@@ -162,9 +149,9 @@ def test_missing_end_that_is_filled_up(tmp_path: Path, make_clip: MakeClip, nois
         videos.sample_frames(path)
 
 
-def test_ffmpeg_keeps_quiet(tmp_path: Path, make_clip: MakeClip, noise: Draw) -> None:
+def test_ffmpeg_keeps_quiet(tmp_path: Path, noise: Draw) -> None:
     path = tmp_path / "damaged.mp4"
-    damage(make_clip(path, seconds=5, picture=noise, options={"g": "10"}))
+    damage(make_clip(path, seconds=5, draw=noise, options={"g": "10"}))
     code = "import sys; from vta_rt import video; print(len(video.sample_frames(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("10\n", "")

@@ -1,8 +1,7 @@
-"""Pictures that are left out when decoding: the ones taken are those that decoding everything gives, bit for bit."""
+"""Frames that are left out when decoding: the ones taken are those that decoding everything gives, bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import SAMPLE_VIDEOS
+from tests.vta_rt.conftest import make_clip
 from vta_rt import video as videos
 from vta_rt.video import thinning
 
-MakeClip = Callable[..., Path]
 X264 = {"preset": "veryfast"}
 JITTER = np.cumsum(np.random.default_rng(3).integers(1, 9, 60)) / 60  # seconds; 13 a second, from 7 to 60
 RATES = (0.3, 2, 7, 25, 90)
@@ -31,7 +30,7 @@ STREAMS: dict[str, dict] = {
     "open_groups.ts": {"options": X264 | {"g": "11", "x264-params": "open-gop=1:bframes=3:b-adapt=0"}},
     "refreshed": {
         "options": X264 | {"g": "12", "x264-params": "intra-refresh=1:bframes=3"}
-    },  # key pictures that are not whole
+    },  # key frames that are refreshed part by part
     "interlaced.ts": {"options": X264 | {"x264-params": "tff=1:bframes=3"}},
     "jitter": {"timestamps": JITTER, "options": X264},
     "jitter.mkv": {"timestamps": JITTER, "options": X264 | {"g": "8"}},
@@ -55,8 +54,8 @@ STREAMS: dict[str, dict] = {
 }
 
 
-def all_pictures(path: Path) -> list[tuple[Fraction, np.ndarray]]:
-    """(seconds from the first, picture) by decoding everything."""
+def decode_all(path: Path) -> list[tuple[Fraction, np.ndarray]]:
+    """(seconds from the first, frame) by decoding everything."""
     with videos.Video(path) as video:
         reader = video.rewind()
         shown = [(time, frame) for time, frame in reader.timeline(reader.frames()) if frame is not None]
@@ -64,39 +63,39 @@ def all_pictures(path: Path) -> list[tuple[Fraction, np.ndarray]]:
 
 
 def expected(path: Path, rate: float, seconds: float | None = None, turns: int = 0) -> np.ndarray:
-    """What ``sample_frames`` gives at 32 x 32 pixels, squashed, of pictures turned clockwise ``turns`` times."""
-    pictures, end = all_pictures(path), Fraction(seconds or videos.probe(path).duration).limit_denominator(10**6)
+    """What ``sample_frames`` gives at 32 x 32 pixels, squashed, of frames turned clockwise ``turns`` times."""
+    frames, end = decode_all(path), Fraction(seconds or videos.probe(path).duration).limit_denominator(10**6)
     step, taken = 1 / Fraction(str(rate)), []
     while len(taken) * step < end:
-        taken.append([picture for time, picture in pictures if time <= len(taken) * step][-1])
-    upright = (np.ascontiguousarray(np.rot90(picture, -turns)) for picture in taken)
-    return np.stack([videos.fit_frame(Image.fromarray(picture), 32, "squash") for picture in upright])
+        taken.append([frame for time, frame in frames if time <= len(taken) * step][-1])
+    upright = (np.ascontiguousarray(np.rot90(frame, -turns)) for frame in taken)
+    return np.stack([videos.fit_frame(Image.fromarray(frame), 32, "squash") for frame in upright])
 
 
 def decodes(monkeypatch: pytest.MonkeyPatch, path: Path, rate: float, **options: float) -> int:
-    """How many pictures come out of the decoder for a sampling."""
+    """How many frames come out of the decoder for a sampling."""
     count = 0
 
     def counted(*arguments: object) -> list[av.VideoFrame]:
         nonlocal count
-        frames = pictures(*arguments)
+        frames = decode(*arguments)
         count += len(frames)
         return frames
 
     with monkeypatch.context() as patch:
-        pictures = thinning._decode_packet
+        decode = thinning._decode_packet
         patch.setattr(thinning, "_decode_packet", counted)
         videos.sample_frames(path, rate, 32, fit="squash", **options)
     return count
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_the_same_pictures(tmp_path: Path, make_clip: MakeClip, name: str) -> None:
+def test_the_same_frames(tmp_path: Path, name: str) -> None:
     draw = np.random.default_rng(0).integers(0, 256, (75, 48, 64, 3), np.uint8)
     clip = make_clip(
         tmp_path / (name if "." in name else f"{name}.mp4"),
         seconds=3,
-        picture=lambda index: draw[index] // 4 + np.uint8(2 * index),
+        draw=lambda index: draw[index] // 4 + np.uint8(2 * index),
         **STREAMS[name],
     )
     turns = STREAMS[name].get("rotation", 0) // 90
@@ -111,57 +110,55 @@ def test_the_same_pictures(tmp_path: Path, make_clip: MakeClip, name: str) -> No
 
 @pytest.mark.skipif(not SAMPLE_VIDEOS.is_dir(), reason=f"the published sample videos are not at {SAMPLE_VIDEOS}")
 def test_a_file_cut_by_an_edit_list() -> None:
-    clip = SAMPLE_VIDEOS / "yoaSondvkw_000071.mp4"  # begins with 20 pictures that are not shown
+    clip = SAMPLE_VIDEOS / "yoaSondvkw_000071.mp4"  # begins with 20 frames that are not shown
     np.testing.assert_array_equal(videos.sample_frames(clip, 2, 32, fit="squash"), expected(clip, 2))
 
 
 @pytest.mark.parametrize(
     ("name", "rate", "most"),
     [
-        ("flat", 2, 28),  # every sixth picture is referred to; 6 of 75 are wanted, some come before the first is known
+        ("flat", 2, 28),  # every sixth frame is referred to; 6 of 75 are wanted, some come before the first is known
         ("default", 2, 45),
-        ("short_groups", 2, 55),  # groups of 9 pictures, one wanted in 12
+        ("short_groups", 2, 55),  # groups of 9 frames, one wanted in 12
         ("short_groups", 0.3, 30),
-        ("no_b", 2, 75),  # every picture is referred to by the next
+        ("no_b", 2, 75),  # every frame is referred to by the next
         ("mjpeg.mov", 2, 12),
     ],
 )
-def test_needless_pictures_are_left_out(
-    tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch, name: str, rate: float, most: int
+def test_needless_frames_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rate: float, most: int
 ) -> None:
     clip = make_clip(tmp_path / (name if "." in name else f"{name}.mp4"), seconds=3, **STREAMS[name])
     assert decodes(monkeypatch, clip, rate) <= most
 
 
-def test_the_decoder_is_not_given_what_it_would_skip(
-    tmp_path: Path, make_clip: MakeClip, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A packet that is skipped occupies one of the decoder's threads: each packet but the closing one is a picture."""
+def test_the_decoder_is_not_given_what_it_would_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A packet that is skipped occupies one of the decoder's threads: each packet but the closing one is a frame."""
     clip = make_clip(tmp_path / "flat.mp4", seconds=3, **STREAMS["flat"])
     given = 0
 
     def counted(decoder: av.VideoCodecContext, packet: av.Packet) -> list[av.VideoFrame]:
         nonlocal given
         given += packet.size > 0
-        return pictures(decoder, packet)
+        return decode(decoder, packet)
 
     with monkeypatch.context() as patch:
-        pictures = thinning._decode_packet
+        decode = thinning._decode_packet
         patch.setattr(thinning, "_decode_packet", counted)
         came_out = decodes(patch, clip, 2)
     assert came_out == given < 30
 
 
-def test_parameter_sets_are_kept_beside_a_picture_that_nothing_refers_to() -> None:
+def test_parameter_sets_are_kept_beside_a_frame_that_nothing_refers_to() -> None:
     """SPS (7) and PPS (8) say by their nal_ref_idc that they are needed; what is beside them says that it is not."""
     slice_only, with_sets = b"\0\0\1\x06\0\0\1\x01\x88", b"\0\0\1\x67\0\0\1\x68\0\0\1\x01\x88"
     for data, needed in ((slice_only, False), (with_sets, True), (b"\0\0\1\x41\x88", True), (b"nothing", True)):
         assert thinning._is_referred_to(av.Packet(data), None) == needed
 
 
-def test_damage_leaves_something(tmp_path: Path, make_clip: MakeClip) -> None:
+def test_damage_leaves_something(tmp_path: Path) -> None:
     draw = np.random.default_rng(0).integers(0, 256, (75, 48, 64, 3), np.uint8)
-    clip = make_clip(tmp_path / "clip.mp4", seconds=3, picture=lambda index: draw[index], options=X264 | {"g": "10"})
+    clip = make_clip(tmp_path / "clip.mp4", seconds=3, draw=lambda index: draw[index], options=X264 | {"g": "10"})
     data = bytearray(clip.read_bytes())
     data[len(data) // 3 : len(data) // 2] = np.random.default_rng(0).bytes(len(data) // 2 - len(data) // 3)
     clip.write_bytes(data)

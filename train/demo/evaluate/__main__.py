@@ -16,10 +16,11 @@ from vta_rt.backends import BACKENDS
 from vta_rt.cli import run_command
 from vta_rt.documents import read_document
 from vta_rt.errors import OptionError, check_integer
-from vta_rt.files import atomic_write, raise_output_errors, sha256_of
+from vta_rt.files import atomic_write, raise_output_errors
 from vta_rt.manifest import MANIFEST
 from vta_rt.sampling import read_sampling_options
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
+from vta_rt.verification import sha256_of
 
 if TYPE_CHECKING:
     from train.demo.evaluate.clips import Clip

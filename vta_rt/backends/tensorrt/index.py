@@ -21,7 +21,8 @@ from vta_rt.config import ModelConfig
 from vta_rt.documents import read_bytes, read_document
 from vta_rt.errors import EngineError
 from vta_rt.files import atomic_write
-from vta_rt.manifest import FileRecord, GraphRecord, Manifest, Precision, TensorSpec
+from vta_rt.manifest import GraphRecord, Manifest, Precision, TensorSpec
+from vta_rt.verification import FileRecord
 
 FOLDER = "tensorrt"  # in a bundle, for both variants
 INDEX = "engine.json"

@@ -19,9 +19,9 @@ from train.demo.synthetic.render import Camera
 from train.demo.synthetic.scene import compose
 from vta_rt import Pipeline
 from vta_rt.audio import Audio
-from vta_rt.files import sha256_of
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
+from vta_rt.verification import sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_real_bundle_is_run_clip_by_clip(world: Path, bundle_short: Path, tmp_
         (("--split", "tests"), "has no split 'tests'; there are"),
         (("--compare", "late"), "compare is 'late', NAME=PATH is needed"),
         (("--compare", "generated=x"), "with a name of your own"),
-        (("--pictures", "-1"), "pictures is -1, a whole number of 0 or more is needed"),
+        (("--pictures", "-1"), "pictures is -1, an integer of 0 or more is needed"),
         (("--first-stage", "nowhere"), "nowhere: holds no autoencoder"),
     ],
 )

@@ -36,16 +36,15 @@ from vta_rt.errors import EngineError
 from vta_rt.manifest import (
     FORMAT_VERSION,
     MANIFEST,
-    FileRecord,
     GraphRecord,
     Manifest,
     Source,
     TensorSpec,
-    record_file,
     signatures,
     write_manifest,
 )
 from vta_rt.schedule import NoiseSchedule
+from vta_rt.verification import FileRecord, record_file
 
 TARGET = EngineTarget("tensorrt-rtx", "1.7.1.116", ("8.0", "8.6", "8.9", "12.0"), "fp32", and_later=True)
 MACHINE = Machine("tensorrt-rtx", "1.7.1.116", "8.9")
