@@ -1,7 +1,7 @@
 """What a sample is trained with: its condition by mode, and everything about it that is drawn at random.
 
 All that is random about a sample follows from the run's seed and the sample's number in the run, so that it is the same
-on any number of devices and after any number of restarts. Knows no model, no files but the tokeniser's, and no batches.
+on any number of devices and after any number of restarts.
 """
 
 from __future__ import annotations
@@ -31,27 +31,23 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True)
 class Chance:
-    """What is drawn for one sample. noise, posterior: [C, T, F] normal; drop, text: uniform in [0, 1)."""
+    """What is drawn for one sample."""
 
     timestep: int
-    noise: Tensor
-    posterior: Tensor
-    drop: float
-    text: float
+    noise: Tensor  # [C, T, F] normal
+    posterior: Tensor  # [C, T, F] normal
+    drop: float  # uniform in [0, 1): below the dropout's probability the condition is left out
+    text: float  # uniform in [0, 1): in joint mode, whether the prompt or the frames count
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What one sample is conditioned on: its pictures, a prompt, both, or (``is_dropped``) nothing.
+    """What one sample is conditioned on: its frames, a prompt, both, or nothing."""
 
-    visual: frames [T, S, S, 3] uint8 or embeddings [N, E] of the tower. prompt: token ids [L].
-    length: how many tokens the frames have, and how often the prompt's vector stands.
-    """
-
-    visual: Tensor | None
-    prompt: Tensor | None
-    length: int
-    is_dropped: bool
+    visual: Tensor | None  # frames [T, S, S, 3] uint8 or embeddings [N, E] of the tower
+    prompt: Tensor | None  # token ids [L]
+    length: int  # tokens of the frames; the prompt's vector is repeated as often
+    is_dropped: bool  # trained without condition
 
 
 class Draws:
@@ -84,7 +80,7 @@ class Draws:
 class Conditioner:
     """Chooses what a sample is conditioned on. A sample without description has its frames alone in every mode but text.
 
-    frames: how often the vector of a prompt stands where the sample has no pictures (20 in the published system).
+    frames: how often the vector of a prompt stands where the sample has no frames (20 in the published system).
 
     Raises:
         OptionError: a mode that needs a tokeniser without one, or one that this model cannot have.

@@ -3,7 +3,7 @@
 From latents noised to the beginning of one of the student's steps, the teacher goes to its end in smaller DDIM steps,
 guided. The data prediction that would have led there in one step is what the student learns without guidance, so that
 its steps are those of ``ddim`` with trailing spacing through the unguided graph. Salimans and Ho, arXiv 2202.00512,
-section 3 and appendix; guidance folded in as by Meng et al., arXiv 2210.03142. Knows no data, no files, no optimiser.
+section 3 and appendix; guidance folded in as by Meng et al., arXiv 2210.03142.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def guided_network(unet: Module, tokens: Tensor, mask: Tensor, guidance: float) 
 
     def network(latents: Tensor, at: Tensor) -> Tensor:
         output = unet(latents.repeat(2, 1, 1, 1), at.repeat(2), tokens, encoder_attention_mask=mask).sample
-        told, free = output.float().chunk(2)
-        return free + guidance * (told - free)
+        conditional, unconditional = output.float().chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
 
     return network
 

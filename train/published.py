@@ -1,7 +1,4 @@
-"""A checkpoint in the layout of the published weights: ``summary.jsonl`` and ``pytorch_model_2.bin``.
-
-Knows what the published training calls its arguments; does not train.
-"""
+"""A checkpoint in the layout of the published weights: ``summary.jsonl`` and ``pytorch_model_2.bin``."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from train.settings import TrainSettings, convert_settings
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write, raise_output_errors
 
-SUMMARY, PUBLISHED_WEIGHTS = "summary.jsonl", "pytorch_model_2.bin"
+SUMMARY_FILE, PUBLISHED_WEIGHTS = "summary.jsonl", "pytorch_model_2.bin"
 
 
 def write_published(checkpoint: Path, out: Path) -> list[str]:
@@ -43,9 +40,9 @@ def write_published(checkpoint: Path, out: Path) -> list[str]:
         torch.save(tensors, temporary)
     with atomic_write(out / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(to_dict(config), indent=1) + "\n")
-    with atomic_write(out / SUMMARY) as temporary:
+    with atomic_write(out / SUMMARY_FILE) as temporary:
         temporary.write_text(json.dumps(training_arguments(settings, config)) + "\n\n")
-    return [PUBLISHED_WEIGHTS, SUMMARY, CONFIG_FILE]
+    return [PUBLISHED_WEIGHTS, SUMMARY_FILE, CONFIG_FILE]
 
 
 def training_arguments(settings: TrainSettings, config: SystemConfig) -> dict[str, Any]:

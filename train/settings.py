@@ -24,7 +24,7 @@ RECIPES = {path.stem: path for path in sorted(Path(__file__).parent.glob("**/rec
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 CountOrNone = Annotated[int, msgspec.Meta(ge=0)]
@@ -96,7 +96,7 @@ class DataSettings:
     valid: str = ""  # empty: no validation, and no best checkpoint
     seconds: Positive = 10.24  # of a clip; longer audio is cut, shorter padded with silence
     limit: CountOrNone = 0  # use only the first so many clips; 0: all ("num_examples" -1 of the published script)
-    concat: Share = 0.0  # of clips joined with the rest of another ("concat_augment" of the published script)
+    concat: Fraction = 0.0  # of clips joined with the rest of another ("concat_augment" of the published script)
     workers: CountOrNone = 4  # processes that read ahead, for each device; 0: read in the training process
 
 
@@ -119,7 +119,7 @@ class ConditioningSettings:
 
     mode: Literal["video", "text", "joint", "concat"] = "video"
     joint_choice: Literal["step", "sample"] = "step"  # joint: drawn once a step, as published, or for every sample
-    dropout: Share = 0.1  # of samples trained without condition, for guidance; published: 0 except from text alone
+    dropout: Fraction = 0.1  # of samples trained without condition, for guidance; published: 0 except from text alone
     tokenizer: str = ""  # tokenizer.json of CLIP; needed in every mode but video
 
 

@@ -18,7 +18,7 @@ from train.data.sample import SampleError
 from vta_rt.documents import decode_document, read_bytes
 from vta_rt.errors import VTAError
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus")
+SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus")
 CACHE_BYTES = 4_000_000_000  # waves beyond this are decoded again each time one is drawn
 
 
@@ -33,13 +33,14 @@ def find_sounds(source: Path) -> list[Path]:
         SoundError: no such file, a line that is not of that form, or nothing in it.
     """
     if source.is_dir():
-        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SOUND_SUFFIXES)
         if not files:
-            raise SoundError(f"{source}: holds no sound files ({', '.join(SUFFIXES)})")
+            raise SoundError(f"{source}: holds no sound files ({', '.join(SOUND_SUFFIXES)})")
         return files
     hint = "one JSON object with audio_file a line is needed"
     files = [
-        source.parent / decode_document(line, f"{source}, line {number}", _Line, error=SoundError, hint=hint).audio_file
+        source.parent
+        / decode_document(line, f"{source}, line {number}", _SoundLine, error=SoundError, hint=hint).audio_file
         for number, line in enumerate(read_bytes(source, error=SoundError).splitlines(), 1)
         if line.strip()
     ]
@@ -49,7 +50,7 @@ def find_sounds(source: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _SoundLine:
     audio_file: str
 
 

@@ -1,4 +1,4 @@
-"""What a vocoder learns from: the multi-resolution STFT loss, and where the partials of a wave lie. Knows no models."""
+"""What a vocoder learns from: the multi-resolution STFT loss, and where the partials of a wave lie."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 RESOLUTIONS = (512, 1024, 2048)  # samples; the longest tells partials apart, the shortest onsets
 PEAK_WINDOW, PEAK_POINTS = 1536, 4096  # samples analysed, and with zeros around them
 FAINT = 3e-2  # spectral magnitude below which a peak does not count
-QUIET = 1e-3  # spectral magnitude below which levels count as equal: about 14 dB under -72 dBFS of noise
+MIN_MAGNITUDE = 1e-3  # spectral magnitude below which levels count as equal: about 14 dB under -72 dBFS of noise
 
 
 def spectrum(wave: Tensor, window: int) -> Tensor:
@@ -33,7 +33,7 @@ def stft_loss(made: Tensor, true: Tensor, windows: Sequence[int] = RESOLUTIONS) 
     """
     convergence, level = made.new_zeros(()), made.new_zeros(())
     for window in windows:
-        ours, theirs = spectrum(made, window).clamp(min=QUIET), spectrum(true, window).clamp(min=QUIET)
+        ours, theirs = spectrum(made, window).clamp(min=MIN_MAGNITUDE), spectrum(true, window).clamp(min=MIN_MAGNITUDE)
         convergence = convergence + torch.linalg.norm(theirs - ours) / torch.linalg.norm(theirs)
         level = level + (theirs.log() - ours.log()).abs().mean()
     return convergence / len(windows), level / len(windows)

@@ -1,7 +1,4 @@
-"""What a vocoder is judged by: pitch of what was struck, and Griffin-Lim's wave of the same mel beside it.
-
-Knows waves and mels as arrays; no models.
-"""
+"""What a vocoder is judged by: pitch of what was struck, and Griffin-Lim's wave of the same mel beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from train.models.config import MelConfig
 from train.models.mel import mel_filters
 
 AFTER_ONSET = (0.05, 0.25)  # s in which a struck thing rings alone
-QUIET = 10 ** (-65 / 20)  # RMS
+MAX_QUIET_RMS = 10 ** (-65 / 20)  # RMS
 AUDIBLE = 1e-3  # RMS under which there is nothing whose pitch could be told
 PADDING = 8  # transforms are this much longer than what they see
 
@@ -48,7 +45,7 @@ def levels_in_quiet(made: np.ndarray, true: np.ndarray, sample_rate: int) -> lis
     size = sample_rate // 10
     whole = len(true) // size * size
     ours, theirs = (np.sqrt(np.mean(wave[:whole].reshape(-1, size) ** 2, axis=1)) for wave in (made, true))
-    return list(20 * np.log10(np.maximum(ours[theirs < QUIET], 1e-6)))
+    return list(20 * np.log10(np.maximum(ours[theirs < MAX_QUIET_RMS], 1e-6)))
 
 
 def griffin_lim(mel: Tensor, config: MelConfig, rounds: int = 32) -> Tensor:

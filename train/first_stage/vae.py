@@ -20,10 +20,10 @@ from train.onsets import onsets_of_mel, pooled, score_onsets
 from train.trainer import Loss
 from vta_rt.errors import OptionError
 
-VALIDATION_SOUNDS = 24
+VAE_VALIDATION_SOUNDS = 24
 MOMENT_CROPS = 256  # of which the latents' moments are taken
 TYPICAL = -5.0  # log-mel to begin with, so that no steps are spent on the mean
-FRAMES = 64  # mel frames of a crop where the settings give none
+VAE_CROP_FRAMES = 64  # mel frames of a crop where the settings give none
 
 
 class VAETask(FirstStageTask):
@@ -39,7 +39,7 @@ class VAETask(FirstStageTask):
         self, settings: VAESettings, config: SystemConfig, sounds: tuple[Sounds, Sounds], accelerator: Accelerator
     ) -> None:
         self.config, self.mel, self.kl = config, config.mel, settings.kl
-        frames = settings.data.frames or FRAMES
+        frames = settings.data.frames or VAE_CROP_FRAMES
         self.stride = 2 ** (len(config.vae.block_out_channels) - 1)
         if frames % self.stride:
             raise OptionError(
@@ -66,7 +66,7 @@ class VAETask(FirstStageTask):
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Mel distance and onset F1 of complete sounds through the latents' means, against the true mel's onsets."""
         distances, scores = [], []
-        for index in range(min(len(self.validation), VALIDATION_SOUNDS)):
+        for index in range(min(len(self.validation), VAE_VALIDATION_SOUNDS)):
             mel = self.sound_mel(index)
             made = self.vae.decode(self.vae.encode(mel).latent_dist.mode()).sample
             distances.append((made - mel).abs().mean().item())

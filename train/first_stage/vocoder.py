@@ -30,8 +30,8 @@ from vta_rt.errors import OptionError
 MEL_WEIGHT, LEVEL_WEIGHT = 10.0, 5.0  # of log-mels and of log spectra; the latter tell tones from noise
 PLACE_WEIGHT = 10.0  # of oscillators' frequencies
 MATCHING_WEIGHT = 2.0  # of feature matching beside the adversarial loss
-VALIDATION_SOUNDS = 16
-FRAMES = 48  # mel frames of a crop where the settings give none
+VOCODER_VALIDATION_SOUNDS = 16
+VOCODER_CROP_FRAMES = 48  # mel frames of a crop where the settings give none
 LEARNING_RATE = {"vae": 1e-3, "hifigan": 1e-3, "sinusoidal": 3e-3}  # where the settings give none
 
 
@@ -56,7 +56,7 @@ class VocoderTask(FirstStageTask):
             modules.append(Discriminators(settings.discriminator.width))
         self.margin = margin_frames(config)
         self._floor: dict[str, float] = {}
-        crop = ((settings.data.frames or FRAMES) + 2 * self.margin) * config.mel.hop
+        crop = ((settings.data.frames or VOCODER_CROP_FRAMES) + 2 * self.margin) * config.mel.hop
         super().__init__(settings, sounds, accelerator, modules, crop)
 
     def losses(self, batch: tuple[int, Tensor], *modules: nn.Module) -> Iterator[Loss]:
@@ -97,7 +97,7 @@ class VocoderTask(FirstStageTask):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Mel distance, median pitch error in cents after onsets, level where the truth is quiet; Griffin-Lim's beside."""
-        pairs = [self._pair(index) for index in range(min(len(self.validation), VALIDATION_SOUNDS))]
+        pairs = [self._pair(index) for index in range(min(len(self.validation), VOCODER_VALIDATION_SOUNDS))]
         made = [(self.vocoder(mel)[0], wave) for mel, wave in pairs]
         if not self._floor:  # the same every time
             lim = [(griffin_lim(mel, self.mel)[0], wave) for mel, wave in pairs]

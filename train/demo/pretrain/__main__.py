@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from train.data.events import Labels
     from train.data.prepared import PreparedSource
-    from train.demo.pretrain.films import Reel
+    from train.demo.pretrain.clips import Reel
     from train.models.config import SystemConfig
 
 ALIASES = (
@@ -25,7 +25,7 @@ ALIASES = (
 )
 DESCRIPTION = "Teach a frame encoder's tower what sound belongs to what it sees: regression of the log-mel."
 EPILOG = """example:
-  python -m train.demo.pretrain --config demo data.train=films/train.jsonl data.valid=films/valid.jsonl out=tower.safetensors
+  python -m train.demo.pretrain --config demo data.train=clips/train.jsonl data.valid=clips/valid.jsonl out=tower.safetensors
 
 A run that was stopped goes on where it last validated, from OUT.state; OUT.jsonl holds the figures. Settings, their defaults
 and what they mean: train/demo/pretrain/task.py and train/settings.py. A TOML file's settings for this command are its sections
@@ -115,7 +115,7 @@ def _open_clips(path: str, system: SystemConfig) -> PreparedSource:
 
 
 def _build_reel(path: str, clips: PreparedSource, system: SystemConfig, known: dict[str, Labels] | None) -> Reel:
-    from train.demo.pretrain.films import Reel
+    from train.demo.pretrain.clips import Reel
     from train.demo.pretrain.task import mel_frames
 
     labels = None

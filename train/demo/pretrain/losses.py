@@ -1,7 +1,7 @@
-"""Labels of films whose events are known, frame by frame, and what they teach. Knows ``events.jsonl``; no mel.
+"""Losses on labels of clips whose events are known, frame by frame.
 
 What rings how high at which moment is a clearer teacher than a spectrogram in which all of it is mixed, and where a thing
-lies that may ring a clearer one still: for generated films (``train.demo.synthetic``) both come for nothing.
+lies that may ring a clearer one still: for generated clips (``train.demo.synthetic``) both come for nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMALLEST, SIZES = -4, 44  # semitones over BASE_SIZE of the first class of size,
 
 
 def most_hit(onset: np.ndarray, count: int) -> list[int]:
-    """Of each film [B, T] the first of those ``count`` frames in which most is hit, in their middle above all."""
+    """Of each clip [B, T] the first of those ``count`` frames in which most is hit, in their middle above all."""
     count = min(count, onset.shape[1])
     return (sliding_window_view(onset, count, axis=1) @ np.hanning(count + 2)[1:-1]).argmax(1).tolist()
 
@@ -114,10 +114,10 @@ class HitHead(nn.Module):
             gazes: logits [B, T, n, h, w] of where each rests.
         """
         true = label_tensors(labels, maps.device)
-        (film, frame), row, column, seen = _seen(true, maps)
+        (clip, frame), row, column, seen = _seen(true, maps)
         struck = true["hit"][seen] > 0
         cells = maps.new_zeros(maps.shape[:2] + maps.shape[-2:], dtype=torch.float32)
-        cells[film[struck], frame[struck], row[struck], column[struck]] = 1
+        cells[clip[struck], frame[struck], row[struck], column[struck]] = 1
         around = max_pool2d(cells, 3, 1, 1) - cells  # next to a hit either answer will do
         logits = self.hit(maps.movedim(2, -1))[..., 0].float()
         missed = binary_cross_entropy_with_logits(
@@ -125,7 +125,7 @@ class HitHead(nn.Module):
         )
         loss = missed / cells.shape[:2].numel()
         if struck.any():
-            rests = gazes[film[struck], frame[struck], 0].flatten(1).float()
+            rests = gazes[clip[struck], frame[struck], 0].flatten(1).float()
             loss = loss + 0.3 * cross_entropy(rests, (row * maps.shape[-1] + column)[struck])
         return loss
 
@@ -139,11 +139,11 @@ class HitHead(nn.Module):
 
 
 def _seen(true: Mapping[str, Tensor], maps: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor]:
-    """Of all things that show: (film, frame), row and column in the maps; and which those are, [B, T, MAX_THINGS]."""
+    """Of all things that show: (clip, frame), row and column in the maps; and which those are, [B, T, MAX_THINGS]."""
     rows, columns = _cells(true["place"], maps.shape[-2:])
     seen = (true["thing"] >= 0) & (rows >= 0)
-    film, frame, _ = seen.nonzero(as_tuple=True)
-    return (film, frame), rows[seen], columns[seen], seen
+    clip, frame, _ = seen.nonzero(as_tuple=True)
+    return (clip, frame), rows[seen], columns[seen], seen
 
 
 def _cells(place: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Regression of sound from pictures: a linear head on a tower's embeddings gives the log-mel of the same moment.
+"""Regression of sound from frames: a linear head on a tower's embeddings gives the log-mel of the same moment.
 
-Films with their sound are enough. Where the films' events are known, the tower's verdict is taught to tell them: windows of
-films teach when something is hit and what it is, glimpses of many scenes what things and hits look like, and further heads
-where they lie (``labels``). Heads are thrown away. Knows no films, no latents and no diffusion.
+Clips with their sound are enough. Where the clips' events are known, the tower's verdict is taught to tell them: windows of
+clips teach when something is hit and what it is, glimpses of many scenes what things and hits look like, and further heads
+where they lie (``labels``). Heads are thrown away.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STRETCH = 16  # frames of a window in which it is told what is hit, about as man
 
 
 class Regressor(nn.Module):
-    """A motion tower and its heads: pictures [B, T, 3, S, S] -> log-mel [B, T * n, bins]."""
+    """A motion tower and its heads: frames [B, T, 3, S, S] -> log-mel [B, T * n, bins]."""
 
     def __init__(self, encoder: FrameEncoder, bins: int, per_frame: int, materials: int) -> None:
         super().__init__()
@@ -43,8 +43,8 @@ class Regressor(nn.Module):
         self.when_hit = HitHead(seen, materials) if materials else None
         self.what_hit = HitHead(seen, materials) if materials else None
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self._mel(self.tower(pictures))
+    def forward(self, frames: Tensor) -> Tensor:
+        return self._mel(self.tower(frames))
 
     def parts(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Weights of the tower's inner layers, and all other parameters: for ``MuonAdamW``."""
@@ -57,13 +57,13 @@ class Regressor(nn.Module):
         mel = self.head(embeddings.float()).float().unflatten(2, (self.per_frame, self.bins)).flatten(1, 2)
         return mel * 2 - 5  # about the range of log-mels
 
-    def loss(self, pictures: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
+    def loss(self, frames: Tensor, mel: Tensor | None, labels: Labels | None) -> Tensor:
         """Of windows: the sound, when something is hit, and, of those moments in which most is, what.
 
         What is not given does not count.
         """
         tower, verdict = self.tower, self.tower.verdict
-        seen = append_differences(pictures)
+        seen = append_differences(frames)
         maps, gazes = tower.when.compute_maps(seen)
         when = tower.when.read_maps(maps, gazes)
         loss = when.new_zeros((), dtype=torch.float32)
@@ -79,17 +79,17 @@ class Regressor(nn.Module):
         loss = loss + self.when_hit.loss(maps, gazes, labels) + self.when_hit.speeds(maps, labels)
         starts = most_hit(labels.onset, STRETCH)
         labels = labels.crop_each(starts, STRETCH)
-        brief = torch.stack([film[start:][:STRETCH] for film, start in zip(seen, starts, strict=True)])
+        brief = torch.stack([clip[start:][:STRETCH] for clip, start in zip(seen, starts, strict=True)])
         maps, gazes = tower.what.compute_maps(brief)
         what = tower.what.read_maps(maps, gazes)
         return loss + struck_loss(verdict, what, labels) + self.what_hit.loss(maps, gazes, labels)
 
-    def glimpse(self, pictures: Tensor, labels: Labels) -> Tensor:
-        """Of few pictures in a row of many scenes: what lies where, how large, what is hit.
+    def glimpse(self, frames: Tensor, labels: Labels) -> Tensor:
+        """Of few frames in a row of many scenes: what lies where, how large, what is hit.
 
-        Looks are taught here alone: of films there are so few that they are soon known by heart. Only those pictures count
+        Looks are taught here alone: of clips there are so few that they are soon known by heart. Only those frames count
         that have one before and two after them, as ``append_differences`` wants. Of when something is hit the maps learn
-        here, not the verdict: in glimpses it is more often than in films.
+        here, not the verdict: in glimpses it is more often than in clips.
         """
         tower = self.tower
         assert self.looks is not None
@@ -97,7 +97,7 @@ class Regressor(nn.Module):
         assert self.what_hit is not None
         assert tower.what is not None
         assert tower.verdict is not None
-        inner, seen = slice(1, -2), append_differences(pictures)
+        inner, seen = slice(1, -2), append_differences(frames)
         labels = Labels(*(values[:, inner] for values in vars(labels).values()))
         maps, gazes = tower.when.compute_maps(seen)
         loss = self.when_hit.loss(maps[:, inner], gazes[:, inner], labels)
@@ -108,15 +108,15 @@ class Regressor(nn.Module):
         return loss + struck_loss(tower.verdict, what, labels)
 
     @torch.no_grad()
-    def judge(self, pictures: Tensor, labels: Labels | None) -> tuple[Tensor, list[int], dict[str, list[bool]]]:
-        """Of one film [1, T, 3, S, S] the log-mel; the frames in which the tower decides that something is hit; and what
+    def judge(self, frames: Tensor, labels: Labels | None) -> tuple[Tensor, list[int], dict[str, list[bool]]]:
+        """Of one clip [1, T, 3, S, S] the log-mel; the frames in which the tower decides that something is hit; and what
         labels say of how much else is told, hit by hit and thing by thing. The last two are empty where nothing is known."""
         tower = self.tower
         if labels is None or self.looks is None:
-            return self(pictures), [], {}
+            return self(frames), [], {}
         assert tower.what is not None
         assert tower.verdict is not None
-        seen = append_differences(pictures)
+        seen = append_differences(frames)
         when = tower.when.read_maps(*tower.when.compute_maps(seen))
         maps, gazes = tower.what.compute_maps(seen)
         what = tower.what.read_maps(maps, gazes)
@@ -126,7 +126,7 @@ class Regressor(nn.Module):
 
 
 def regression_loss(found: Tensor, true: Tensor, per_frame: int) -> Tensor:
-    """Mean squared error of log-mels [B, T * n, bins], and of their change from one picture to the next.
+    """Mean squared error of log-mels [B, T * n, bins], and of their change from one frame to the next.
 
     Sounds ring on, so that most of a spectrogram says little about the moment; its changes say when something happened.
     They are compared bin by bin and in bands up to the widest, where it does not matter what was heard.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from train.data.events import Labels
-from train.demo.pretrain.films import Reel
+from train.demo.pretrain.clips import Reel
 from train.demo.pretrain.glimpses import GlimpseSource
 from train.demo.pretrain.optimizer import MuonAdamW
 from train.demo.pretrain.regressor import Regressor
@@ -33,12 +33,12 @@ from train.settings import (
     CheckpointSettings,
     Count,
     CountOrNone,
+    Fraction,
     LengthSettings,
     NotNegative,
     OptimizerSettings,
     Positive,
     RunSettings,
-    Share,
 )
 from train.trainer import Loss, Player, Schedule, Task
 from vta_rt.errors import OptionError
@@ -58,7 +58,7 @@ class PretrainDataSettings:
     events: str = ""  # events.jsonl of generated clips: teaches what happens, too
     glimpses: str = ""  # of train.demo.synthetic --glimpses: teaches looks and sizes
     window: Annotated[int, msgspec.Meta(ge=2)] = 48  # frames of a clip that a step sees
-    zoomed: Share = 0.25  # of the steps that see windows: from another distance
+    zoomed: Fraction = 0.25  # of the steps that see windows: from another distance
     workers: Count = 1  # threads that read ahead, more for a GPU
 
 
@@ -187,7 +187,7 @@ class PretrainTask(Task):
         errors, onsets, decisions = [], OnsetScore(), OnsetScore()
         right: dict[str, list[bool]] = {}
         reel, limit = self.validation, self.settings.checkpoints.validation_steps or None
-        for index in range(len(reel.films))[:limit]:
+        for index in range(len(reel.clips))[:limit]:
             frames, mel, labels = reel.whole(index)
             found, hits, told = self.model.judge(frames.to(self.device), labels)
             found = found.cpu()[:, : mel.shape[1]]

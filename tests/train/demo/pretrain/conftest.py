@@ -1,4 +1,4 @@
-"""Films in which a flash of light is heard, whose events are known."""
+"""Clips in which a flash of light is heard, whose events are known."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from train.data.events import Labels
-from train.demo.pretrain.films import Reel
+from train.demo.pretrain.clips import Reel
 from train.models.config import MelConfig, MotionConfig, SystemConfig
 
 
 class Flashes:
-    """Dark films in which a square lights up for one frame, red or blue, and noise is heard during that frame."""
+    """Dark clips in which a square lights up for one frame, red or blue, and noise is heard during that frame."""
 
     frame_count = 32
 
     def __init__(self, count: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.lit = rng.random((count, self.frame_count)) < 0.15
-        self.lit[:, 0] = self.lit[:, -2:] = False  # looks are taught where there are pictures before and after
+        self.lit[:, 0] = self.lit[:, -2:] = False  # looks are taught where there are frames before and after
         self.blue = rng.random((count, self.frame_count)) < 0.5
         self._noise = rng.uniform(-0.5, 0.5, (count, self.frame_count * 640)).astype(np.float32)
 
@@ -48,7 +48,7 @@ class Flashes:
         return [Labels(*(column[index] for column in (*columns, *things))) for index in range(len(self))]
 
     def _things(self) -> list[np.ndarray]:
-        """Where a picture is lit, there is one thing in its middle, and it is hit."""
+        """Where a frame is lit, there is one thing in its middle, and it is hit."""
         shape = (*self.lit.shape, 2)
         seen = self.lit[..., None] & (np.arange(2) == 0)
         place = np.where(seen[..., None], np.full((*shape, 2), 0.5), np.nan).astype(np.float32)
@@ -72,8 +72,8 @@ def system() -> SystemConfig:
 @pytest.fixture
 def reels(system: SystemConfig) -> list[Reel]:
     """To train on and to measure with."""
-    films = Flashes(8, 0), Flashes(4, 1)
-    return [Reel(one, system.mel, 4, one.labels()) for one in films]
+    clips = Flashes(8, 0), Flashes(4, 1)
+    return [Reel(one, system.mel, 4, one.labels()) for one in clips]
 
 
 @pytest.fixture(autouse=True)

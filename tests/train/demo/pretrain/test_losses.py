@@ -34,26 +34,26 @@ def test_events_fall_on_their_frames(tmp_path: Path) -> None:
         {"bell": 48 + 12 * np.log2(1.01), "wood": 48}
     )  # MIDI 81, of A5, at the size BASE_SIZE
     assert list(materials) == ["bell", "wood"]
-    film = labels[str((tmp_path / "video/0.mp4").resolve())]
-    assert np.flatnonzero(film.onset).tolist() == [2, 5]
-    assert film.material[[2, 5, 6]].tolist() == [1, 0, -1]
-    assert (film.note[[2, 5]] + MIN_NOTE).tolist() == pytest.approx(
+    clip = labels[str((tmp_path / "video/0.mp4").resolve())]
+    assert np.flatnonzero(clip.onset).tolist() == [2, 5]
+    assert clip.material[[2, 5, 6]].tolist() == [1, 0, -1]
+    assert (clip.note[[2, 5]] + MIN_NOTE).tolist() == pytest.approx(
         [69, 69 + 12 * np.log2(RECORD["events"][1]["pitch"] / 440)]
     )
-    np.testing.assert_allclose(film.level[[2, 5, 0]], [1.0, -1.0, 0.0])
-    np.testing.assert_allclose(film.speed[:4], [1.5, 2.0, 2.5, 2.5])
-    assert film.crop(2, 3).onset.tolist() == [1, 0, 0]
-    assert film.thing[0, :4].tolist() == [1, -1, 2, -1]
-    np.testing.assert_allclose(film.size[0, :4], [1.0, 0.0, 0.0, 0.0], atol=1e-7)
-    np.testing.assert_allclose(film.ring[0, :4], [36.0, -1, -1, -1], rtol=1e-5)
-    np.testing.assert_allclose(film.transform(False, 2.0, 0, 0).ring[0, :4], [24.0, -1, -1, -1], rtol=1e-5)
-    assert np.argwhere(film.hit).tolist() == [[2, 0]]
-    np.testing.assert_allclose(film.turns[:4, 2], [1.0, 1.5, 2.0, 2.0])
-    assert np.isnan(film.place[0, [0, 1, 3]]).all()
-    np.testing.assert_allclose(film.place[1:3, 0], [[0.5, 0.25]] * 2)
-    np.testing.assert_allclose(film.place[[0, 1, 7], 2, 0], [0.9, 0.91, 0.91])  # the last one known holds
-    np.testing.assert_allclose(film.transform(True, 1.0, 0.1, -0.1).place[0, 2], [0.2, 0.0], atol=1e-6)
-    assert stack_labels([film, film]).note.shape == (2, 8)
+    np.testing.assert_allclose(clip.level[[2, 5, 0]], [1.0, -1.0, 0.0])
+    np.testing.assert_allclose(clip.speed[:4], [1.5, 2.0, 2.5, 2.5])
+    assert clip.crop(2, 3).onset.tolist() == [1, 0, 0]
+    assert clip.thing[0, :4].tolist() == [1, -1, 2, -1]
+    np.testing.assert_allclose(clip.size[0, :4], [1.0, 0.0, 0.0, 0.0], atol=1e-7)
+    np.testing.assert_allclose(clip.ring[0, :4], [36.0, -1, -1, -1], rtol=1e-5)
+    np.testing.assert_allclose(clip.transform(False, 2.0, 0, 0).ring[0, :4], [24.0, -1, -1, -1], rtol=1e-5)
+    assert np.argwhere(clip.hit).tolist() == [[2, 0]]
+    np.testing.assert_allclose(clip.turns[:4, 2], [1.0, 1.5, 2.0, 2.0])
+    assert np.isnan(clip.place[0, [0, 1, 3]]).all()
+    np.testing.assert_allclose(clip.place[1:3, 0], [[0.5, 0.25]] * 2)
+    np.testing.assert_allclose(clip.place[[0, 1, 7], 2, 0], [0.9, 0.91, 0.91])  # the last one known holds
+    np.testing.assert_allclose(clip.transform(True, 1.0, 0.1, -0.1).place[0, 2], [0.2, 0.0], atol=1e-6)
+    assert stack_labels([clip, clip]).note.shape == (2, 8)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_moments_in_which_most_is_hit() -> None:
     onset[2, 10] = 1
     first, last, alone, none = most_hit(onset, 9)
     assert first in (17, 18, 19)
-    assert last == 31  # as late as the film lets it
+    assert last == 31  # as late as the clip lets it
     assert alone == 6
     assert none == 0
-    assert most_hit(onset[:, :5], 9) == [0, 0, 0, 0]  # films that are shorter are taken whole
+    assert most_hit(onset[:, :5], 9) == [0, 0, 0, 0]  # clips that are shorter are taken whole

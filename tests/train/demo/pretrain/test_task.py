@@ -1,4 +1,4 @@
-"""The tower learns from films, with labels and without, and goes on where it was stopped."""
+"""The tower learns from clips, with labels and without, and goes on where it was stopped."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train.checkpoints import RunFolder
-from train.demo.pretrain.films import Reel
+from train.demo.pretrain.clips import Reel
 from train.demo.pretrain.losses import most_hit
 from train.demo.pretrain.regressor import STRETCH, Regressor, regression_loss
 from train.demo.pretrain.task import (
@@ -88,16 +88,16 @@ def test_learns_what_sounds_from_labels(start: Callable[..., Trainer]) -> None:
         assert after[name] > 0.95 > before[name], name
 
 
-def test_of_a_glimpse_only_what_has_pictures_around_it_counts(model: Regressor, reels: list[Reel]) -> None:
-    """One picture before and two after: labels of the others change nothing, those within do."""
+def test_of_a_glimpse_only_what_has_frames_around_it_counts(model: Regressor, reels: list[Reel]) -> None:
+    """One frame before and two after: labels of the others change nothing, those within do."""
     model.eval()
-    pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
+    frames, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
     assert labels is not None
 
-    def loss(frames: list[int]) -> float:
+    def loss(moments: list[int]) -> float:
         thing = labels.thing.copy()
-        thing[:, frames] = np.where(thing[:, frames] >= 0, 1 - thing[:, frames], -1)  # the other material
-        return model.glimpse(pictures, replace(labels, thing=thing)).item()
+        thing[:, moments] = np.where(thing[:, moments] >= 0, 1 - thing[:, moments], -1)  # the other material
+        return model.glimpse(frames, replace(labels, thing=thing)).item()
 
     with torch.no_grad():
         assert loss([0, 4, 5]) == loss([])
@@ -108,13 +108,13 @@ def test_of_a_glimpse_only_what_has_pictures_around_it_counts(model: Regressor, 
 @pytest.mark.parametrize("told", ["onset", "material", "note", "level", "speed", "hit"])
 def test_a_window_teaches_all_that_happens(model: Regressor, reels: list[Reel], told: str) -> None:
     model.eval()
-    pictures, _, labels = reels[0].batch(4, 16, np.random.default_rng(0), zoomed=True)
+    frames, _, labels = reels[0].batch(4, 16, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     values = getattr(labels, told)
     others = np.where(values >= 0, 1 - values if told in ("onset", "hit", "material") else values + 5, -1)
     with torch.no_grad():
         before, after = (
-            model.loss(pictures, None, replace(labels, **{told: known.astype(values.dtype)}))
+            model.loss(frames, None, replace(labels, **{told: known.astype(values.dtype)}))
             for known in (values, others)
         )
     assert before.item() != after.item()
@@ -122,15 +122,15 @@ def test_a_window_teaches_all_that_happens(model: Regressor, reels: list[Reel], 
 
 def test_what_is_hit_is_taught_where_most_is(model: Regressor, reels: list[Reel]) -> None:
     model.eval()
-    pictures, _, labels = reels[0].batch(8, 24, np.random.default_rng(0), zoomed=True)
+    frames, _, labels = reels[0].batch(8, 24, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     inside = np.zeros(labels.onset.shape, bool)
-    for film, first in enumerate(most_hit(labels.onset, STRETCH)):
-        inside[film, first : first + STRETCH] = True
+    for clip, first in enumerate(most_hit(labels.onset, STRETCH)):
+        inside[clip, first : first + STRETCH] = True
 
     def loss(where: np.ndarray) -> float:
         material = np.where(where & (labels.material >= 0), 1 - labels.material, labels.material)
-        return model.loss(pictures, None, replace(labels, material=material)).item()
+        return model.loss(frames, None, replace(labels, material=material)).item()
 
     assert (labels.onset > 0)[~inside].any()
     with torch.no_grad():
@@ -140,22 +140,22 @@ def test_what_is_hit_is_taught_where_most_is(model: Regressor, reels: list[Reel]
 @pytest.mark.parametrize("told", ["material", "note", "ring"])
 def test_a_glimpse_teaches_what_is_struck_and_every_note(model: Regressor, reels: list[Reel], told: str) -> None:
     model.eval()
-    pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
+    frames, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     values = getattr(labels, told)
     others = np.where(values >= 0, 1 - values if told == "material" else values + 5, -1).astype(values.dtype)
     with torch.no_grad():
-        before, after = (model.glimpse(pictures, replace(labels, **{told: known})) for known in (values, others))
+        before, after = (model.glimpse(frames, replace(labels, **{told: known})) for known in (values, others))
     assert before.item() != after.item()
 
 
 def test_a_glimpse_teaches_both_streams_what_a_hit_looks_like(model: Regressor, reels: list[Reel]) -> None:
     """The verdict on when something is hit stays as it is, and how moments are joined: glimpses are too short and eventful."""
     model.train()
-    pictures, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
+    frames, _, labels = reels[0].batch(40, 6, np.random.default_rng(0), zoomed=True)
     assert labels is not None
     with torch.enable_grad():
-        model.glimpse(pictures, labels).backward()
+        model.glimpse(frames, labels).backward()
     taught = {name for name, parameter in model.tower.named_parameters() if parameter.grad is not None}
     for stream in ("when", "what"):
         assert {f"{stream}.stem.0.weight", f"{stream}.gaze.weight"} <= taught
@@ -223,7 +223,7 @@ def test_changes_count_in_every_band() -> None:
     assert regression_loss(spread, true, 4) < regression_loss(one_bin, true, 4)
 
 
-def test_pictures_and_mel_frames_must_come_out_even(system: SystemConfig) -> None:
+def test_frames_and_mel_frames_must_come_out_even(system: SystemConfig) -> None:
     assert mel_frames(system) == 4
     with pytest.raises(OptionError, match=r"frame_rate is 30, 3\.33333 mel frames to a frame"):
         mel_frames(replace(system, frame_rate=30.0))

@@ -1,4 +1,4 @@
-"""Windows of films: pictures, sound and labels of the same moments."""
+"""Windows of clips: frames, sound and labels of the same moments."""
 
 from dataclasses import replace
 
@@ -7,58 +7,58 @@ import pytest
 import torch
 
 from train.data.events import LEVEL_UNIT
-from train.demo.pretrain.films import Alteration, Reel, pictures_of
+from train.demo.pretrain.clips import Alteration, Reel, load_frames
 from train.models.config import SystemConfig
 from train.models.mel import log_mel
 
 
-def test_windows_of_pictures_sound_and_labels_belong_together(system: SystemConfig, reels: list[Reel]) -> None:
-    """Where a frame is lit, its mel frames are loud; a margin keeps the window's ends as they are in the whole film."""
+def test_windows_of_frames_sound_and_labels_belong_together(system: SystemConfig, reels: list[Reel]) -> None:
+    """Where a frame is lit, its mel frames are loud; a margin keeps the window's ends as they are in the whole clip."""
     reel = reels[0]
-    pictures, mel, labels = reel.batch(6, 12, np.random.default_rng(0))
-    assert pictures.shape == (6, 12, 3, 16, 16)
-    lit = pictures[:, :, 1].amax((2, 3)) > 0.4
+    frames, mel, labels = reel.batch(6, 12, np.random.default_rng(0))
+    assert frames.shape == (6, 12, 3, 16, 16)
+    lit = frames[:, :, 1].amax((2, 3)) > 0.4
     assert labels is not None
     assert mel is not None
     np.testing.assert_array_equal(lit.numpy(), labels.onset > 0)
     loud = mel.unflatten(1, (12, 4)).mean((2, 3)) > -4
     assert (lit == loud).float().mean() > 0.9  # an analysis window reaches over into the next frame
-    every = [log_mel(torch.from_numpy(reel.films.wave(index))[None], system.mel)[0] for index in range(len(reel.films))]
+    every = [log_mel(torch.from_numpy(reel.clips.wave(index))[None], system.mel)[0] for index in range(len(reel.clips))]
     distances = sorted(
-        (mel[0] - film[start : start + 48]).abs().max().item() for film in every for start in range(0, 128 - 47, 4)
+        (mel[0] - clip[start : start + 48]).abs().max().item() for clip in every for start in range(0, 128 - 47, 4)
     )
     assert distances[0] < 1e-4 < distances[1]
 
 
-def test_a_whole_film(reels: list[Reel]) -> None:
-    pictures, mel, labels = reels[0].whole(2)
-    assert (pictures.shape, mel.shape) == ((1, 32, 3, 16, 16), (1, 128, 64))
+def test_a_whole_clip(reels: list[Reel]) -> None:
+    frames, mel, labels = reels[0].whole(2)
+    assert (frames.shape, mel.shape) == ((1, 32, 3, 16, 16), (1, 128, 64))
     assert labels is not None
     assert labels.onset.shape == (1, 32)
 
 
-def test_a_film_that_ends_early_stands_still(reels: list[Reel]) -> None:
-    films = reels[0].films
-    late = pictures_of(films, 0, 30, 4)
-    torch.testing.assert_close(late[:2], pictures_of(films, 0, 30, 2))
+def test_a_clip_that_ends_early_stands_still(reels: list[Reel]) -> None:
+    clips = reels[0].clips
+    late = load_frames(clips, 0, 30, 4)
+    torch.testing.assert_close(late[:2], load_frames(clips, 0, 30, 2))
     torch.testing.assert_close(late[2:], late[1:2].expand(2, -1, -1, -1))
-    torch.testing.assert_close(pictures_of(films, 0, 40, 2), late[1:2].expand(2, -1, -1, -1))
+    torch.testing.assert_close(load_frames(clips, 0, 40, 2), late[1:2].expand(2, -1, -1, -1))
 
 
 @pytest.mark.parametrize("zoomed", [False, True])
-def test_films_are_altered_as_a_whole_and_labels_with_them(reels: list[Reel], zoomed: bool) -> None:
-    pictures = torch.zeros(3, 3, 80, 80)
-    pictures[:, :, 32:48, 24:56] = 1.0
+def test_clips_are_altered_as_a_whole_and_labels_with_them(reels: list[Reel], zoomed: bool) -> None:
+    frames = torch.zeros(3, 3, 80, 80)
+    frames[:, :, 32:48, 24:56] = 1.0
     assert reels[0].labels is not None
     labels = reels[0].labels[0].crop(0, 3)
     labels = replace(labels, place=np.full_like(labels.place, 0.5))
     places, widths = set(), set()
     for seed in range(40):
         alteration = Alteration.draw(np.random.default_rng(seed), zoomed)
-        film = alteration.pictures(pictures)
-        torch.testing.assert_close(film[0], film[2])
-        low, high = film[0, 0].min(), film[0, 0].max()
-        share = (film[0, 0] - low) / (high - low)  # of each pixel that the shape covers
+        clip = alteration.frames(frames)
+        torch.testing.assert_close(clip[0], clip[2])
+        low, high = clip[0, 0].min(), clip[0, 0].max()
+        share = (clip[0, 0] - low) / (high - low)  # of each pixel that the shape covers
         width, height = share.max(0).values.sum().item(), share.max(1).values.sum().item()
         assert (width, height) == pytest.approx((32 * alteration.zoom, 16 * alteration.zoom), abs=0.6)
         at = torch.arange(80) + 0.5
@@ -71,10 +71,10 @@ def test_films_are_altered_as_a_whole_and_labels_with_them(reels: list[Reel], zo
 
 
 def test_windows_from_another_distance_have_no_sound(reels: list[Reel]) -> None:
-    pictures, mel, labels = reels[0].batch(6, 12, np.random.default_rng(0), zoomed=True)
+    frames, mel, labels = reels[0].batch(6, 12, np.random.default_rng(0), zoomed=True)
     assert mel is None
     assert labels is not None
-    lit = pictures[:, :, 1].amax((2, 3)) > 0.4
+    lit = frames[:, :, 1].amax((2, 3)) > 0.4
     np.testing.assert_array_equal(lit.numpy(), labels.onset > 0)
 
 
