@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,9 +14,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.vta_rt.backends.stand_in import Machine
+from vta_rt import backends
 from vta_rt.backends.base import Array, Lane, Session
 from vta_rt.backends.tensorrt.cuda import Lanes
 from vta_rt.config import ModelConfig
+from vta_rt.errors import DeviceError
 from vta_rt.manifest import TensorSpec
 from vta_rt.sampling import SamplingPlan
 
@@ -145,6 +148,19 @@ def in_threads(work: Callable[[int], object], count: int) -> None:
     """Call ``work`` with 0, 1, ... in as many threads at the same time; what fails in one fails here."""
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(work, range(count)))
+
+
+def refuse(error: Exception) -> Callable[..., Any]:
+    def make(*_: object) -> None:
+        raise error
+
+    return make
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_tensorrt", "_cuda"):
+        monkeypatch.setattr(backends, name, refuse(DeviceError("no GPU")))
 
 
 @pytest.fixture

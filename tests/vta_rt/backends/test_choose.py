@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.vta_rt.backends.conftest import refuse
 from vta_rt import backends
 from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
@@ -30,34 +30,38 @@ def bundle(bundle_short: Path) -> Bundle:
     return Bundle(bundle_short)
 
 
-def refuse(error: Exception) -> Callable[..., Any]:
-    def make(*_: Any) -> Backend:
-        raise error
-
-    return make
+NO_ENGINES, NO_GPU = EngineError("it has no engines"), DeviceError("no GPU")
 
 
-def test_the_cpu_and_why(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = DeviceError("there is no GPU here")
-    monkeypatch.setattr(backends, "_tensorrt", refuse(nothing))
-    monkeypatch.setattr(backends, "_cuda", refuse(nothing))
-    assert choose(bundle)[1] == "ONNX Runtime on the CPU (there is no GPU here)"
-    assert choose(bundle, "cpu")[1] == "ONNX Runtime on the CPU (asked for)"
-
-
-def test_the_first_that_can_be_had(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Backend("cuda", "a GPU", lambda name: pytest.fail("loaded"))
-    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("it has no engines")))
-    monkeypatch.setattr(backends, "_cuda", lambda *_: made)
-    assert choose(bundle) == (made, "a GPU (it has no engines)")
-    monkeypatch.setattr(backends, "_tensorrt", lambda *_: made)
-    assert choose(bundle) == (made, "a GPU (the fastest there is)")
-
-
-def test_what_is_asked_for_by_name_is_not_replaced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("it has no engines")))
-    with pytest.raises(EngineError, match="it has no engines"):
-        choose(bundle, "tensorrt")
+@pytest.mark.parametrize(
+    ("tensorrt", "cuda", "asked", "outcome"),
+    [
+        (NO_GPU, NO_GPU, "auto", "ONNX Runtime on the CPU (no GPU)"),
+        (NO_ENGINES, NO_GPU, "auto", "ONNX Runtime on the CPU (it has no engines; no GPU)"),
+        (NO_GPU, NO_GPU, "cpu", "ONNX Runtime on the CPU (asked for)"),
+        (NO_ENGINES, None, "auto", "a GPU (it has no engines)"),
+        (None, None, "auto", "a GPU (the fastest there is)"),
+        (NO_ENGINES, None, "tensorrt", NO_ENGINES),
+    ],
+)
+def test_the_best_that_there_is_and_why(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    tensorrt: Exception | None,
+    cuda: Exception | None,
+    asked: str,
+    outcome: str | Exception,
+) -> None:
+    gpu = Backend("cuda", "a GPU", lambda name: pytest.fail("loaded"))
+    for name, error in (("_tensorrt", tensorrt), ("_cuda", cuda)):
+        monkeypatch.setattr(backends, name, refuse(error) if error else lambda *_: gpu)
+    if isinstance(outcome, Exception):
+        with pytest.raises(type(outcome), match=str(outcome)):
+            choose(bundle, asked)
+    else:
+        backend, why = choose(bundle, asked)
+        assert why == outcome
+        assert (backend is gpu) == why.startswith("a GPU")
 
 
 def test_without_a_driver_a_gpu_is_not_looked_for_further(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,22 +108,20 @@ def test_calls_at_once_make_the_sound_of_one(backend: str) -> None:
             np.testing.assert_array_equal(audio.samples, sound)
 
 
-def test_a_bundle_no_cpu_can_run(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("built for another GPU")))
-    monkeypatch.setattr(backends, "_cuda", refuse(DeviceError("no CUDA")))
+@pytest.mark.usefixtures("no_gpu")
+def test_a_bundle_no_cpu_can_run(bundle: Bundle) -> None:
     for record in bundle.manifest.graphs.values():
         object.__setattr__(record, "precision", "bf16")
-    with pytest.raises(BundleError, match=r"is bf16, which needs engines .*built for another GPU; no CUDA.*fp32"):
+    with pytest.raises(BundleError, match=r"is bf16, which needs engines .*no GPU.*fp32"):
         choose(bundle)
 
 
-def test_engines_that_do_not_suit_are_said_so(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_tensorrt", refuse(EngineError("built for another GPU")))
-    monkeypatch.setattr(backends, "_cuda", refuse(DeviceError("no CUDA")))
+@pytest.mark.usefixtures("no_gpu")
+def test_a_warning_says_why_engines_are_not_used(bundle_copy: Path) -> None:
     manifest = json.loads((bundle_copy / MANIFEST).read_text()) | {"engines": ["tensorrt-11.4-SM86-fp32"]}
     (bundle_copy / MANIFEST).unlink()
     (bundle_copy / MANIFEST).write_text(json.dumps(manifest))
-    why = r"engines are not used: ONNX Runtime on the CPU \(built for another GPU; no CUDA\)"
+    why = r"engines are not used: ONNX Runtime on the CPU \(no GPU\)"
     with pytest.warns(FallbackWarning, match=why):
         Pipeline(bundle_copy)
     with warnings.catch_warnings():

@@ -176,10 +176,10 @@ def test_what_fails_in_a_row_is_one_line_and_what_a_caller_raises_is_his(graph: 
 
 
 @pytest.mark.parametrize(
-    ("precision", "told"), [("fp32", {"use_tf32": "0"}), ("int8", {"use_tf32": "0"}), ("fp16", {})]
+    ("precision", "expected_options"), [("fp32", {"use_tf32": "0"}), ("int8", {"use_tf32": "0"}), ("fp16", {})]
 )
 def test_graphs_of_half_precision_are_not_told_to_leave_tf32(
-    graph: Path, monkeypatch: pytest.MonkeyPatch, precision: str, told: dict[str, str]
+    graph: Path, monkeypatch: pytest.MonkeyPatch, precision: str, expected_options: dict[str, str]
 ) -> None:
     """Their convolutions would be kept off the tensor cores as well."""
     given: list[dict[str, str]] = []
@@ -191,7 +191,7 @@ def test_graphs_of_half_precision_are_not_told_to_leave_tf32(
     real = onnxruntime_gpu.ort.InferenceSession
     monkeypatch.setattr(onnxruntime_gpu.ort, "InferenceSession", session)
     gpu_session(graph, Provider("CPUExecutionProvider", "cpu", {"use_tf32": "0"}), precision=precision)
-    assert given == [told]
+    assert given == [expected_options]
 
 
 def test_a_provider_that_does_not_start(graph: Path) -> None:

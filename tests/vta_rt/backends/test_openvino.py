@@ -13,25 +13,16 @@ import pytest
 
 from tests.conftest import relative_error
 from tests.vta_rt.backends.conftest import save_graph, specs
-from vta_rt import backends
 from vta_rt.backends import choose, openvino
 from vta_rt.backends.openvino import OpenVinoSession
 from vta_rt.bundle import Bundle
-from vta_rt.errors import DeviceError, EngineError
+from vta_rt.errors import EngineError
 from vta_rt.manifest import GraphRecord
 from vta_rt.pipeline import Pipeline
 from vta_rt.verification import record_file
 from vta_rt.video import sample_frames
 
 DEMO = Path(__file__).parents[3] / "engines" / "demo"
-
-
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise DeviceError("no GPU")
-
-    monkeypatch.setattr(backends, "_tensorrt", refuse)
-    monkeypatch.setattr(backends, "_cuda", refuse)
 
 
 def test_only_a_graph_at_fp32_is_computed_at_fp32(tmp_path: Path) -> None:
@@ -79,9 +70,9 @@ def test_a_signal_after_pipelines_that_are_gone_is_handled() -> None:
     assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
 
 
-def test_in_a_forked_process_it_is_said_that_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_gpu")
+def test_a_forked_process_cannot_use_it() -> None:
     pytest.importorskip("openvino")
-    no_gpu(monkeypatch)
     openvino.core()
     process = os.fork()
     if not process:
@@ -93,9 +84,9 @@ def test_in_a_forked_process_it_is_said_that_it_cannot_be_used(monkeypatch: pyte
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 3
 
 
+@pytest.mark.usefixtures("no_gpu")
 def test_it_is_picked_where_it_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
-    no_gpu(monkeypatch)
     bundle = Bundle(DEMO)
     monkeypatch.setattr(openvino, "has_bf16", lambda: True)
     backend, why = choose(bundle)
@@ -111,8 +102,8 @@ def test_it_is_picked_where_it_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose(bundle, "openvino")[0].name == "openvino"
 
 
+@pytest.mark.usefixtures("no_gpu")
 def test_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    no_gpu(monkeypatch)
     monkeypatch.setitem(sys.modules, "openvino", None)  # as the import system marks what cannot be found
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose(Bundle(DEMO))[1] == "ONNX Runtime on the CPU (no GPU)"
