@@ -20,8 +20,8 @@ from vta_rt.backends.tensorrt.cuda import compute_capability
 from vta_rt.backends.tensorrt.engines import Machine, find_engines
 from vta_rt.backends.tensorrt.index import (
     FOLDER,
-    FORMAT_VERSION,
     INDEX,
+    INDEX_VERSION,
     BuilderOptions,
     EngineIndex,
     EngineRecord,
@@ -150,7 +150,7 @@ class EngineBuild:
             wanted = list(self._wanted(bundle, target))
             folder = path / FOLDER / target.folder
             folder.mkdir(parents=True, exist_ok=True)
-            index = EngineIndex(FORMAT_VERSION, target, tuple(self._kept(bundle, folder, target, wanted)))
+            index = EngineIndex(INDEX_VERSION, target, tuple(self._kept(bundle, folder, target, wanted)))
             for record in index.engines:
                 report.add_engine(record, kept=True)
             write_index(folder, index)

@@ -23,9 +23,9 @@ from vta_rt.backends.base import RATE_MATRIX_SIZE, Array, Arrays, Lane, Session,
 from vta_rt.errors import BundleError, VTAError, one_line
 from vta_rt.manifest import GraphRecord, TensorSpec
 
-__all__ = ["DTYPES", "OnnxRuntimeSession", "ort"]
+__all__ = ["NUMPY_TYPES", "OnnxRuntimeSession", "ort"]
 
-DTYPES = {
+NUMPY_TYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(uint8)": "uint8",
@@ -97,7 +97,7 @@ class OnnxRuntimeSession(Session):
 
     def _check_tensors(self, kind: str, arguments: list[Any], expected: Mapping[str, TensorSpec], path: Path) -> None:
         """Refuse a graph file whose inputs or outputs are not those the manifest lists."""
-        specs = [TensorSpec(each.name, tuple(each.shape), DTYPES.get(each.type, each.type)) for each in arguments]
+        specs = [TensorSpec(each.name, tuple(each.shape), NUMPY_TYPES.get(each.type, each.type)) for each in arguments]
         if set(map(_without_axis_names, specs)) != set(map(_without_axis_names, expected.values())):
             there = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
             raise BundleError(f"{path}: is not the graph {self.name}: its {kind} are {there}")

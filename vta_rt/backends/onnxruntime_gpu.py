@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vta_rt.backends.base import Array, BoundScan, Lane, OnRow, Scan
-from vta_rt.backends.onnxruntime import DTYPES, OnnxRuntimeSession, ort
+from vta_rt.backends.onnxruntime import NUMPY_TYPES, OnnxRuntimeSession, ort
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning, one_line
 from vta_rt.manifest import GraphRecord
 
@@ -143,7 +143,7 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
 
     def _write(self, value: Any, array: np.ndarray) -> None:
         with self._raises_failure():
-            value.update_inplace(np.array(array, DTYPES[value.data_type()], order="C"))
+            value.update_inplace(np.array(array, NUMPY_TYPES[value.data_type()], order="C"))
 
     def _read(self, value: Any) -> np.ndarray:
         with self._raises_failure():

@@ -26,7 +26,7 @@ from vta_rt.verification import FileRecord
 
 FOLDER = "tensorrt"  # in a bundle, for both variants
 INDEX = "engine.json"
-FORMAT_VERSION = 1
+INDEX_VERSION = 1
 PLATFORM = f"{sys.platform}-{platform.machine().lower()}"
 _REBUILD = "build the engines again"
 
@@ -207,7 +207,7 @@ def read_index(folder: Path) -> EngineIndex:
         EngineError: it cannot be read, is not JSON, has another format version, or a field of the wrong type, which is named.
     """
     path = folder / INDEX
-    versions = range(1, FORMAT_VERSION + 1)
+    versions = range(1, INDEX_VERSION + 1)
     index = read_document(path, EngineIndex, error=EngineError, versions=versions, hint=_REBUILD)
     capabilities = index.target.compute_capabilities
     if not capabilities or not all(re.fullmatch(r"\d+\.\d+", capability) for capability in capabilities):
