@@ -48,21 +48,19 @@ def test_two_semitones_are_caught(material: Material) -> None:
 
 
 @each_material
-def test_over_another_that_rings(material: Material) -> None:
-    wave = sound((0.5, material, 220.0, 1.5), (0.9, material, 329.6, 1.0))
-    assert cents(strike_pitch(wave, 0.9, material), 329.6) == pytest.approx(0, abs=50)
-
-
-@each_material
-def test_struck_again_while_it_rings(material: Material) -> None:
-    wave = sound((0.5, material, 261.6, 1.5), (0.8, material, 261.6, 1.0))
-    assert cents(strike_pitch(wave, 0.8, material), 261.6) == pytest.approx(0, abs=50)
-
-
-@each_material
-def test_the_next_hit_is_kept_out(material: Material) -> None:
-    wave = sound((0.5, material, 220.0, 0.8), (0.6, material, 392.0, 2.0))
-    assert cents(strike_pitch(wave, 0.5, material, until=0.6), 220.0) == pytest.approx(0, abs=50)
+@pytest.mark.parametrize(
+    ("first", "second", "onset", "until", "pitch"),
+    [
+        ((0.5, 220.0, 1.5), (0.9, 329.6, 1.0), 0.9, math.inf, 329.6),  # over another that rings
+        ((0.5, 261.6, 1.5), (0.8, 261.6, 1.0), 0.8, math.inf, 261.6),  # struck again while it rings
+        ((0.5, 220.0, 0.8), (0.6, 392.0, 2.0), 0.5, 0.6, 220.0),  # the next hit is kept out
+    ],
+)
+def test_beside_another_hit(
+    material: Material, first: tuple[float, ...], second: tuple[float, ...], onset: float, until: float, pitch: float
+) -> None:
+    wave = sound(*((time, material, hertz, speed) for time, hertz, speed in (first, second)))
+    assert cents(strike_pitch(wave, onset, material, until), pitch) == pytest.approx(0, abs=50)
 
 
 def test_over_a_wheels_hum() -> None:
