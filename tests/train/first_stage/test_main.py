@@ -113,7 +113,7 @@ def test_broken_sounds_are_told(arguments: list[str], tmp_path: Path, capsys: py
         (["data.frames=7"], "frames is 7"),
         (["length.batch=0"], "length.batch: Expected `int` >= 1"),
         (["start=nowhere"], "nowhere/vae: holds no weights"),
-        (["machine.mixed_precision=fp16"], "fp16"),
+        (["machine.mixed_precision=int4"], "one of '', 'no', 'fp16', 'bf16' is needed"),
     ],
 )
 def test_bad_input_is_one_line(
