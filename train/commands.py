@@ -18,7 +18,9 @@ from vta_rt.errors import VTAError
 if TYPE_CHECKING:
     from train.trainer import TrainingReport
 
-ALIASES: dict[str, tuple[str, type]] = {  # options of earlier versions -> the setting they stand for, and its type
+SETTING_OF_OPTION: dict[
+    str, tuple[str, type]
+] = {  # options of earlier versions -> the setting they stand for, and its type
     "adversarial-from": ("discriminator.from_step", int),
     "batch": ("length.batch", int),
     "bf16": ("machine.mixed_precision=bf16", bool),
@@ -76,7 +78,7 @@ def build_parser(command: str, description: str, epilog: str, aliases: Iterable[
     )
     old = parser.add_argument_group("options of earlier versions, now KEY=VALUE")
     for name in aliases:
-        key, type_ = ALIASES[name]
+        key, type_ = SETTING_OF_OPTION[name]
         if type_ is bool:
             old.add_argument(f"--{name}", action="append_const", const=key, dest="aliased", help=key)
         else:

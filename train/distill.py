@@ -13,7 +13,7 @@ from typing import Any
 from train.commands import build_parser, parse, print_report, run_training_command
 from vta_rt.errors import OptionError
 
-EPILOG = """examples:
+DISTILL_EPILOG = """examples:
   python -m train.distill --teacher runs/demo/best --steps 4 out=runs/demo-4
   python -m train.distill --teacher runs/demo/best --steps 1 --substeps 16 out=runs/demo-1 length.steps=2000
   python -m train.run --resume runs/demo-4                    goes on with a student that was stopped
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     description = "Train a student that makes in a few steps, without guidance, what its teacher makes in many with it."
-    parser = build_parser("train.distill", description, EPILOG)
+    parser = build_parser("train.distill", description, DISTILL_EPILOG)
     parser.add_argument("--teacher", required=True, metavar="CKPT", help="a checkpoint of train.run, such as RUN/best")
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="of the student (default: 4)")
     parser.add_argument(

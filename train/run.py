@@ -13,7 +13,7 @@ from vta_rt.errors import OptionError
 if TYPE_CHECKING:
     from train.settings import TrainSettings
 
-EPILOG = """examples:
+RUN_EPILOG = """examples:
   python -m train.run --config demo out=runs/demo data.train=prepared/train.jsonl data.valid=prepared/valid.jsonl
   python -m train.run --config mine.toml optimizer.learning_rate=1e-4 seed=1
   python -m train.run --resume runs/demo
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = build_parser("train.run", "Train a model that makes sound for video.", EPILOG)
+    parser = build_parser("train.run", "Train a model that makes sound for video.", RUN_EPILOG)
     parser.add_argument("--config", metavar="FILE", help="a TOML file, or the name of a recipe: demo, published, text")
     parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped, exactly where it was")
     parser.add_argument(

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from train.first_stage.task import FirstStageSettings
 
 HELD_OUT = 20  # of as many sounds the first is kept for validation where no list is given for it
-ALIASES = (
+FIRST_STAGE_OPTIONS = (
     *("data", "valid", "out", "set", "steps", "minutes", "batch", "frames", "learning-rate", "seed", "validate-every"),
     *("start", "kl", "vae", "adversarial-from", "critic-width", "device", "mixed-precision", "threads"),
 )
-DESCRIPTION = """Train the autoencoder or the vocoder. Both with the same out make one folder, which
+FIRST_STAGE_DESCRIPTION = """Train the autoencoder or the vocoder. Both with the same out make one folder, which
 python -m export.build --first-stage opens."""
-EPILOG = """examples:
+FIRST_STAGE_EPILOG = """examples:
   python -m train.first_stage vae --config demo data.train=world/train.jsonl out=first length.steps=2400
   python -m train.first_stage vocoder --config demo data.train=world/train.jsonl out=first vae=first
   python -m train.first_stage vocoder --config demo data.train=world/train.jsonl out=first vae=first --resume
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = build_parser("train.first_stage", DESCRIPTION, EPILOG, ALIASES)
+    parser = build_parser("train.first_stage", FIRST_STAGE_DESCRIPTION, FIRST_STAGE_EPILOG, FIRST_STAGE_OPTIONS)
     parser.add_argument("half", choices=("vae", "vocoder"), help="what to train")
     parser.add_argument("--config", metavar="FILE", help="a TOML file, the name of a recipe, or a config.json")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in out, if it has one")

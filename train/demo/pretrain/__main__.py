@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from train.demo.pretrain.clips import Reel
     from train.models.config import SystemConfig
 
-ALIASES = (
+PRETRAIN_OPTIONS = (
     *("data", "valid", "events", "glimpses", "out", "steps", "batch", "window", "learning-rate", "start", "seed"),
     *("device", "bf16", "workers", "threads"),
 )
-DESCRIPTION = "Teach a frame encoder's tower what sound belongs to what it sees: regression of the log-mel."
-EPILOG = """example:
+PRETRAIN_DESCRIPTION = "Teach a frame encoder's tower what sound belongs to what it sees: regression of the log-mel."
+PRETRAIN_EPILOG = """example:
   python -m train.demo.pretrain --config demo data.train=clips/train.jsonl data.valid=clips/valid.jsonl out=tower.safetensors
 
 A run that was stopped goes on where it last validated, from OUT.state; OUT.jsonl holds the figures. Settings, their defaults
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = build_parser("train.demo.pretrain", DESCRIPTION, EPILOG, ALIASES)
+    parser = build_parser("train.demo.pretrain", PRETRAIN_DESCRIPTION, PRETRAIN_EPILOG, PRETRAIN_OPTIONS)
     parser.add_argument("--config", default="demo", metavar="FILE", help="a TOML file or a recipe (default: demo)")
     options = parse(parser, arguments)
     import torch
