@@ -14,14 +14,15 @@ python -m train.demo.synthetic "$world" --clips "${CLIPS:-3600}" --seed $((seed 
 [ -e "$work/glimpses.safetensors" ] || \
     python -m train.demo.synthetic "$work/glimpses.safetensors" --glimpses 40000 --seed $((seed + 2))
 
-python -m train.first_stage vae --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" --out "$first" \
-    --steps 2400 --batch 8 --frames 64 --seed "$seed" --mixed-precision bf16 --resume
-python -m train.first_stage vocoder --config demo --data "$world/train.jsonl" --valid "$world/valid.jsonl" \
-    --out "$first" --vae "$first" --steps 2400 --batch 8 --frames 52 --seed "$seed" --resume
+python -m train.first_stage vae --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
+    length.steps=2400 length.batch=8 data.frames=64 seed="$seed" machine.mixed_precision=bf16 --resume
+python -m train.first_stage vocoder --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
+    vae="$first" length.steps=2400 length.batch=8 data.frames=52 seed="$seed" --resume
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
-python -m train.demo.pretrain --config demo --data "$films/train.jsonl" --valid "$films/valid.jsonl" --out "$tower" \
-    --events "$world/events.jsonl" --glimpses "$work/glimpses.safetensors" --steps "${TOWER_STEPS:-13000}" --batch 8 --seed "$seed" --bf16
+python -m train.demo.pretrain --config demo data.train="$films/train.jsonl" data.valid="$films/valid.jsonl" out="$tower" \
+    data.events="$world/events.jsonl" data.glimpses="$work/glimpses.safetensors" length.steps="${TOWER_STEPS:-13000}" \
+    length.batch=8 seed="$seed" machine.mixed_precision=bf16
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12
