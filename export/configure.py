@@ -12,7 +12,7 @@ from train.models.weights import CheckpointError
 from vta_rt.config import FrameConfig, ModelConfig, TextConfig
 from vta_rt.errors import OptionError
 
-MAX_SECONDS = 60.0  # of one window; attention over the latents grows with the square
+MAX_EXPORT_SECONDS = 60.0  # of one window; attention over the latents grows with the square
 PUBLISHED_LICENCE = (
     "code Apache-2.0 (VTA-LDM); first-stage weights CC BY-NC-SA 4.0, non-commercial (AudioLDM); "
     "the model's own weights as stated where they are published"
@@ -58,8 +58,8 @@ def configure_runtime(
     Raises:
         OptionError: no length that is allowed, or one of more tokens than there are positions.
     """
-    if not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
-        raise OptionError(f"seconds is {seconds:g}, more than 0 and at most {MAX_SECONDS:g} are allowed")
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_EXPORT_SECONDS):
+        raise OptionError(f"seconds is {seconds:g}, more than 0 and at most {MAX_EXPORT_SECONDS:g} are allowed")
     model = ModelConfig(
         seconds=seconds,
         sample_rate=config.mel.sample_rate,

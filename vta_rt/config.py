@@ -8,7 +8,7 @@ from typing import Literal
 
 from vta_rt.errors import OptionError
 
-MAX_SECONDS = 3600.0  # of one window
+MAX_WINDOW_SECONDS = 3600.0  # of one window
 
 Fit = Literal["crop", "squash"]
 Kernel = Literal["bicubic", "bilinear"]
@@ -75,8 +75,8 @@ class ModelConfig:
         names = "seconds", "sample_rate", "hop_length", "mel_bins", "latent_channels", "latent_stride", "token_width"
         for name in names:
             _require_positive(name, getattr(self, name))
-        if self.seconds > MAX_SECONDS:
-            raise OptionError(f"seconds is {self.seconds:g}, at most {MAX_SECONDS:g} are allowed")
+        if self.seconds > MAX_WINDOW_SECONDS:
+            raise OptionError(f"seconds is {self.seconds:g}, at most {MAX_WINDOW_SECONDS:g} are allowed")
 
     @property
     def samples(self) -> int:

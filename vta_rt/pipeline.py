@@ -30,7 +30,7 @@ __all__ = ["Pipeline", "generate", "pad_tokens"]
 Seed = int | None
 T = TypeVar("T")
 Prompts = str | list[str] | tuple[str, ...] | None
-Progress = Callable[[str, int, int], Any]
+ProgressCallback = Callable[[str, int, int], Any]
 """Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
 _loading = threading.Lock()
 
@@ -104,7 +104,7 @@ class Pipeline:
         text: str | None = None,
         negative_prompt: str | None = None,
         seed: Seed = 0,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Audio: ...
     @overload
@@ -115,7 +115,7 @@ class Pipeline:
         text: Prompts = None,
         negative_prompt: Prompts = None,
         seed: Seed = 0,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[Audio]: ...
     def generate(
@@ -125,7 +125,7 @@ class Pipeline:
         text: Prompts = None,
         negative_prompt: Prompts = None,
         seed: Seed = 0,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Audio | list[Audio]:
         """Make sound for a video, or for a prompt alone.
@@ -255,7 +255,7 @@ class Pipeline:
         step_noise: np.ndarray | None = None,
         token_mask: np.ndarray | None = None,
         negative_tokens: np.ndarray | None = None,
-        progress: Progress | None = None,
+        progress: ProgressCallback | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> np.ndarray:
         """Tokens ``[N, D]`` or ``[B, N, D]`` -> latents ``[B, C, T, F]`` float32 (B is 1 for tokens without a batch).
