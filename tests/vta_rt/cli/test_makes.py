@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from tests.vta_rt.cli.driver import (
     video_packets,
 )
 from tests.vta_rt.conftest import make_clip
+from tests.vta_rt.test_bundle import edit_manifest
 from vta_rt.cli import main
 
 
@@ -221,12 +223,14 @@ def test_a_terminal_gets_a_progress_bar(bundle_short: Path, clip: Path, tmp_path
         assert b"clip.wav" in process.stdout.read()
 
 
-def test_info_and_check(bundle_short: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["info", str(bundle_short)]) == 0
+def test_info_and_check(bundle_copy: Path, capsys: pytest.CaptureFixture) -> None:
+    source = json.loads((bundle_copy / "bundle.json").read_text())["source"]
+    edit_manifest(bundle_copy, source=source | {"licence": "non-commercial"})
+    assert main(["info", str(bundle_copy)]) == 0
     shown = capsys.readouterr().out
     for text in ("0.64 s a pass", "16000 Hz", "denoiser_unguided", "fp32", "non-commercial", "[1, 8, 16, 16]"):
         assert text in shown
-    assert main(["check", str(bundle_short)]) == 0
+    assert main(["check", str(bundle_copy)]) == 0
     assert "9 files intact, 5 graphs load" in capsys.readouterr().out
 
 
