@@ -22,6 +22,7 @@ DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 BLOCK = re.compile(
     r"(?:<!-- not run here: (?P<reason>[^>]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```", re.M | re.S
 )
+NAME = "vta-ldm-clip4clip-v-large"
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
 pytestmark = pytest.mark.xdist_group("docs")
@@ -44,7 +45,7 @@ def blocks() -> list[Block]:
 
 @pytest.fixture(scope="module")
 def sandbox(
-    tiny_checkpoint: Path, bundle_10s: Path, micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    micro_checkpoint: Path, bundle_short: Path, bundle_10s: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A folder with what the documents take for granted: videos, a checkpoint, bundles, and the commands on the PATH."""
     from export.bundling import Options, build
@@ -54,14 +55,16 @@ def sandbox(
         make_clip(folder / f"{name}.mp4", seconds=1.0, audio=name == "clip")
     (folder / "clips").mkdir()
     shutil.copy(folder / "a.mp4", folder / "clips" / "a.mp4")
-    link_tree(tiny_checkpoint, folder / "ckpt")
+    link_tree(micro_checkpoint, folder / "ckpt" / NAME)
+    link_tree(micro_checkpoint, folder / "ckpt" / "audioldm-s-full.ckpt")  # a first stage may be a folder, too
     (folder / "engines").mkdir()
     for name in ("demo", "distilled"):
         (folder / "engines" / name).symlink_to(ROOT / "engines" / name)
-    link_tree(bundle_10s, folder / "engines" / "vta-ldm-clip4clip-v-large")  # what is built already is kept
+    link_tree(bundle_10s, folder / "engines" / NAME)  # what is built already is kept
+    for name in ("mine", "text"):
+        link_tree(bundle_short, folder / "engines" / name)
     text = with_text(micro_checkpoint, folder / "ckpt-text")
     build(text, out=folder / "engines" / "text", options=Options(seconds=0.64))
-    build(micro_checkpoint, out=folder / "engines" / "mine", options=Options(seconds=0.32))
     (folder / "bin").mkdir()
     for command, module in (("vta", "-m vta_rt.cli "), ("python", "")):
         script = folder / "bin" / command

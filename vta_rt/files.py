@@ -37,8 +37,11 @@ def atomic_write(path: StrPath) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: StrPath) -> None:
+def check_writable(path: StrPath, *, make_folder: bool = False) -> None:
     """Check that a file can be written at ``path``, before work is done whose result would be lost.
+
+    Args:
+        make_folder: its folder may be missing, and is made later.
 
     Raises:
         OutputError: it cannot.
@@ -46,9 +49,10 @@ def check_writable(path: StrPath) -> None:
     path = Path(path)
     _check_name(path)
     with raise_output_errors(path):
-        tempfile.TemporaryFile(dir=path.parent).close()
+        folder = next(parent for parent in path.parents if parent.exists()) if make_folder else path.parent
+        tempfile.TemporaryFile(dir=folder).close()
         with suppress(FileNotFoundError):
-            os.lstat(path)  # fails for a name that is too long
+            os.lstat(folder / path.name)  # fails for a name that is too long
 
 
 def find_path(name: StrPath, error: type[VTAError], patterns: list[str]) -> Path:

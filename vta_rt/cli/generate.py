@@ -165,6 +165,8 @@ def _make(
         sampling = read_sampling_options(options)
         prompts = {"text": options.text, "negative_prompt": options.negative_text}
         audio = pipeline.generate(video, **prompts, seed=options.seed, progress=progress, **sampling)
+        with raise_output_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         if video is None or target.suffix.lower() in SOUND_FORMATS:
             audio.save(target)
         else:
@@ -227,16 +229,14 @@ def _names_folder(out: str) -> bool:
 
 
 def check_target(video: Video | None, target: Path) -> None:
-    """Make the target's folder; check that the target can be written and, as a video file, hold this video's codec.
+    """Check that the target can be written and, as a video file, hold this video's codec.
 
     Raises:
         OutputError: it cannot.
     """
     if video is not None and target.suffix.lower() in VIDEO_FORMATS:
         check_mux(video, target)
-    with raise_output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    check_writable(target)
+    check_writable(target, make_folder=True)
 
 
 class _Bar:

@@ -29,10 +29,9 @@ def test_bad_videos(bundle_short: Path, tmp_path: Path, capfd: pytest.CaptureFix
     elif name == "cut.mp4":
         clip = make_clip(tmp_path / name, seconds=8, frame_rate=25, container_options={"movflags": "faststart"})
         clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
-    (tmp_path / "out").mkdir()
     assert generate(bundle_short, tmp_path / name, "-o", tmp_path / "out" / "clip.wav") == 2
     expect_one_line(capfd, name)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
