@@ -25,8 +25,6 @@ BLOCK = re.compile(
 NAME = "vta-ldm-clip4clip-v-large"
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
-pytestmark = pytest.mark.xdist_group("docs")
-
 
 class Block(NamedTuple):
     document: str
