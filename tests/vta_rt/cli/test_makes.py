@@ -145,7 +145,7 @@ def test_control_c_in_a_folder(bundle_short: Path, folder: Path, tmp_path: Path)
         shown += read_until(leader, b"interrupted")
         assert process.wait(timeout=60) == 130
     assert b"Traceback" not in shown
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not any((tmp_path / "out").glob("*"))  # the folder itself is made when its first result is written
 
 
 @pytest.mark.skipif(not SAMPLE_VIDEOS.is_dir(), reason="the sample videos are not beside the project")
