@@ -17,15 +17,18 @@ from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, VideoError, check_integer
-from vta_rt.video.reader import Video, VideoInfo, VideoReader, VideoSource, raise_video_errors
+from vta_rt.video.colour import is_high_dynamic_range, map_tones
+from vta_rt.video.reader import FirstFrame, Video, VideoInfo, VideoReader, VideoSource, raise_video_errors
 
 KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 # Frames much larger than the result are resized less exactly and faster. Up to MAX_EXACT_SCALE times the new size all of
 # a frame is resized, then cropped. Above, only the crop is, in half the time: Pillow computes it in single precision, and 4
 # values in 10,000 differ, by 1 of 255. From 2 * REDUCING_GAP times on, blocks of pixels are averaged first, in half the
-# time again, with a mean difference of 0.2 of 255.
-MAX_EXACT_SCALE, REDUCING_GAP = 3.0, 4.0
+# time again, with a mean difference of 0.2 of 255. A frame that is so long that all of it would be more than MAX_RESIZED times
+# the new square is cropped first at any size, so that no shape takes much memory.
+MAX_EXACT_SCALE, REDUCING_GAP, MAX_RESIZED = 3.0, 4.0, 32
+SQUARE = Fraction(1)  # sample aspect ratio
 
 
 def probe(source: VideoSource) -> VideoInfo:
@@ -79,7 +82,8 @@ def iter_frames(
     with the video, only frames that are asked for are converted, and decoding stops once ``seconds`` is reached.
 
     Args:
-        source: the video file, or a Video, which is read from its beginning; frames are rotated for display.
+        source: the video file, or a Video, which is read from its beginning; frames are rotated for display, with their pixels'
+            shape, and those of high dynamic range (PQ, HLG) are mapped to standard dynamic range.
         frame_rate: frames to take a second, not the video's own rate; one that stays on screen is taken repeatedly.
         size: side of the square frames in pixels.
         fit: "crop" resizes the shorter side to ``size`` and crops the centre; "squash" resizes both sides to ``size``.
@@ -106,9 +110,8 @@ def iter_frames(
     if seconds is not None and not 0 < seconds < float("inf"):
         raise OptionError(f"seconds is {seconds}, a positive number is needed, or None for all of the video")
     until = None if seconds is None else _exact(seconds)
-    return _sample(
-        source, _exact(frame_rate), until, partial(fit_frame, size=size, fit=fit, resize=resize, kernel=kernel)
-    )
+    fit_one = partial(fit_frame, size=size, fit=fit, resize=resize, kernel=kernel)
+    return _sample(source, _exact(frame_rate), until, max(size, resize), fit_one)
 
 
 def _exact(number: float) -> Fraction:
@@ -117,7 +120,7 @@ def _exact(number: float) -> Fraction:
 
 
 def _sample(
-    source: VideoSource, frame_rate: Fraction, seconds: Fraction | None, fit: Callable[[Image.Image], np.ndarray]
+    source: VideoSource, frame_rate: Fraction, seconds: Fraction | None, side: int, fit: Callable[..., np.ndarray]
 ) -> Iterator[np.ndarray]:
     # One converter for all frames: each of its own would start a thread for every core, and leave them for a while.
     converter = VideoReformatter()
@@ -130,10 +133,7 @@ def _sample(
         previous = waiting = None
         for frame in _on_screen(_read_shown(reader, frame_rate), frame_rate, seconds):
             if frame is not previous:
-                orientation = None if reader.first is None else reader.first.orientation
-                fitting = _start(
-                    fitter, lambda shown, turn: fit(_make_upright(shown, turn, converter)), frame, orientation
-                )
+                fitting = _start(fitter, partial(_show_and_fit, fit, video.find_first(), side, converter), frame)
             previous = frame
             if waiting is not None:
                 yield waiting()
@@ -175,25 +175,49 @@ def _read_shown(reader: VideoReader, frame_rate: Fraction) -> Iterator[tuple[Fra
         if frame is not None:
             yield time - start, frame
         else:
-            reader.check_complete(time)  # frames that cannot be decoded are missing too
-            yield reader.duration, None
+            reader.video.check_complete(time)  # frames that cannot be decoded are missing too
+            yield reader.video.duration, None
     if start is None:
         raise VideoError(f"{reader.path}: none of its frames can be decoded")
 
 
-def _make_upright(frame: VideoFrame, orientation: Image.Transpose | None, converter: VideoReformatter) -> Image.Image:
-    image = Image.fromarray(converter.reformat(frame, format="rgb24").to_ndarray())
-    return image if orientation is None else image.transpose(orientation)
+def _show_and_fit(
+    fit: Callable[..., np.ndarray], first: FirstFrame, side: int, converter: VideoReformatter, frame: VideoFrame
+) -> np.ndarray:
+    return fit(_show(frame, first, side, converter), aspect=first.sample_aspect_ratio)
 
 
-def fit_frame(image: Image.Image, size: int, fit: Fit, resize: int = 0, kernel: Kernel = "bicubic") -> np.ndarray:
-    """Resize an image with an antialiased kernel and, unless it is squashed, crop its centre; ``[size, size, 3]`` uint8."""
+def _show(frame: VideoFrame, first: FirstFrame, side: int, converter: VideoReformatter) -> Image.Image:
+    """A decoded frame as an upright RGB image in standard dynamic range."""
+    if is_high_dynamic_range(frame):
+        image = map_tones(frame, side, converter)
+    else:
+        image = Image.fromarray(converter.reformat(frame, format="rgb24").to_ndarray())
+    return image if first.orientation is None else image.transpose(first.orientation)
+
+
+def fit_frame(
+    image: Image.Image,
+    size: int,
+    fit: Fit,
+    resize: int = 0,
+    kernel: Kernel = "bicubic",
+    *,
+    aspect: Fraction = SQUARE,
+) -> np.ndarray:
+    """Resize an image with an antialiased kernel and, unless it is squashed, crop its centre; ``[size, size, 3]`` uint8.
+
+    Args:
+        aspect: width over height of a pixel of the image.
+    """
     if fit == "squash":
         return np.array(image.resize((size, size), KERNELS[kernel], reducing_gap=REDUCING_GAP))
-    short, shorter = min(image.size), resize or size
-    lengths = [int(shorter * side / short) for side in image.size]  # width, height once resized
+    width = image.width if aspect == SQUARE else image.width * float(aspect)
+    sides, shorter = (width, image.height), resize or size
+    short = min(sides)
+    lengths = [int(shorter * side / short) for side in sides]  # width, height once resized
     left, top = (round((length - size) / 2) for length in lengths)
-    if short <= MAX_EXACT_SCALE * shorter:
+    if short <= MAX_EXACT_SCALE * shorter and max(lengths) <= MAX_RESIZED * shorter:
         image = image.resize((lengths[0], lengths[1]), KERNELS[kernel])
         return np.array(image.crop((left, top, left + size, top + size)))
     x, y = (side / length for side, length in zip(image.size, lengths, strict=True))

@@ -1,13 +1,13 @@
 """A video file open for reading: what it is, its packets and frames, when each frame is shown and where the video ends.
 
 Times come from timestamps, never from counting frames, so any frame rate will do, a varying one too. They are exact
-fractions of a second on the stream's own clock, which need not start at zero.
+fractions of a second on the stream's own clock, which need not start at zero. Time 0 of the video is the first frame that
+can be decoded and is meant to be shown.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL.Image import Transpose
@@ -27,20 +27,27 @@ from PIL.Image import Transpose
 from vta_rt.cores import usable_cores
 from vta_rt.errors import VideoError
 from vta_rt.files import StrPath
+from vta_rt.video.opening import VideoOptions, check_seconds, open_container, open_file
+from vta_rt.video.packets import Clock, CopyPlan, Row, plan_copy
+from vta_rt.video.structure import is_cut_off
 from vta_rt.video.thinning import decode_frames
 
 Stamped = TypeVar("Stamped", bound="VideoFrame | Packet[VideoStream]")
 
-OPEN_OPTIONS = {
-    "protocol_whitelist": "file",  # a playlist must not make us fetch what it names
-    "fflags": "-genpts",  # PyAV asks FFmpeg to invent missing presentation times: wrong where frames are reordered
-}
-STREAM_LENGTHS = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")  # containers that store the length of each stream, by FFmpeg's name
-MAX_MISSING_SECONDS = 1  # frames may end this much before the stated end; more means that part of the file is missing
+MATROSKA = "matroska,webm"  # FFmpeg's names of containers
+MOV = "mov,mp4,m4a,3gp,3g2,mj2"
+STREAM_LENGTHS = (MOV, "avi")  # containers that store the length of each stream
+DISCONTINUOUS = 0x0200  # FFmpeg's AVFMT_TS_DISCONT: the clock of such a format may jump
+MAX_JUMP_SECONDS = 10  # forward, in decoding times of such a format, as FFmpeg's own copy has it (dts_delta_threshold)
+MAX_STEP_BACK_SECONDS = Fraction(1, 10)  # in decoding times of any format; more is a clock that started again
+MAX_MISSING_SECONDS = 1  # frames may end this much before the stated end; more is a promise that the file does not keep
 SPARE_THREADS = 2  # a frame waits for those it refers to; FFmpeg's own choice of one spare thread leaves cores idle
 MAX_THREADS = 16  # FFmpeg's own limit; every thread holds frames
-SEEK_LEAD = 1  # seconds; a seek in MPEG-TS lands on any packet, and the last packet need not be the last on screen
+MAX_THREADED_PIXELS = 1 << 28  # of the frames that threads hold, so that memory is bounded for very large frames
 DEFAULT_FRAME_RATE = Fraction(25)  # frames a second where neither timestamps nor headers say
+PROBE_PACKETS = 256  # read at most to see which of several video streams moves
+STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+MAX_ASPECT = Fraction(20)  # of a pixel; what is further from square is taken for damage
 
 # The orientation of a frame by the signs of its display matrix, b and c or a and d. Pillow's rotations are anticlockwise.
 TRANSPOSED = {
@@ -63,12 +70,25 @@ class VideoInfo:
     """What a video file is."""
 
     duration: float  # seconds from the start of the first frame to the end of the last; the audio plays no part
-    width: int  # of the frames as displayed, that is after the rotation, in pixels
+    width: int  # of the frames after the rotation for display, in pixels
     height: int  # likewise
     frame_rate: float  # frames a second on average; 0.0 if the file does not say
     rotation: int  # degrees clockwise by which stored frames are rotated for display: 0, 90, 180 or 270
     codec: str  # FFmpeg's name of the video codec, such as h264
     has_audio: bool
+    sample_aspect_ratio: float = 1.0  # width over height of a pixel after the rotation; width times it is shown
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """What the first frame that is shown says of all."""
+
+    pts: int | None
+    index: int | None  # of its packet among the stream's, in the order of decoding
+    width: int  # as stored, in pixels
+    height: int
+    orientation: Transpose | None  # how stored frames are rotated or mirrored for display
+    sample_aspect_ratio: Fraction  # width over height of a pixel, once upright
 
 
 class Video:
@@ -78,15 +98,30 @@ class Video:
 
     Args:
         path: the file; its headers are read now.
+        options: which track is meant, what is refused.
+
+    Attributes:
+        warnings: one line for each thing that the user should know of the file; more come while it is read.
 
     Raises:
-        VideoError: the file is missing, unreadable, no video, or without a video stream.
+        VideoError: the file is missing, unreadable, no video of a kind that is read, without a video stream, or asks for more
+            than the limits allow.
     """
 
-    def __init__(self, path: StrPath) -> None:
+    def __init__(self, path: StrPath, options: VideoOptions | None = None) -> None:
         self.path = path
+        self.options = options or VideoOptions()
+        self.warnings: list[str] = []
+        self.first: FirstFrame | None = None  # None until a frame was decoded
+        self._descriptor: int | None = None
+        self._identity: tuple[int, ...] | None = None  # of the file that was opened first
         self._reader: VideoReader | None = None
-        self.rewind()
+        self._track: int | None = None  # index of the video stream in the container
+        try:
+            self.rewind()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     @contextmanager
@@ -112,30 +147,159 @@ class Video:
         if self._reader is not None:
             self._reader.container.close()
             self._reader = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
-    def rewind(self) -> VideoReader:
-        """A reader at the beginning of the file; it replaces the one before."""
-        if self._reader is None or self._reader.has_moved:
-            self.close()
-            _check_is_file(self.path)
-            with raise_video_errors(self.path):
-                container = av.open(f"file:{os.fspath(self.path)}", options=OPEN_OPTIONS, metadata_errors="replace")
-            try:
-                self._reader = VideoReader(self.path, container, _find_stream(self.path, container))
-            except VideoError:
-                container.close()
-                raise
+    def warn(self, text: str) -> None:
+        """Note what the user should know, once.
+
+        Raises:
+            VideoError: the options are strict.
+        """
+        if self.options.strict:
+            raise VideoError(f"{self.path}: {text}")
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Note what the user may want to know, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def rewind(self, *, reopen: bool = False) -> VideoReader:
+        """A reader at the beginning of the file; it replaces the one before.
+
+        Args:
+            reopen: open the file again unless nothing was read; all streams are at their beginning, not the video alone.
+        """
+        if self._reader is not None:
+            if not self._reader.has_moved or (not reopen and self._reader.seek_beginning()):
+                return self._reader
+            self._reader.container.close()
+            self._reader = None
+        container = self._open_container()
+        try:
+            if self._track is None:
+                self._track, has_moved = _find_track(self, container)
+                if has_moved:
+                    container.close()
+                    container = self._open_container()
+            stream: Any = container.streams[self._track]
+            self._reader = VideoReader(self, container, stream)
+        except BaseException:
+            container.close()
+            raise
         return self._reader
+
+    def _open_container(self) -> InputContainer:
+        if self._descriptor is None:
+            self._descriptor = open_file(self.path)
+            status = os.fstat(self._descriptor)
+            identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+            if self._identity not in (None, identity):
+                raise VideoError(f"{self.path}: was replaced or changed while it was in use")
+            self._identity = identity
+        with raise_video_errors(self.path):
+            return open_container(self.path, self._descriptor, self.options)
 
     @cached_property
     def info(self) -> VideoInfo:
         """From the headers, the first frame and the last timestamps; ends an iteration over the frames.
 
         Raises:
-            VideoError: no frame can be decoded, or the end of the file is missing.
+            VideoError: no frame can be decoded, or the options are strict and the end of the file is missing.
         """
-        reader = self._reader if self._reader is not None and self._reader.first is not None else self.rewind()
-        return reader.read_info()
+        first = self.find_first()
+        reader = self._reader or self.rewind()
+        size = first.width, first.height
+        width, height = size[::-1] if first.orientation in TRANSPOSED.values() else size
+        return VideoInfo(
+            width=width,
+            height=height,
+            frame_rate=float(reader.stream.average_rate or reader.stream.guessed_rate or 0),
+            rotation=CLOCKWISE_DEGREES.get(first.orientation, 0),
+            codec=reader.stream.codec_context.codec.canonical_name,
+            has_audio=bool(reader.container.streams.audio),
+            sample_aspect_ratio=float(first.sample_aspect_ratio),
+            duration=float(self.duration),  # last: it may close the reader
+        )
+
+    def find_first(self) -> FirstFrame:
+        """The first frame that is shown; it is decoded if none was yet, which moves the reading position.
+
+        Raises:
+            VideoError: no frame can be decoded.
+        """
+        if self.first is None:
+            next(self.rewind().frames(), None)
+        if self.first is None:
+            raise VideoError(f"{self.path}: none of its frames can be decoded")
+        return self.first
+
+    @cached_property
+    def duration(self) -> Fraction:
+        """Seconds from the start of the first frame that is shown to the end of the last. Moves the reading position.
+
+        Raises:
+            VideoError: no frame can be decoded, or the options are strict and the end of the file is missing.
+        """
+        first = self.find_first()
+        reader = self._reader or self.rewind()
+        stated, tail_end = reader.stated_end, None
+        if first.pts is not None and not reader.is_discontinuous:
+            start, tail_end = first.pts * reader.time_base, reader.find_end()
+        if tail_end is None:
+            start, end = self.plan.start * reader.time_base, self.plan.end * reader.time_base
+        else:
+            end = tail_end
+        self.check_complete(end)
+        if stated is not None and end < stated <= end + MAX_MISSING_SECONDS:
+            end = stated  # of a last frame whose packet does not say how long it is shown
+        check_seconds(self.path, end - start, self.options.limits)
+        return end - start
+
+    def check_complete(self, end: Fraction) -> None:
+        """Warn if the frames of the file end, at ``end`` on the stream's clock, long before the end that the headers state.
+
+        Raises:
+            VideoError: they do, and the options are strict.
+        """
+        reader = self._reader or self.rewind()
+        stated = reader.stated_end
+        if stated is None or stated - end <= MAX_MISSING_SECONDS:
+            return
+        found, promised = float(end - reader.start), float(stated - reader.start)
+        if self._descriptor is not None and is_cut_off(self._descriptor):
+            self.warn(f"is truncated: its frames end at {found:.1f} s of {promised:.1f} s")
+        else:
+            self.warn(f"its header says {promised:.1f} s, but its frames end at {found:.1f} s")
+
+    @cached_property
+    def plan(self) -> CopyPlan:
+        """How the video stream is copied to a file that can hide frames before its start; see ``plan_for``."""
+        return self.plan_for(hides_start=True)
+
+    def plan_for(self, *, hides_start: bool) -> CopyPlan:
+        """How the video stream is copied, from a look at all its packets, once. Moves the reading position.
+
+        Raises:
+            VideoError: no frame can be decoded, or there are more packets than the limit.
+        """
+        rows, first, shown, interval = self._packets
+        return plan_copy(rows, first, shown, interval, hides_start=hides_start)
+
+    @cached_property
+    def _packets(self) -> tuple[list[Row], int, dict[int, int] | None, int]:
+        first = self.find_first()
+        reader = self.rewind()
+        rows = reader.read_rows()
+        shown = None
+        if any(row.pts is None for row in rows):
+            shown = self.rewind().read_shown()
+        index = first.index
+        if index is None or index >= len(rows):  # a decoder that does not say whose frame it gives
+            index = next((place for place, row in enumerate(rows) if row.pts == first.pts), 0)
+        return rows, index, shown, reader.interval
 
 
 VideoSource = StrPath | Video
@@ -150,197 +314,251 @@ def raise_video_errors(path: StrPath) -> Iterator[None]:
         raise VideoError(f"{path}: {_describe_error(path, error)}") from error
 
 
-@dataclass(frozen=True)
-class FirstFrame:
-    """What the first frame says of all."""
-
-    pts: int | None
-    width: int  # as stored, in pixels
-    height: int
-    orientation: Transpose | None  # how stored frames are rotated or mirrored for display
-
-
 class VideoReader:
     """An open file and its video stream. There is one reading position: use one iterator at a time."""
 
-    def __init__(self, path: StrPath, container: InputContainer, stream: VideoStream) -> None:
-        self.path = path
+    def __init__(self, video: Video, container: InputContainer, stream: VideoStream) -> None:
+        self.video = video
+        self.path = video.path
         self.container = container
         self.stream = stream
-        self.first: FirstFrame | None = None  # None until a frame was decoded
         self.has_moved = False  # from the beginning of the file
+        self._origin: tuple[int | None, ...] | None = None  # what the first packet is known by
         self._peeked: list[Packet[VideoStream]] = []
+        # Facts, read now: PyAV's streams must not be asked once their container is closed.
+        self.time_base = stream.time_base or Fraction(1, av.time_base)  # seconds per unit of the stream's timestamps
+        self.start = (stream.start_time or 0) * self.time_base  # of the first frame, by the headers
+        self.frame_rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
+        self.interval = max(1, round(1 / (self.frame_rate * self.time_base)))  # between frames, in units of timestamps
+        self.is_discontinuous = bool(container.format.flags & DISCONTINUOUS)  # the clock of this format may jump
+        self.stated_end = _find_stated_end(container, stream, self.start, self.time_base)
+        aspect = stream.sample_aspect_ratio  # width over height of a stored pixel, by the container or else the codec
+        self.sample_aspect_ratio = aspect if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
 
-    @property
-    def time_base(self) -> Fraction:
-        """Seconds per unit of the stream's timestamps."""
-        return self.stream.time_base or Fraction(1, av.time_base)
+    def seek_beginning(self) -> bool:
+        """Go back to the beginning of the video stream without opening the file again; returns whether that worked."""
+        if self._origin is None or self.is_discontinuous or self._origin[0] is None:
+            return False
+        with suppress(av.FFmpegError, IndexError):
+            self.container.seek(self._origin[0], stream=self.stream)
+            packet = next(self.container.demux(self.stream))
+            if _identify(packet) == self._origin:
+                self._peeked, self.has_moved = [packet], False
+                return True
+        return False
 
-    @property
-    def start(self) -> Fraction:
-        """Where the first frame starts by the headers."""
-        return (self.stream.start_time or 0) * self.time_base
-
-    def packets(self) -> Iterator[Packet[VideoStream]]:
-        """The stream's packets from the reading position on, as far as they can be read."""
-        return (packet for packet in self._demux() if packet.size)
-
-    def peek(self) -> Packet[VideoStream] | None:
-        """The first packet of a file at its beginning, where the reading position stays."""
-        packet = next(self.packets(), None)
-        if packet is not None:
-            self._peeked, self.has_moved = [packet], False
-        return packet
+    def packets(self, *others: Stream) -> Iterator[Packet[Any]]:
+        """The packets of the stream, and of others, from the reading position on, as far as they can be read."""
+        return (packet for packet in self._demux(*others) if packet.size)
 
     def frames(self, frame_rate: Fraction | None = None) -> Iterator[VideoFrame]:
-        """The frames that can be decoded, in the order of display; damaged ones are left out.
+        """The frames that can be decoded and are meant to be shown, in the order of display; damaged ones are left out.
 
         Args:
             frame_rate: frames that are on screen at no multiple of 1/frame_rate s after the first may be left out too,
                 where that saves work; None for all frames.
         """
         interval = None if frame_rate is None else 1 / (frame_rate * self.time_base)
-        self.stream.thread_type = "AUTO"
-        self.stream.codec_context.thread_count = min(usable_cores() + SPARE_THREADS, MAX_THREADS)
-        for frame in decode_frames(self._demux(), self.stream.codec_context, interval):
-            if self.first is None:
-                self.first = FirstFrame(frame.pts, frame.width, frame.height, _find_orientation(frame))
+        decoder = self.stream.codec_context
+        if not decoder.is_open:
+            pixels = max(1, decoder.width * decoder.height)
+            self.stream.thread_type = "AUTO"
+            decoder.thread_count = max(
+                1, min(usable_cores() + SPARE_THREADS, MAX_THREADS, MAX_THREADED_PIXELS // pixels)
+            )
+            decoder.options = {"max_pixels": str(self.video.options.limits.pixels)}
+            decoder.copy_opaque = True  # a frame bears the index of its packet
+        decoder.skip_frame = "DEFAULT"
+        for frame in decode_frames(self._demux(), decoder, interval):
+            if self.video.first is None:
+                self._note_first(frame)
             yield frame
 
+    def _note_first(self, frame: VideoFrame) -> None:
+        index: Any = frame.opaque
+        orientation, aspect = _find_orientation(frame), self.sample_aspect_ratio
+        self.video.first = FirstFrame(
+            pts=frame.pts,
+            index=index,
+            width=frame.width,
+            height=frame.height,
+            orientation=orientation,
+            sample_aspect_ratio=1 / aspect if orientation in TRANSPOSED.values() else aspect,
+        )
+        if frame.interlaced_frame:
+            self.video.note("is interlaced; both fields of a frame are taken together, as they are stored")
+
     def timeline(self, items: Iterable[Stamped]) -> Iterator[tuple[Fraction, Stamped | None]]:
-        """(start, item) for packets or frames, never going backwards, then (end, None); nothing if there are no items."""
-        interval = 1 / (self.stream.average_rate or self.stream.guessed_rate or DEFAULT_FRAME_RATE)
+        """(start, item) for packets or frames, never going backwards, then (end, None); nothing if there are no items.
+
+        An item without a presentation time follows the one before it; where no item has any, decoding times say when.
+        """
         start = end = None
+        is_stamped = False
         for item in items:
-            stamp = item.pts if item.pts is not None else item.dts
+            is_stamped = is_stamped or item.pts is not None
+            stamp = item.pts if is_stamped else item.dts
             time = stamp * self.time_base if stamp is not None else end or Fraction(0)
             start = time if start is None else max(start, time)
-            end = start + (item.duration * self.time_base if item.duration else interval)
+            end = start + (item.duration * self.time_base if item.duration else 1 / self.frame_rate)
             yield start, item
         if end is not None:
             yield end, None
 
-    def read_info(self) -> VideoInfo:
-        """Say what the file is. Moves the reading position, from the beginning unless a frame was decoded already.
+    def read_rows(self) -> list[Row]:
+        """All packets of the stream from the reading position on, without their data.
 
         Raises:
-            VideoError: no frame can be decoded, or the file ends earlier than its headers say.
+            VideoError: they are more than the limit.
         """
-        if self.first is None:
-            next(self.frames(), None)
-        if self.first is None:
-            raise VideoError(f"{self.path}: none of its frames can be decoded")
-        size = self.first.width, self.first.height
-        width, height = size[::-1] if self.first.orientation in TRANSPOSED.values() else size
-        return VideoInfo(
-            duration=float(self.duration),
-            width=width,
-            height=height,
-            frame_rate=float(self.stream.average_rate or self.stream.guessed_rate or 0),
-            rotation=CLOCKWISE_DEGREES.get(self.first.orientation, 0),
-            codec=self.stream.codec_context.codec.canonical_name,
-            has_audio=bool(self.container.streams.audio),
-        )
+        rows, limit = [], self.video.options.limits.packets
+        for packet in self.packets():
+            rows.append(Row(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+            if len(rows) > limit:
+                raise VideoError(f"{self.path}: has more frames than {limit}, the limit packets")
+        return rows
 
-    @cached_property
-    def duration(self) -> Fraction:
-        """Seconds from the start of the first frame, which must be decoded, to the end of the last.
+    def read_shown(self) -> dict[int, int]:
+        """When the decoder shows the frame of each packet, by the packet's index, in units of the stream's timestamps."""
+        shown = {}
+        for time, frame in self.timeline(self.frames()):
+            if frame is not None:
+                index: Any = frame.opaque
+                shown[index] = round(time / self.time_base)
+        return shown
 
-        Moves the reading position.
-
-        Raises:
-            VideoError: the file ends earlier than its headers say.
-        """
-        end = self._find_end()
-        self.check_complete(end)
-        # Without presentation times a frame bears the decoding time of a later packet; then the headers know better.
-        first = self.first.pts if self.first is not None else None
-        start = first * self.time_base if first is not None else self.start
-        return max(end, self._stated_end() or end) - start
-
-    def check_complete(self, end: Fraction) -> None:
-        """Check that the frames of a file do not end, at ``end``, long before the end that the headers state.
-
-        Raises:
-            VideoError: more than a second is missing.
-        """
-        stated = self._stated_end()
-        if stated is not None and stated - end > MAX_MISSING_SECONDS:
-            found, promised = float(end - self.start), float(stated - self.start)
-            raise VideoError(f"{self.path}: is truncated or damaged: frames end at {found:.1f} s of {promised:.1f} s")
-
-    def _find_end(self) -> Fraction:
-        """Where the frame of the last packet ends: from the file's tail, or from all of it if no tail can be found.
+    def find_end(self) -> Fraction | None:
+        """Where the frame of the last packet ends, from the file's tail; None if the tail cannot be found.
 
         By packets, since a decoded frame carries the duration of another one where the rate varies and frames are
-        reordered.
+        reordered. Moves the reading position.
         """
         end = None
         if self.container.duration:
             goal = Fraction((self.container.start_time or 0) + self.container.duration, av.time_base)
-            goal -= SEEK_LEAD if self.container.format.name == "mpegts" else 0
             with suppress(av.FFmpegError):
                 self.container.seek(int(goal / self.time_base), stream=self.stream)
-                end = self._packets_end()
-        if end is None:
-            with Video(self.path) as again:
-                end = again.rewind()._packets_end()
-        return end if end is not None else self.start
+                for time, _ in self.timeline(packet for packet in self.packets() if not packet.is_discard):
+                    end = time
+        return end
 
-    def _demux(self) -> Iterator[Packet[VideoStream]]:
+    def _demux(self, *others: Stream) -> Iterator[Packet[Any]]:
+        """Packets with jumps of the clock taken out; those of the stream bear their index."""
         self.has_moved = True
+        clock = Clock(
+            self.time_base,
+            self.interval,
+            is_discontinuous=self.is_discontinuous,
+            max_jump=Fraction(MAX_JUMP_SECONDS),
+            max_step_back=MAX_STEP_BACK_SECONDS,
+        )
+        index = 0
+        for packet in self._demux_as_stored(*others):
+            if packet.stream_index == self.stream.index and packet.size:
+                if self._origin is None:
+                    self._origin = _identify(packet)
+                offset = clock.advance(packet.dts, packet.pts, packet.duration or 0)
+                packet.opaque = index
+                index += 1
+            else:
+                offset = clock.offset
+            if offset:
+                shift = round(offset * self.time_base / packet.time_base) if packet.size else 0
+                packet.pts = None if packet.pts is None else packet.pts + shift
+                packet.dts = None if packet.dts is None else packet.dts + shift
+            yield packet
+
+    def _demux_as_stored(self, *others: Stream) -> Iterator[Packet[Any]]:
         yield from self._peeked
         self._peeked = []
         # IndexError: PyAV stumbles over streams that damaged data seem to add
         with raise_video_errors(self.path), suppress(av.InvalidDataError, av.EOFError, IndexError):
-            yield from self.container.demux(self.stream)
-
-    def _packets_end(self) -> Fraction | None:
-        end = None
-        for time, _ in self.timeline(packet for packet in self.packets() if not packet.is_discard):
-            end = time
-        return end
-
-    def _stated_end(self) -> Fraction | None:
-        """Where the frames end by the headers; None if they do not say."""
-        if tag := self.stream.metadata.get("DURATION"):  # how Matroska states the length of a single stream
-            try:
-                hours, minutes, seconds = tag.split(":")
-                return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
-            except ValueError:
-                return None
-        if self.stream.duration and self.container.format.name in STREAM_LENGTHS:
-            return self.start + self.stream.duration * self.time_base
-        if self.container.duration and len(self.container.streams) == 1:
-            return Fraction(self.container.duration, av.time_base)
-        return None
+            yield from self.container.demux(self.stream, *others)
 
 
-def _check_is_file(path: StrPath) -> None:
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise VideoError(f"{path}: is a folder, a video file is needed")
-        if not stat.S_ISREG(status.st_mode):
-            raise VideoError(f"{path}: is not an ordinary file")
-        if status.st_size == 0:
-            raise VideoError(f"{path}: is empty (0 bytes)")
-        with open(path, "rb"):
-            pass
-    except FileNotFoundError as error:
-        raise VideoError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise VideoError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+def _find_stated_end(
+    container: InputContainer, stream: VideoStream, start: Fraction, time_base: Fraction
+) -> Fraction | None:
+    """Where the frames end by the headers, in seconds on the stream's clock; None if they do not say."""
+    tag = stream.metadata.get("DURATION")  # how Matroska states the length of a single stream
+    if tag and container.format.name == MATROSKA:
+        try:
+            hours, minutes, seconds = tag.split(":")
+            return 3600 * int(hours) + 60 * int(minutes) + Fraction(seconds)
+        except (ValueError, ZeroDivisionError):
+            return None
+    if stream.duration and container.format.name in STREAM_LENGTHS:
+        return start + stream.duration * time_base
+    if container.duration and len(container.streams) == 1:
+        begin = 0 if container.format.name == "flv" else container.start_time or 0  # FLV states an end, not a length
+        return Fraction(begin + container.duration, av.time_base)
+    return None
 
 
-def _find_stream(path: StrPath, container: InputContainer) -> VideoStream:
-    """The first video stream that is not a cover image."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    if not streams:
+def _identify(packet: Packet[Any]) -> tuple[int | None, ...]:
+    return packet.pts, packet.dts, packet.size, packet.pos
+
+
+def _find_track(video: Video, container: InputContainer) -> tuple[int, bool]:
+    """The index of the video stream that is meant, and whether packets were read to find it.
+
+    Without a choice of the user's: moving frames before a still or a cover, then the default one, then the largest.
+    """
+    path, options = video.path, video.options
+    streams = list(container.streams.video)
+    if not streams or (
+        options.track is None and all(stream.disposition & Disposition.attached_pic for stream in streams)
+    ):
         raise VideoError(f"{path}: has no video stream" + (", only sound" if container.streams.audio else ""))
-    if streams[0].codec_context is None:
+    counts: dict[int, int] = {}
+    if options.track is not None:
+        if options.track >= len(streams):
+            raise VideoError(
+                f"{path}: has {len(streams)} video streams, 0 to {len(streams) - 1}, and no track {options.track}"
+            )
+        chosen = streams[options.track]
+    else:
+        candidates = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
+        counts = _count_packets(container, candidates) if len(candidates) > 1 else {}
+        chosen = max(
+            candidates,
+            key=lambda stream: (
+                stream.codec_context is not None,
+                not stream.disposition & STILL and counts.get(stream.index, 2) > 1,
+                bool(stream.disposition & Disposition.default),
+                stream.codec_context.width * stream.codec_context.height if stream.codec_context is not None else 0,
+                -stream.index,
+            ),
+        )
+        if len(candidates) > 1:
+            video.note(
+                f"has {len(candidates)} video streams; track {streams.index(chosen)} is used, --video-track chooses another"
+            )
+    if chosen.codec_context is None:
         raise VideoError(f"{path}: its video codec is one that this FFmpeg cannot decode")
-    return streams[0]
+    _check_limits(video, chosen)
+    return chosen.index, bool(counts)
+
+
+def _count_packets(container: InputContainer, streams: list[VideoStream]) -> dict[int, int]:
+    """How many packets of each stream are among the first that are read."""
+    counts = dict.fromkeys((stream.index for stream in streams), 0)
+    with suppress(av.FFmpegError, IndexError):
+        for number, packet in enumerate(container.demux(*streams)):
+            counts[packet.stream_index] += bool(packet.size)
+            if number >= PROBE_PACKETS:
+                break
+    return counts
+
+
+def _check_limits(video: Video, stream: VideoStream) -> None:
+    limits, width, height = video.options.limits, stream.codec_context.width, stream.codec_context.height
+    if width * height > limits.pixels:
+        raise VideoError(f"{video.path}: its frames are {width} x {height} pixels, the limit pixels is {limits.pixels}")
+    if stream.average_rate and stream.average_rate > limits.frame_rate:
+        raise VideoError(
+            f"{video.path}: has {float(stream.average_rate):.0f} frames a second, the limit frame_rate is {limits.frame_rate}"
+        )
 
 
 def _find_orientation(frame: VideoFrame) -> Transpose | None:

@@ -53,7 +53,7 @@ class TestMux:
         assert after.packets == before.packets
         assert after.keyframes == before.keyframes
         np.testing.assert_allclose(after.times, before.times, atol=0.0006 if suffix == ".mkv" else 0)  # it counts in ms
-        assert after.sounds == ["aac"]
+        assert after.sounds == ["aac", "aac"]  # the new one and the clip's own
         np.testing.assert_array_equal(videos.sample_frames(out, fit="squash"), videos.sample_frames(clip, fit="squash"))
 
     def test_webm(self, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ class TestMux:
         before, after = Copy(source), Copy(out)
         assert after.packets == before.packets
         assert after.times == before.times
-        assert after.sounds == ["opus"]
+        assert after.sounds == ["opus", "opus"]
 
     @pytest.mark.parametrize(
         ("codec", "pix_fmt", "source", "out"),
@@ -108,9 +108,9 @@ class TestMux:
         samples[16_000:] = sine(1).samples  # silence up to second 1
         Audio(samples, 16_000).mux(source, out)
         before, after = Copy(source), Copy(out)
-        np.testing.assert_allclose(after.times, before.times, atol=0.0006)
+        np.testing.assert_allclose(after.times, np.subtract(before.times, min(before.times)), atol=0.0006)
         onset = after.sound_start + np.flatnonzero(np.abs(after.samples) > 0.2)[0] / after.sample_rate
-        assert onset - min(after.times) == pytest.approx(1, abs=0.01)
+        assert onset == pytest.approx(1, abs=0.01)
 
     @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
     @pytest.mark.parametrize("seconds", [1.3, 2, 2.7])
@@ -221,11 +221,6 @@ class TestMuxRefuses:
 
     def test_bad_video(self, tmp_path: Path) -> None:
         self.expect(VideoError, "no such file", tmp_path / "none.mp4", tmp_path / "out.mp4")
-
-    def test_frames_without_presentation_times(self, tmp_path: Path) -> None:
-        video = make_clip(tmp_path / "clip.avi")  # reordered frames in the wrong order would be worse
-        for suffix in (".mp4", ".mkv"):
-            self.expect(VideoError, "carry no presentation times", video, tmp_path / f"out{suffix}")
 
     @pytest.mark.parametrize("name", ["out.mp4", "out.mov", "out.mkv", "sound.wav", "sound.flac"])
     def test_no_space(self, tmp_path: Path, clip: Path, name: str) -> None:

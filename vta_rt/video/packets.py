@@ -1,0 +1,176 @@
+"""When the packets of a video stream are shown and decoded once they are copied to another file, and which are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """A packet without its data. Times are in units of the stream's time base."""
+
+    pts: int | None
+    dts: int | None
+    duration: int  # 0 if unknown
+    is_keyframe: bool
+    is_discard: bool  # decoded but not meant to be shown: an edit list hides it
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """What becomes of every packet, in the order of decoding. Times are in units of the stream's time base."""
+
+    pts: list[int]  # when it is shown; distinct
+    dts: list[int]  # when it is decoded; increasing, never after pts
+    copied: list[bool]  # the others cannot be decoded, or are hidden and nothing refers to them
+    start: int  # pts of the first frame that is shown: time 0
+    end: int  # of the last frame that is shown
+    hidden: int  # packets before the start that are copied because frames refer to them
+
+
+def plan_copy(
+    rows: Sequence[Row], first: int, shown: Mapping[int, int] | None, interval: int, *, hides_start: bool
+) -> CopyPlan:
+    """Plan the copy of a stream whose packets are ``rows``.
+
+    Args:
+        rows: in the order of decoding, at least one.
+        first: index of the packet of the first frame that is shown.
+        shown: when the decoder shows the frame of each packet that it shows, for a stream whose own presentation times are
+            incomplete or wrong; None to take those of the packets.
+        interval: from one frame to the next, where nothing else says; at least 1.
+        hides_start: whether the file to be written can hide frames before its start.
+    """
+    pts = _fill(rows, shown, interval)
+    copied, start = _choose(rows, pts, first), pts[first]
+    places = [index for index, chosen in enumerate(copied) if chosen]
+    early = [index for index in places if pts[index] < start or index < first]
+    late = [index for index in places if rows[index].is_discard and index not in set(early)]
+    hidden = {*early, *late}
+    visible = [index for index in places if index not in hidden]
+    moved = [_separate(pts, visible), _tuck_in(pts, visible, late)]
+    start = pts[first]
+    if hides_start:
+        moved.append(_separate(pts, early))
+    else:
+        for place, index in enumerate(sorted(early, key=pts.__getitem__)):
+            pts[index] = start - len(early) + place
+        moved.append(bool(early))
+    dts = [row.dts for row in rows]
+    if shown is not None or any(moved) or not _are_decoding_times(dts, pts, copied):
+        dts = [*_find_decoding_times(pts, copied, interval)]
+    last = max(visible, key=pts.__getitem__)
+    end = pts[last] + (rows[last].duration or interval)
+    return CopyPlan(pts, [time or 0 for time in dts], copied, start, end, len(early))
+
+
+def _fill(rows: Sequence[Row], shown: Mapping[int, int] | None, interval: int) -> list[int]:
+    """The presentation time of every packet, known or made up for those that are never shown."""
+    pts: list[int] = []
+    for index, row in enumerate(rows):
+        time = row.pts if shown is None else shown.get(index)
+        if time is None:  # the second field of a frame, or one that cannot be decoded
+            time = pts[-1] + max(1, interval // 2) if pts else row.dts or 0
+        pts.append(time)
+    return pts
+
+
+def _choose(rows: Sequence[Row], pts: Sequence[int], first: int) -> list[bool]:
+    """Leave out what comes before the first frame and is not referred to, and what is hidden after the last that is shown."""
+    key = next((index for index in range(first, -1, -1) if rows[index].is_keyframe), first)
+    last = max((index for index, row in enumerate(rows) if not row.is_discard), default=len(rows) - 1)
+    return [
+        key <= index <= last and not (pts[index] < min(pts[key], pts[first]) and index > key and not row.is_discard)
+        for index, row in enumerate(rows)
+    ]
+
+
+def _separate(pts: list[int], indices: Sequence[int]) -> bool:
+    """Move frames that would be shown at the same time apart by one unit; returns whether there were any."""
+    altered, previous = False, None
+    for index in sorted(indices, key=lambda index: pts[index]):
+        if previous is not None and pts[index] <= previous:
+            pts[index], altered = previous + 1, True
+        previous = pts[index]
+    return altered
+
+
+def _tuck_in(pts: list[int], visible: Sequence[int], late: Sequence[int]) -> bool:
+    """Show hidden frames that others refer to for one unit of time each, too short to be seen, before the next frame.
+
+    Formats cannot hide a frame in the middle or at the end.
+    """
+    taken = {pts[index] for index in visible}
+    order = sorted(visible)
+    for index in reversed(late):
+        following = next((other for other in order if other > index), max(order, key=lambda other: pts[other]))
+        time = pts[following] - 1
+        while time in taken:
+            time -= 1
+        pts[index] = time
+        taken.add(time)
+    return bool(late)
+
+
+def _are_decoding_times(dts: Sequence[int | None], pts: Sequence[int], copied: Sequence[bool]) -> bool:
+    previous = None
+    for decoded, shown, chosen in zip(dts, pts, copied, strict=True):
+        if not chosen:
+            continue
+        if decoded is None or decoded > shown or (previous is not None and decoded <= previous):
+            return False
+        previous = decoded
+    return True
+
+
+def _find_decoding_times(pts: Sequence[int], copied: Sequence[bool], interval: int) -> list[int]:
+    """Decoding times for frames in the order of decoding: their own presentation times in order, as late as is needed."""
+    indices = [index for index, chosen in enumerate(copied) if chosen]
+    times = sorted(pts[index] for index in indices)
+    rank = {time: place for place, time in enumerate(times)}
+    delay = max((place - rank[pts[index]] for place, index in enumerate(indices)), default=0)
+    dts = [0] * len(pts)
+    for place, index in enumerate(indices):
+        dts[index] = times[place - delay] if place >= delay else times[0] - (delay - place) * interval
+    return dts
+
+
+class Clock:
+    """Takes jumps out of the timestamps of packets in the order of decoding, as FFmpeg's own copy does.
+
+    What comes after a clock that started again continues where the clock before it stopped.
+
+    Args:
+        time_base: seconds per unit of the timestamps.
+        interval: from one frame to the next, in these units.
+        is_discontinuous: whether the clock of this format may jump forward too.
+        max_jump, max_step_back: seconds by which decoding times may jump.
+    """
+
+    def __init__(
+        self, time_base: Fraction, interval: int, *, is_discontinuous: bool, max_jump: Fraction, max_step_back: Fraction
+    ) -> None:
+        self.offset = 0  # added to timestamps
+        self._interval = interval
+        self._max_jump = max_jump / time_base if is_discontinuous else None
+        self._max_step_back = max_step_back / time_base
+        self._last: int | None = None
+        self._step = interval
+
+    def advance(self, dts: int | None, pts: int | None, duration: int) -> int:
+        """The number to add to the next packet's timestamps."""
+        if dts is None:
+            return self.offset
+        time = dts + self.offset
+        if self._last is not None:
+            step = time - self._last
+            steps_back = step < -self._max_step_back and (
+                pts is None or pts + self.offset < self._last - self._max_step_back
+            )
+            if steps_back or (self._max_jump is not None and step > self._max_jump):
+                self.offset += self._last + self._step - time
+                time = dts + self.offset
+        self._last, self._step = time, duration or self._interval
+        return self.offset
