@@ -48,7 +48,7 @@ class Limits:
     """What one file may ask for; no ordinary video comes near the defaults. More is refused with a ``VideoError``."""
 
     pixels: int = 1 << 26  # of a frame, width times height; 8K is half of it
-    frame_rate: int = 10_000  # frames a second, on average
+    frame_rate: int = 100_000  # frames a second, on average
     streams: int = 200  # of all kinds; a whole broadcast multiplex has about a hundred
     seconds: int = 48 * 3600  # from the first frame to the end of the last, as declared and as found
     packets: int = 20_000_000  # of the video stream; 92 hours at 60 frames a second

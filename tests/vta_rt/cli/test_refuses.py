@@ -21,14 +21,16 @@ from vta_rt.cli.generate import plan_outputs
 from vta_rt.errors import OptionError, OutputError
 
 
-@pytest.mark.parametrize("name", ["text.mp4", "cut.mp4", "missing.mp4"])
+@pytest.mark.parametrize("name", ["text.mp4", "garbage.mp4", "missing.mp4"])
 def test_bad_videos(bundle_short: Path, tmp_path: Path, capfd: pytest.CaptureFixture, name: str) -> None:
     """Refused on opening, on decoding, and by the system; ``tests/vta_rt/video/test_reader.py`` has all kinds."""
     if name == "text.mp4":
         (tmp_path / name).write_text("this is not a video\n" * 50)
-    elif name == "cut.mp4":
-        clip = make_clip(tmp_path / name, seconds=8, frame_rate=25, container_options={"movflags": "faststart"})
-        clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    elif name == "garbage.mp4":
+        data = bytearray(make_clip(tmp_path / name, seconds=1).read_bytes())
+        start, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+        data[start:end] = b"\xff" * (end - start)
+        (tmp_path / name).write_bytes(data)
     assert generate(bundle_short, tmp_path / name, "-o", tmp_path / "out" / "clip.wav") == 2
     expect_one_line(capfd, name)
     assert not (tmp_path / "out").exists()
