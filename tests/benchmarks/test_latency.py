@@ -13,6 +13,7 @@ from vta_rt.manifest import MANIFEST
 from vta_rt.verification import record_file
 
 
+@pytest.mark.slow
 def test_rows_that_this_machine_has_and_rows_it_lacks(
     scripts: Path, bundle_short: Path, micro_checkpoint: Path
 ) -> None:
