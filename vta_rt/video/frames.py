@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
-from vta_rt.errors import OptionError, VideoError, check_integer
+from vta_rt.errors import OptionError, check_integer
 from vta_rt.video.colour import is_high_dynamic_range, map_tones
 from vta_rt.video.reader import FirstFrame, Video, VideoInfo, VideoReader, VideoSource, raise_video_errors
 
@@ -178,7 +178,7 @@ def _read_shown(reader: VideoReader, frame_rate: Fraction) -> Iterator[tuple[Fra
             reader.video.check_complete(time)  # frames that cannot be decoded are missing too
             yield reader.video.duration, None
     if start is None:
-        raise VideoError(f"{reader.path}: none of its frames can be decoded")
+        reader.video.find_first()  # raises
 
 
 def _show_and_fit(

@@ -30,7 +30,7 @@ from vta_rt.files import StrPath
 from vta_rt.video.opening import VideoOptions, check_seconds, open_container, open_file
 from vta_rt.video.packets import Clock, CopyPlan, Row, plan_copy
 from vta_rt.video.structure import is_cut_off
-from vta_rt.video.thinning import decode_frames
+from vta_rt.video.thinning import decode_frames, decode_packet
 
 Stamped = TypeVar("Stamped", bound="VideoFrame | Packet[VideoStream]")
 
@@ -45,6 +45,7 @@ SPARE_THREADS = 2  # a frame waits for those it refers to; FFmpeg's own choice o
 MAX_THREADS = 16  # FFmpeg's own limit; every thread holds frames
 MAX_THREADED_PIXELS = 1 << 28  # of the frames that threads hold, so that memory is bounded for very large frames
 DEFAULT_FRAME_RATE = Fraction(25)  # frames a second where neither timestamps nor headers say
+MAX_COMPARED_PACKETS = 16  # looked at to see whether presentation times are those of decoding
 PROBE_PACKETS = 256  # read at most to see which of several video streams moves
 STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 MAX_ASPECT = Fraction(20)  # of a pixel; what is further from square is taken for damage
@@ -117,6 +118,7 @@ class Video:
         self._identity: tuple[int, ...] | None = None  # of the file that was opened first
         self._reader: VideoReader | None = None
         self._track: int | None = None  # index of the video stream in the container
+        self._trusts_pts: bool | None = None  # None until that was looked at
         try:
             self.rewind()
         except BaseException:
@@ -184,12 +186,24 @@ class Video:
                 if has_moved:
                     container.close()
                     container = self._open_container()
-            stream: Any = container.streams[self._track]
-            self._reader = VideoReader(self, container, stream)
+            if self._trusts_pts is None:
+                self._trusts_pts = True
+                reader = self._read(container)
+                self._trusts_pts = reader.has_true_order()
+                if self._trusts_pts and (not reader.has_moved or reader.seek_beginning()):
+                    self._reader = reader
+                    return reader
+                container.close()
+                container = self._open_container()
+            self._reader = self._read(container)
         except BaseException:
             container.close()
             raise
         return self._reader
+
+    def _read(self, container: InputContainer) -> VideoReader:
+        stream: Any = container.streams[self._track or 0]
+        return VideoReader(self, container, stream, trusts_pts=bool(self._trusts_pts))
 
     def _open_container(self) -> InputContainer:
         if self._descriptor is None:
@@ -233,7 +247,12 @@ class Video:
         if self.first is None:
             next(self.rewind().frames(), None)
         if self.first is None:
-            raise VideoError(f"{self.path}: none of its frames can be decoded")
+            sizes = (
+                ""
+                if self.rewind().stream.codec_context.width
+                else f" within the limit pixels, {self.options.limits.pixels}"
+            )
+            raise VideoError(f"{self.path}: none of its frames can be decoded{sizes}")
         return self.first
 
     @cached_property
@@ -317,14 +336,17 @@ def raise_video_errors(path: StrPath) -> Iterator[None]:
 class VideoReader:
     """An open file and its video stream. There is one reading position: use one iterator at a time."""
 
-    def __init__(self, video: Video, container: InputContainer, stream: VideoStream) -> None:
+    def __init__(
+        self, video: Video, container: InputContainer, stream: VideoStream, *, trusts_pts: bool = True
+    ) -> None:
         self.video = video
         self.path = video.path
         self.container = container
         self.stream = stream
         self.has_moved = False  # from the beginning of the file
         self._origin: tuple[int | None, ...] | None = None  # what the first packet is known by
-        self._peeked: list[Packet[VideoStream]] = []
+        self._peeked: list[Packet[Any]] = []
+        self._trusts_pts = trusts_pts  # otherwise presentation times are taken for missing
         # Facts, read now: PyAV's streams must not be asked once their container is closed.
         self.time_base = stream.time_base or Fraction(1, av.time_base)  # seconds per unit of the stream's timestamps
         self.start = (stream.start_time or 0) * self.time_base  # of the first frame, by the headers
@@ -346,6 +368,32 @@ class VideoReader:
                 self._peeked, self.has_moved = [packet], False
                 return True
         return False
+
+    def has_true_order(self) -> bool:
+        """Whether presentation times are in the order in which the decoder shows frames; at the beginning of a file.
+
+        Programs that know only decoding times write those as presentation times. A few packets are read, of a codec that
+        reorders frames, and decoded only where their times show no other order. Moves the reading position only then.
+        """
+        decoder, is_reordered = self.stream.codec_context, False
+        if not decoder.has_b_frames:
+            return True
+        peeked: list[Packet[Any]] = []
+        for packet in self._demux_as_stored():
+            peeked.append(packet)
+            is_reordered = len(peeked) > 1 and (packet.pts or 0) < (peeked[-2].pts or 0)
+            if packet.pts is None or is_reordered or len(peeked) >= MAX_COMPARED_PACKETS:
+                break
+        self._peeked = peeked
+        if is_reordered or not peeked or peeked[-1].pts is None:
+            return True
+        self.has_moved, previous = True, None
+        for packet in peeked:
+            for frame in decode_packet(decoder, packet):
+                if previous is not None and frame.pts is not None and frame.pts < previous:
+                    return False
+                previous = frame.pts
+        return True
 
     def packets(self, *others: Stream) -> Iterator[Packet[Any]]:
         """The packets of the stream, and of others, from the reading position on, as far as they can be read."""
@@ -455,8 +503,8 @@ class VideoReader:
         index = 0
         for packet in self._demux_as_stored(*others):
             if packet.stream_index == self.stream.index and packet.size:
-                if self._origin is None:
-                    self._origin = _identify(packet)
+                if not self._trusts_pts:
+                    packet.pts = None
                 offset = clock.advance(packet.dts, packet.pts, packet.duration or 0)
                 packet.opaque = index
                 index += 1
@@ -469,11 +517,14 @@ class VideoReader:
             yield packet
 
     def _demux_as_stored(self, *others: Stream) -> Iterator[Packet[Any]]:
-        yield from self._peeked
-        self._peeked = []
+        peeked, self._peeked = self._peeked, []
+        yield from peeked
         # IndexError: PyAV stumbles over streams that damaged data seem to add
         with raise_video_errors(self.path), suppress(av.InvalidDataError, av.EOFError, IndexError):
-            yield from self.container.demux(self.stream, *others)
+            for packet in self.container.demux(self.stream, *others):
+                if self._origin is None and packet.stream_index == self.stream.index and packet.size:
+                    self._origin = _identify(packet)
+                yield packet
 
 
 def _find_stated_end(

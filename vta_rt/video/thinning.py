@@ -40,7 +40,7 @@ def decode_frames(
     """
     packets, first = iter(packets), None
     for packet in packets:
-        for frame in _decode_packet(decoder, packet):
+        for frame in decode_packet(decoder, packet):
             first = first or frame
             yield frame
         if first is not None and interval is not None:
@@ -53,7 +53,7 @@ def decode_frames(
     del first
     for packet, needless in thinned:
         decoder.skip_frame = "NONREF" if needless else "DEFAULT"
-        yield from _decode_packet(decoder, packet)
+        yield from decode_packet(decoder, packet)
 
 
 class Cells:
@@ -128,7 +128,8 @@ def _judge(
             yield other, trusted and other.pts is not None and (other.is_discard or cells.is_followed(other.pts))
 
 
-def _decode_packet(decoder: VideoCodecContext, packet: Packet[VideoStream]) -> list[VideoFrame]:
+def decode_packet(decoder: VideoCodecContext, packet: Packet[VideoStream]) -> list[VideoFrame]:
+    """The frames that a packet completes; none if it is damaged."""
     try:
         return packet.decode()
     except av.FFmpegError:

@@ -83,8 +83,8 @@ def decodes(monkeypatch: pytest.MonkeyPatch, path: Path, rate: float, **options:
         return frames
 
     with monkeypatch.context() as patch:
-        decode = thinning._decode_packet
-        patch.setattr(thinning, "_decode_packet", counted)
+        decode = thinning.decode_packet
+        patch.setattr(thinning, "decode_packet", counted)
         videos.sample_frames(path, rate, 32, fit="squash", **options)
     return count
 
@@ -143,8 +143,8 @@ def test_the_decoder_is_not_given_what_it_would_skip(tmp_path: Path, monkeypatch
         return decode(decoder, packet)
 
     with monkeypatch.context() as patch:
-        decode = thinning._decode_packet
-        patch.setattr(thinning, "_decode_packet", counted)
+        decode = thinning.decode_packet
+        patch.setattr(thinning, "decode_packet", counted)
         came_out = decodes(patch, clip, 2)
     assert came_out == given < 30
 

@@ -1,0 +1,123 @@
+"""Timestamps of copied packets, on tables of numbers alone."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from vta_rt.video.packets import Clock, CopyPlan, Row, plan_copy
+
+B_FRAMES = [(0, -1), (3, 0), (1, 1), (2, 2), (6, 3), (4, 4), (5, 5)]  # (pts, dts) of I P B B P B B
+
+
+def rows(*stamps: tuple[int | None, int | None], scale: int = 10, keys: tuple[int, ...] = (0,)) -> list[Row]:
+    return [
+        Row(None if pts is None else pts * scale, None if dts is None else dts * scale, scale, index in keys, False)
+        for index, (pts, dts) in enumerate(stamps)
+    ]
+
+
+def plan(table: list[Row], first: int = 0, shown: dict[int, int] | None = None, hides_start: bool = True) -> CopyPlan:
+    result = plan_copy(table, first, shown, 10, hides_start=hides_start)
+    kept = [(pts, dts) for pts, dts, copied in zip(result.pts, result.dts, result.copied, strict=True) if copied]
+    decoding = [dts for _, dts in kept]
+    assert decoding == sorted(set(decoding))
+    assert all(dts <= pts for pts, dts in kept)
+    assert len({pts for pts, _ in kept}) == len(kept)
+    return result
+
+
+def hide(table: list[Row], *indices: int) -> list[Row]:
+    return [row._replace(is_discard=index in indices) for index, row in enumerate(table)]
+
+
+def test_good_timestamps_stay() -> None:
+    table = rows(*B_FRAMES)
+    result = plan(table)
+    assert result.pts == [row.pts for row in table]
+    assert result.dts == [row.dts for row in table]
+    assert (result.start, result.end, result.hidden, all(result.copied)) == (0, 70, 0, True)
+
+
+@pytest.mark.parametrize("first", [5, 26 * 3600 * 9000, -1000])
+def test_any_clock(first: int) -> None:
+    result = plan(rows(*((pts + first, dts + first) for pts, dts in B_FRAMES)))
+    assert (result.start, result.end) == (10 * first, 10 * first + 70)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "shown_at"),
+    [
+        ([(0, 0), (1, 1), (1, 1), (3, 3)], [0, 10, 11, 30]),  # one twice
+        ([(0, 0), (1, 1), (1, 1), (1, 1)], [0, 10, 11, 12]),
+        ([(0, None), (1, None), (2, None), (3, None)], [0, 10, 20, 30]),
+        ([(0, 0), (1, 2), (2, 1), (3, 3)], [0, 10, 20, 30]),  # decoding times go back
+        ([(0, 1), (1, 2), (2, 3), (3, 4)], [0, 10, 20, 30]),  # decoded after it is shown
+    ],
+)
+def test_timestamps_are_put_right(stamps: list[tuple[int, int | None]], shown_at: list[int]) -> None:
+    assert plan(rows(*stamps)).pts == shown_at
+
+
+def test_the_decoder_says_when_a_frame_is_shown() -> None:
+    table = rows(*((None, index) for index in range(7)))
+    shown = {index: 10 * pts for index, (pts, _) in enumerate(B_FRAMES)}
+    result = plan(table, shown=shown)
+    assert result.pts == [10 * pts for pts, _ in B_FRAMES]
+    assert result.dts == [-10, 0, 10, 20, 30, 40, 50]
+
+
+def test_the_second_field_of_a_frame_follows_the_first() -> None:
+    result = plan(rows(*((None, index) for index in range(4))), shown={0: 0, 2: 20})
+    assert result.pts == [0, 5, 20, 25]
+
+
+def test_what_cannot_be_decoded_is_left_out() -> None:
+    before, after = [(8, 1), (6, 2), (7, 3)], [(pts + 12, dts + 5) for pts, dts in B_FRAMES]
+    result = plan(rows(*before, *after, keys=(3,)), first=3)
+    assert result.copied == [False] * 3 + [True] * 7
+    assert result.start == 120
+    # Frames that are shown before the key frame and refer to frames that are not there.
+    leading = [(12, 1), (10, 2), (11, 3), (15, 4), (13, 5), (14, 6)]
+    assert plan(rows(*leading)).copied == [True, False, False, True, True, True]
+
+
+def test_a_hidden_start_is_copied_where_it_stays_hidden() -> None:
+    table = hide(rows(*((pts - 3, dts - 3) for pts, dts in B_FRAMES)), 0, 2, 3)
+    result = plan(table, first=1)
+    assert (result.start, result.end, result.hidden) == (0, 40, 3)
+    assert result.pts == [row.pts for row in table]
+    shortened = plan(table, first=1, hides_start=False)
+    assert (shortened.start, shortened.end, shortened.hidden) == (0, 40, 3)
+    assert sorted(shortened.pts)[:4] == [-3, -2, -1, 0]
+
+
+def test_a_hidden_end_is_left_out_but_for_what_is_referred_to() -> None:
+    result = plan(hide(rows(*B_FRAMES), 4, 6))  # the last frame that is shown is that of packet 5, at 40
+    assert result.copied == [True] * 6 + [False]
+    assert (result.end, result.pts[4]) == (50, 39)  # packet 4 is shown for one unit of time
+    assert result.hidden == 0
+
+
+@pytest.mark.parametrize(
+    ("stamps", "is_discontinuous", "expected"),
+    [
+        ([0, 10, 20, 30], True, [0, 10, 20, 30]),
+        ([500, 510, 0, 10], True, [500, 510, 520, 530]),  # the clock starts again
+        ([500, 510, 0, 10], False, [500, 510, 520, 530]),
+        ([0, 10, 5000, 5010], True, [0, 10, 20, 30]),  # it jumps ahead
+        ([0, 10, 5000, 5010], False, [0, 10, 5000, 5010]),  # a frame that stays for long
+        ([500, 510, 0, 10, 20, 30, 0, 10], True, [500, 510, 520, 530, 540, 550, 560, 570]),
+        ([0, 10, 9, 20], True, [0, 10, 9, 20]),  # too small a step to be a clock that starts again
+    ],
+)
+def test_jumps_of_the_clock(stamps: list[int], is_discontinuous: bool, expected: list[int]) -> None:
+    clock = Clock(
+        Fraction(1, 250),
+        10,
+        is_discontinuous=is_discontinuous,
+        max_jump=Fraction(10),
+        max_step_back=Fraction(1, 10),
+    )
+    assert [stamp + clock.advance(stamp, stamp, 0) for stamp in stamps] == expected
