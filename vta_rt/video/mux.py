@@ -7,9 +7,10 @@ import io
 import os
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import av
@@ -53,6 +54,7 @@ KEPT_TAGS = (
 )  # by which Apple's players know what FFmpeg's default tag does not say
 MAX_PREROLL = Fraction(80, 1000)  # seconds; packets this long before time 0 prepare a decoder of sound
 MAX_COVER_BYTES = 64 << 20
+MAX_PACKETS_TO_COVERS = 64
 COVER_TYPES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 
 
@@ -177,12 +179,25 @@ def _plan(video: Video, out: StrPath, drop: Collection[str]) -> MuxPlan:
         metadata.pop("timecode", None)
     chapters = [] if "chapters" in dropped else _shift_chapters(reader.container.chapters(), start)
     covers_read = _read_covers(reader, covers)
+    if kind.format == "mov" and _has_dolby_vision(video.rewind().stream):
+        video.note("mov cannot hold its Dolby Vision configuration; left out, .mp4 and .mkv can hold it")
     plan = video.plan_for(hides_start=kind.hides_start)
     if plan.hidden and not kind.hides_start:
         video.note(
             f"hides {plan.hidden} frames before its start; {kind.format} cannot, they flash by; .mp4 and .mov hide them"
         )
     return MuxPlan(kind, plan, others, covers_read, dropped, metadata, chapters)
+
+
+def _has_dolby_vision(stream: VideoStream) -> bool:
+    """Whether a stream bears a Dolby Vision configuration, which PyAV does not show: by what the muxer of MP4 writes of it."""
+    header = io.BytesIO()
+    with suppress(av.FFmpegError, ValueError):
+        options = {"movflags": "empty_moov", "strict": "unofficial"}
+        with av.open(header, "w", format="mp4", container_options=options) as sink:
+            _add_video_stream(sink, stream)
+            sink.start_encoding()
+    return any(box in header.getvalue() for box in (b"dvcC", b"dvvC", b"dvwC"))
 
 
 def _choose_streams(
@@ -233,13 +248,15 @@ def _read_covers(reader: VideoReader, indices: list[int]) -> tuple[Cover, ...]:
     streams: list[Any] = [reader.container.streams[index] for index in indices]
     codecs = {stream.index: _name_codec(stream) for stream in streams}
     found: dict[int, Cover] = {}
-    for packet in reader.packets(*streams):
-        if packet.stream_index in codecs and packet.size <= MAX_COVER_BYTES:
-            found.setdefault(
-                packet.stream_index, Cover(packet.stream_index, codecs[packet.stream_index], bytes(packet))
-            )
-        if len(found) == len(indices) or packet.stream_index == reader.stream.index:
-            break  # covers come first
+    reader.has_moved = True
+    with suppress(av.FFmpegError):
+        reader.container.seek(0)  # FFmpeg gives covers first after every seek
+        for packet in islice(reader.container.demux(*streams), MAX_PACKETS_TO_COVERS):
+            index = packet.stream_index
+            if 0 < packet.size <= MAX_COVER_BYTES:
+                found.setdefault(index, Cover(index, codecs[index], bytes(packet)))
+            if len(found) == len(indices):
+                break
     return tuple(found.values())
 
 

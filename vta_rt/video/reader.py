@@ -7,6 +7,7 @@ can be decoded and is meant to be shown.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ from vta_rt.video.packets import Clock, CopyPlan, Row, plan_copy
 from vta_rt.video.structure import is_cut_off
 from vta_rt.video.thinning import decode_frames, decode_packet
 
+LOGGER = logging.getLogger("vta_rt.video")
 Stamped = TypeVar("Stamped", bound="VideoFrame | Packet[VideoStream]")
 
 MATROSKA = "matroska,webm"  # FFmpeg's names of containers
@@ -102,7 +104,8 @@ class Video:
         options: which track is meant, what is refused.
 
     Attributes:
-        warnings: one line for each thing that the user should know of the file; more come while it is read.
+        warnings: one line for each thing that the user should know of the file; more come while it is read. They go to the
+            logger ``vta_rt.video`` too.
 
     Raises:
         VideoError: the file is missing, unreadable, no video of a kind that is read, without a video stream, or asks for more
@@ -167,6 +170,7 @@ class Video:
         """Note what the user may want to know, once."""
         if text not in self.warnings:
             self.warnings.append(text)
+            LOGGER.warning("%s: %s", self.path, text)
 
     def rewind(self, *, reopen: bool = False) -> VideoReader:
         """A reader at the beginning of the file; it replaces the one before.
