@@ -25,7 +25,7 @@ from vta_rt.errors import OptionError, OutputError, VideoError
 from vta_rt.files import StrPath, atomic_write
 from vta_rt.video import matroska
 from vta_rt.video.containers import CONTAINERS, Container, can_hold, find_container
-from vta_rt.video.packets import CopyPlan
+from vta_rt.video.packets import FINER, CopyPlan
 from vta_rt.video.reader import MOV, Video, VideoReader, VideoSource
 
 Part = Literal["audio", "subtitles", "chapters", "metadata", "covers", "attachments", "data", "timecode"]
@@ -171,7 +171,7 @@ def _plan(video: Video, out: StrPath, drop: Collection[str]) -> MuxPlan:
         raise OutputError(
             f"{out}: {kind.format} cannot hold {codec} video; {' or '.join(able) or 'none of our containers'} can"
         )
-    start = video.plan.start * reader.time_base
+    start = video.plan.start * reader.time_base / FINER
     reader = video.rewind()
     others, covers = _choose_streams(video, reader, kind, dropped)
     metadata = {} if "metadata" in dropped else _select(reader.container.metadata, FILE_METADATA)
@@ -296,6 +296,8 @@ def _write(reader: VideoReader, plan: MuxPlan, samples: np.ndarray, sample_rate:
             copy.metadata["title"] = copy.metadata.get("title", "") + matroska.FILLER
         if "timecode" in plan.drop:
             copy.metadata.pop("timecode", None)
+        if plan.video.is_fine and (finer := reader.time_base / FINER).denominator < 1 << 31:
+            copy.time_base = finer
         copies = {index: _add_copy(sink, reader.container.streams[index]) for index in plan.others}
         covers = [*_add_covers(sink, reader, plan)]
         source = _copy_packets(reader, plan, copy, copies)
@@ -356,7 +358,8 @@ def _copy_packets(
     reader: VideoReader, plan: MuxPlan, copy: VideoStream, copies: dict[int, Stream]
 ) -> Iterator[Packet[Any]]:
     """The packets of the video stream and of the others, bound for their copies, on a clock that starts at 0."""
-    start, video = plan.video.start * reader.time_base, plan.video
+    video, unit = plan.video, reader.time_base / FINER
+    start = video.start * unit
     earliest = -MAX_PREROLL if plan.kind.hides_start else Fraction(0)
     latest: dict[int, int] = {}
     others: list[Any] = [reader.container.streams[index] for index in copies]
@@ -367,7 +370,7 @@ def _copy_packets(
             if place >= len(video.copied) or not video.copied[place]:
                 continue
             packet.pts, packet.dts = video.pts[place] - video.start, video.dts[place] - video.start
-            packet.stream = copy
+            packet.duration, packet.time_base, packet.stream = video.durations[place], unit, copy
             yield packet
         elif packet.dts is not None or packet.pts is not None:
             shift = round(start / packet.time_base)

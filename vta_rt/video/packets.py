@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -18,59 +18,86 @@ class Row(NamedTuple):
     is_discard: bool  # decoded but not meant to be shown: an edit list hides it
 
 
+FINER = 16  # parts of a unit of time; frames that are moved apart are moved by one
+
+
+@dataclass(frozen=True)
+class Shown:
+    """When a decoder shows the frames of a stream, in units of the stream's time base."""
+
+    times: dict[int, int]  # by the index of the packet
+    end: int  # of the last frame
+
+
 @dataclass(frozen=True)
 class CopyPlan:
-    """What becomes of every packet, in the order of decoding. Times are in units of the stream's time base."""
+    """What becomes of every packet, in the order of decoding. Times are in parts of the time base, ``FINER`` a unit."""
 
     pts: list[int]  # when it is shown; distinct
     dts: list[int]  # when it is decoded; increasing, never after pts
+    durations: list[int]  # to the next frame that is shown
     copied: list[bool]  # the others cannot be decoded, or are hidden and nothing refers to them
     start: int  # pts of the first frame that is shown: time 0
     end: int  # of the last frame that is shown
     hidden: int  # packets before the start that are copied because frames refer to them
 
+    @property
+    def is_fine(self) -> bool:
+        """Whether times are used that are no multiples of the stream's own unit."""
+        rows = zip(self.pts, self.dts, self.copied, strict=True)
+        return any(copied and (pts % FINER or dts % FINER) for pts, dts, copied in rows)
+
 
 def plan_copy(
-    rows: Sequence[Row], first: int, shown: Mapping[int, int] | None, interval: int, *, hides_start: bool
+    rows: Sequence[Row], first: int, shown: Shown | None, interval: int, *, hides_start: bool, end: int | None = None
 ) -> CopyPlan:
     """Plan the copy of a stream whose packets are ``rows``.
 
     Args:
         rows: in the order of decoding, at least one.
         first: index of the packet of the first frame that is shown.
-        shown: when the decoder shows the frame of each packet that it shows, for a stream whose own presentation times are
-            incomplete or wrong; None to take those of the packets.
+        shown: for a stream whose own presentation times are incomplete or wrong; None to take those of the packets.
         interval: from one frame to the next, where nothing else says; at least 1.
         hides_start: whether the file to be written can hide frames before its start.
+        end: where an edit list ends what is shown, if it does.
     """
-    pts = _fill(rows, shown, interval)
-    copied, start = _choose(rows, pts, first), pts[first]
+    pts = [FINER * time for time in _fill(rows, shown, interval)]
+    copied = _choose(rows, pts, first)
     places = [index for index, chosen in enumerate(copied) if chosen]
-    early = [index for index in places if pts[index] < start or index < first]
+    early = [index for index in places if pts[index] < pts[first] or index < first]
     late = [index for index in places if rows[index].is_discard and index not in set(early)]
     hidden = {*early, *late}
     visible = [index for index in places if index not in hidden]
-    moved = [_separate(pts, visible), _tuck_in(pts, visible, late)]
-    start = pts[first]
+    moved = [_separate(pts, visible)]
+    start, last = pts[first], max(visible, key=pts.__getitem__)
+    stop = FINER * (shown.end if shown is not None else pts[last] // FINER + (rows[last].duration or interval))
+    if end is not None and pts[last] < FINER * end < stop:
+        stop = FINER * end
+    stop = max(stop, pts[last] + 1)
+    moved.append(_tuck_in(pts, visible, late, stop))
     if hides_start:
         moved.append(_separate(pts, early))
     else:
         for place, index in enumerate(sorted(early, key=pts.__getitem__)):
             pts[index] = start - len(early) + place
         moved.append(bool(early))
-    dts = [row.dts for row in rows]
+    dts = [None if row.dts is None else FINER * row.dts for row in rows]
     if shown is not None or any(moved) or not _are_decoding_times(dts, pts, copied):
-        dts = [*_find_decoding_times(pts, copied, interval)]
-    last = max(visible, key=pts.__getitem__)
-    end = pts[last] + (rows[last].duration or interval)
-    return CopyPlan(pts, [time or 0 for time in dts], copied, start, end, len(early))
+        dts = [*_find_decoding_times(pts, copied, FINER * interval)]
+    durations = [0] * len(rows)
+    order = sorted(places, key=pts.__getitem__)
+    for index, following in zip(
+        order, [*(pts[index] for index in order[1:]), max(stop, pts[order[-1]] + 1)], strict=True
+    ):
+        durations[index] = following - pts[index]
+    return CopyPlan(pts, [time or 0 for time in dts], durations, copied, start, stop, len(early))
 
 
-def _fill(rows: Sequence[Row], shown: Mapping[int, int] | None, interval: int) -> list[int]:
+def _fill(rows: Sequence[Row], shown: Shown | None, interval: int) -> list[int]:
     """The presentation time of every packet, known or made up for those that are never shown."""
     pts: list[int] = []
     for index, row in enumerate(rows):
-        time = row.pts if shown is None else shown.get(index)
+        time = row.pts if shown is None else shown.times.get(index)
         if time is None:  # the second field of a frame, or one that cannot be decoded
             time = pts[-1] + max(1, interval // 2) if pts else row.dts or 0
         pts.append(time)
@@ -88,25 +115,26 @@ def _choose(rows: Sequence[Row], pts: Sequence[int], first: int) -> list[bool]:
 
 
 def _separate(pts: list[int], indices: Sequence[int]) -> bool:
-    """Move frames that would be shown at the same time apart by one unit; returns whether there were any."""
+    """Move frames that would be shown at the same time apart; returns whether there were any."""
     altered, previous = False, None
-    for index in sorted(indices, key=lambda index: pts[index]):
+    for index in sorted(indices, key=pts.__getitem__):
         if previous is not None and pts[index] <= previous:
             pts[index], altered = previous + 1, True
         previous = pts[index]
     return altered
 
 
-def _tuck_in(pts: list[int], visible: Sequence[int], late: Sequence[int]) -> bool:
-    """Show hidden frames that others refer to for one unit of time each, too short to be seen, before the next frame.
+def _tuck_in(pts: list[int], visible: Sequence[int], late: Sequence[int], end: int) -> bool:
+    """Show hidden frames that others refer to too briefly to be seen, in the order in which a decoder gives them.
 
-    Formats cannot hide a frame in the middle or at the end.
+    Formats cannot hide a frame in the middle or at the end. One that was to be shown after all others is moved to just
+    before the end, any other to just before the next frame that is shown.
     """
     taken = {pts[index] for index in visible}
-    order = sorted(visible)
-    for index in reversed(late):
-        following = next((other for other in order if other > index), max(order, key=lambda other: pts[other]))
-        time = pts[following] - 1
+    last = max(pts[index] for index in visible)
+    for index in sorted(late, key=lambda index: (pts[index] > last, pts[index]), reverse=True):
+        following = next((pts[other] for other in visible if other > index), None)
+        time = (end if pts[index] > last or following is None else following) - 1
         while time in taken:
             time -= 1
         pts[index] = time

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import av
@@ -29,7 +30,7 @@ from vta_rt.cores import usable_cores
 from vta_rt.errors import VideoError
 from vta_rt.files import StrPath
 from vta_rt.video.opening import VideoOptions, check_seconds, open_container, open_file
-from vta_rt.video.packets import Clock, CopyPlan, Row, plan_copy
+from vta_rt.video.packets import FINER, Clock, CopyPlan, Row, Shown, plan_copy
 from vta_rt.video.structure import is_cut_off
 from vta_rt.video.thinning import decode_frames, decode_packet
 
@@ -48,6 +49,7 @@ MAX_THREADS = 16  # FFmpeg's own limit; every thread holds frames
 MAX_THREADED_PIXELS = 1 << 28  # of the frames that threads hold, so that memory is bounded for very large frames
 DEFAULT_FRAME_RATE = Fraction(25)  # frames a second where neither timestamps nor headers say
 MAX_COMPARED_PACKETS = 16  # looked at to see whether presentation times are those of decoding
+MAX_PACKETS_TO_KEYFRAME, MAX_BYTES_TO_KEYFRAME = 600, 64 << 20  # held until one is found
 PROBE_PACKETS = 256  # read at most to see which of several video streams moves
 STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 MAX_ASPECT = Fraction(20)  # of a pixel; what is further from square is taken for damage
@@ -268,16 +270,15 @@ class Video:
         """
         first = self.find_first()
         reader = self._reader or self.rewind()
-        stated, tail_end = reader.stated_end, None
+        tail = None
         if first.pts is not None and not reader.is_discontinuous:
-            start, tail_end = first.pts * reader.time_base, reader.find_end()
-        if tail_end is None:
-            start, end = self.plan.start * reader.time_base, self.plan.end * reader.time_base
+            tail = reader.find_end()
+        if tail is None:
+            unit = reader.time_base / FINER
+            start, end = self.plan.start * unit, self.plan.end * unit
         else:
-            end = tail_end
+            start, end = (first.pts or 0) * reader.time_base, tail
         self.check_complete(end)
-        if stated is not None and end < stated <= end + MAX_MISSING_SECONDS:
-            end = stated  # of a last frame whose packet does not say how long it is shown
         check_seconds(self.path, end - start, self.options.limits)
         return end - start
 
@@ -288,14 +289,17 @@ class Video:
             VideoError: they do, and the options are strict.
         """
         reader = self._reader or self.rewind()
-        stated = reader.stated_end
-        if stated is None or stated - end <= MAX_MISSING_SECONDS:
-            return
-        found, promised = float(end - reader.start), float(stated - reader.start)
-        if self._descriptor is not None and is_cut_off(self._descriptor):
-            self.warn(f"is truncated: its frames end at {found:.1f} s of {promised:.1f} s")
-        else:
-            self.warn(f"its header says {promised:.1f} s, but its frames end at {found:.1f} s")
+        stated, found = reader.stated_end, float(end - reader.start)
+        is_short = stated is not None and stated - end > MAX_MISSING_SECONDS
+        promised = f"{float(stated - reader.start):.1f} s" if stated is not None else ""
+        if self._is_cut_off:
+            self.warn(f"is truncated: its frames end at {found:.1f} s" + (f" of {promised}" if is_short else ""))
+        elif is_short:
+            self.warn(f"its header says {promised}, but its frames end at {found:.1f} s")
+
+    @cached_property
+    def _is_cut_off(self) -> bool:
+        return self._descriptor is not None and is_cut_off(self._descriptor)
 
     @cached_property
     def plan(self) -> CopyPlan:
@@ -308,21 +312,27 @@ class Video:
         Raises:
             VideoError: no frame can be decoded, or there are more packets than the limit.
         """
-        rows, first, shown, interval = self._packets
-        return plan_copy(rows, first, shown, interval, hides_start=hides_start)
+        rows, first, shown, reader = self._packets
+        end = reader.edited_end
+        edited = None if end is None else round(end / reader.time_base)
+        return plan_copy(rows, first, shown, reader.interval, hides_start=hides_start, end=edited)
 
     @cached_property
-    def _packets(self) -> tuple[list[Row], int, dict[int, int] | None, int]:
+    def _packets(self) -> tuple[list[Row], int, Shown | None, VideoReader]:
+        """All packets, the first frame's index, when frames are shown if packets do not say, and a reader's facts."""
         first = self.find_first()
         reader = self.rewind()
-        rows = reader.read_rows()
-        shown = None
-        if any(row.pts is None for row in rows):
+        rows, shown = reader.read_rows(), None
+        stamps = [row.pts for row in rows]
+        is_backward = not reader.reorders and any(
+            before is not None and after is not None and after < before for before, after in pairwise(stamps)
+        )
+        if None in stamps or is_backward:
             shown = self.rewind().read_shown()
         index = first.index
         if index is None or index >= len(rows):  # a decoder that does not say whose frame it gives
             index = next((place for place, row in enumerate(rows) if row.pts == first.pts), 0)
-        return rows, index, shown, reader.interval
+        return rows, index, shown, reader
 
 
 VideoSource = StrPath | Video
@@ -356,7 +366,12 @@ class VideoReader:
         self.start = (stream.start_time or 0) * self.time_base  # of the first frame, by the headers
         self.frame_rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
         self.interval = max(1, round(1 / (self.frame_rate * self.time_base)))  # between frames, in units of timestamps
+        self.is_indexed = container.format.name == MOV  # by a table of all times, whose jumps are edits
+        self.reorders = bool(stream.codec_context.has_b_frames)  # shows frames in another order than it decodes them
         self.is_discontinuous = bool(container.format.flags & DISCONTINUOUS)  # the clock of this format may jump
+        # Where an edit list ends what is shown: QuickTime's length of a stream heeds it.
+        has_length = stream.duration and container.format.name == MOV
+        self.edited_end = self.start + (stream.duration or 0) * self.time_base if has_length else None
         self.stated_end = _find_stated_end(container, stream, self.start, self.time_base)
         aspect = stream.sample_aspect_ratio  # width over height of a stored pixel, by the container or else the codec
         self.sample_aspect_ratio = aspect if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
@@ -383,13 +398,16 @@ class VideoReader:
         if not decoder.has_b_frames:
             return True
         peeked: list[Packet[Any]] = []
+        latest = None
         for packet in self._demux_as_stored():
             peeked.append(packet)
-            is_reordered = len(peeked) > 1 and (packet.pts or 0) < (peeked[-2].pts or 0)
-            if packet.pts is None or is_reordered or len(peeked) >= MAX_COMPARED_PACKETS:
+            if packet.pts is not None:
+                is_reordered = latest is not None and packet.pts < latest
+                latest = packet.pts
+            if is_reordered or len(peeked) >= MAX_COMPARED_PACKETS:
                 break
         self._peeked = peeked
-        if is_reordered or not peeked or peeked[-1].pts is None:
+        if is_reordered or latest is None:
             return True
         self.has_moved, previous = True, None
         for packet in peeked:
@@ -421,7 +439,7 @@ class VideoReader:
             decoder.options = {"max_pixels": str(self.video.options.limits.pixels)}
             decoder.copy_opaque = True  # a frame bears the index of its packet
         decoder.skip_frame = "DEFAULT"
-        for frame in decode_frames(self._demux(), decoder, interval):
+        for frame in decode_frames(_skip_to_keyframe(self._demux()), decoder, interval):
             if self.video.first is None:
                 self._note_first(frame)
             yield frame
@@ -446,13 +464,16 @@ class VideoReader:
         An item without a presentation time follows the one before it; where no item has any, decoding times say when.
         """
         start = end = None
-        is_stamped = False
+        is_stamped, step = False, 1 / self.frame_rate
         for item in items:
             is_stamped = is_stamped or item.pts is not None
             stamp = item.pts if is_stamped else item.dts
             time = stamp * self.time_base if stamp is not None else end or Fraction(0)
+            if start is not None and time > start and not is_stamped:
+                step = time - start  # of a stream that leaves frames out, whose packets last for less
             start = time if start is None else max(start, time)
-            end = start + (item.duration * self.time_base if item.duration else 1 / self.frame_rate)
+            duration = item.duration * self.time_base if item.duration else 1 / self.frame_rate
+            end = start + (duration if is_stamped else max(duration, step))
             yield start, item
         if end is not None:
             yield end, None
@@ -470,14 +491,15 @@ class VideoReader:
                 raise VideoError(f"{self.path}: has more frames than {limit}, the limit packets")
         return rows
 
-    def read_shown(self) -> dict[int, int]:
-        """When the decoder shows the frame of each packet, by the packet's index, in units of the stream's timestamps."""
-        shown = {}
+    def read_shown(self) -> Shown:
+        """When the decoder shows the frame of each packet of the file."""
+        shown, end = {}, 0
         for time, frame in self.timeline(self.frames()):
+            end = round(time / self.time_base)
             if frame is not None:
                 index: Any = frame.opaque
-                shown[index] = round(time / self.time_base)
-        return shown
+                shown[index] = end
+        return Shown(shown, end)
 
     def find_end(self) -> Fraction | None:
         """Where the frame of the last packet ends, from the file's tail; None if the tail cannot be found.
@@ -485,13 +507,22 @@ class VideoReader:
         By packets, since a decoded frame carries the duration of another one where the rate varies and frames are
         reordered. Moves the reading position.
         """
-        end = None
+        end = last = None
+        has_hidden = False
         if self.container.duration:
             goal = Fraction((self.container.start_time or 0) + self.container.duration, av.time_base)
             with suppress(av.FFmpegError):
                 self.container.seek(int(goal / self.time_base), stream=self.stream)
-                for time, _ in self.timeline(packet for packet in self.packets() if not packet.is_discard):
-                    end = time
+                for time, packet in self.timeline(self.packets()):
+                    if packet is None or not packet.is_discard:
+                        end = time
+                        last = packet or last
+                    else:
+                        has_hidden = True
+        if end is not None and self.stated_end is not None and last is not None and not last.duration:
+            end = max(end, min(self.stated_end, end + MAX_MISSING_SECONDS))  # how long a last frame is shown
+        if end is not None and self.edited_end is not None and has_hidden:
+            end = min(end, self.edited_end)
         return end
 
     def _demux(self, *others: Stream) -> Iterator[Packet[Any]]:
@@ -509,7 +540,7 @@ class VideoReader:
             if packet.stream_index == self.stream.index and packet.size:
                 if not self._trusts_pts:
                     packet.pts = None
-                offset = clock.advance(packet.dts, packet.pts, packet.duration or 0)
+                offset = 0 if self.is_indexed else clock.advance(packet.dts, packet.pts, packet.duration or 0)
                 packet.opaque = index
                 index += 1
             else:
@@ -548,6 +579,26 @@ def _find_stated_end(
         begin = 0 if container.format.name == "flv" else container.start_time or 0  # FLV states an end, not a length
         return Fraction(begin + container.duration, av.time_base)
     return None
+
+
+def _skip_to_keyframe(packets: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:
+    """Leave out packets before the first keyframe: some decoders make grey frames of them. All, if none is found soon."""
+    held: list[Packet[Any]] = []
+    size = 0
+    for packet in packets:
+        held.append(packet)
+        size += packet.size
+        if packet.is_keyframe:
+            held = [packet]
+        if (
+            packet.is_keyframe
+            or len(held) >= MAX_PACKETS_TO_KEYFRAME
+            or size > MAX_BYTES_TO_KEYFRAME
+            or not packet.size
+        ):
+            break
+    yield from held
+    yield from packets
 
 
 def _identify(packet: Packet[Any]) -> tuple[int | None, ...]:
