@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 
@@ -49,7 +52,13 @@ class CopyPlan:
 
 
 def plan_copy(
-    rows: Sequence[Row], first: int, shown: Shown | None, interval: int, *, hides_start: bool, end: int | None = None
+    rows: Sequence[Row],
+    first: int,
+    shown: Shown | None,
+    interval: int,
+    *,
+    flash: int | None = None,
+    end: int | None = None,
 ) -> CopyPlan:
     """Plan the copy of a stream whose packets are ``rows``.
 
@@ -58,13 +67,14 @@ def plan_copy(
         first: index of the packet of the first frame that is shown.
         shown: for a stream whose own presentation times are incomplete or wrong; None to take those of the packets.
         interval: from one frame to the next, where nothing else says; at least 1.
-        hides_start: whether the file to be written can hide frames before its start.
+        flash: how long frames before the start are shown in a file that cannot hide them, and others that are hidden; None
+            for a file that hides its start, where others are shown for one part of a unit.
         end: where an edit list ends what is shown, if it does.
     """
     pts = [FINER * time for time in _fill(rows, shown, interval)]
     copied = _choose(rows, pts, first)
     places = [index for index, chosen in enumerate(copied) if chosen]
-    early = [index for index in places if pts[index] < pts[first] or index < first]
+    early = [index for index in places if pts[index] < pts[first]]
     late = [index for index in places if rows[index].is_discard and index not in set(early)]
     hidden = {*early, *late}
     visible = [index for index in places if index not in hidden]
@@ -74,12 +84,12 @@ def plan_copy(
     if end is not None and pts[last] < FINER * end < stop:
         stop = FINER * end
     stop = max(stop, pts[last] + 1)
-    moved.append(_tuck_in(pts, visible, late, stop))
-    if hides_start:
+    moved.append(_tuck_in(rows, pts, visible, late, stop, 1 if flash is None else FINER * flash))
+    if flash is None:
         moved.append(_separate(pts, early))
     else:
         for place, index in enumerate(sorted(early, key=pts.__getitem__)):
-            pts[index] = start - len(early) + place
+            pts[index] = start - FINER * flash * (len(early) - place)
         moved.append(bool(early))
     dts = [None if row.dts is None else FINER * row.dts for row in rows]
     if shown is not None or any(moved) or not _are_decoding_times(dts, pts, copied):
@@ -105,13 +115,23 @@ def _fill(rows: Sequence[Row], shown: Shown | None, interval: int) -> list[int]:
 
 
 def _choose(rows: Sequence[Row], pts: Sequence[int], first: int) -> list[bool]:
-    """Leave out what comes before the first frame and is not referred to, and what is hidden after the last that is shown."""
+    """Leave out what cannot be decoded before the first frame, and what is hidden and not referred to.
+
+    A hidden packet is referred to only by frames that are decoded after it and before the next keyframe, or that are shown
+    before that keyframe.
+    """
     key = next((index for index in range(first, -1, -1) if rows[index].is_keyframe), first)
-    last = max((index for index, row in enumerate(rows) if not row.is_discard), default=len(rows) - 1)
-    return [
-        key <= index <= last and not (pts[index] < min(pts[key], pts[first]) and index > key and not row.is_discard)
-        for index, row in enumerate(rows)
-    ]
+    copied = [False] * len(rows)
+    is_needed = False  # by a packet that comes later
+    for index in range(len(rows) - 1, key - 1, -1):
+        row = rows[index]
+        is_undecodable = index > key and not row.is_discard and pts[index] < min(pts[key], pts[first])
+        copied[index] = not is_undecodable and (not row.is_discard or is_needed)
+        is_needed = is_needed or (copied[index] and not row.is_discard)
+        if row.is_keyframe:
+            following = takewhile(lambda other: not rows[other].is_keyframe, range(index + 1, len(rows)))
+            is_needed = any(copied[other] and pts[other] < pts[index] for other in following)
+    return copied
 
 
 def _separate(pts: list[int], indices: Sequence[int]) -> bool:
@@ -124,19 +144,31 @@ def _separate(pts: list[int], indices: Sequence[int]) -> bool:
     return altered
 
 
-def _tuck_in(pts: list[int], visible: Sequence[int], late: Sequence[int], end: int) -> bool:
+def _tuck_in(
+    rows: Sequence[Row], pts: list[int], visible: Sequence[int], late: Sequence[int], end: int, flash: int
+) -> bool:
     """Show hidden frames that others refer to too briefly to be seen, in the order in which a decoder gives them.
 
-    Formats cannot hide a frame in the middle or at the end. One that was to be shown after all others is moved to just
-    before the end, any other to just before the next frame that is shown.
+    Formats cannot hide a frame in the middle or at the end. One is moved to just before the next frame that is shown, of those
+    between two keyframes, or to just after the last of them.
     """
     taken = {pts[index] for index in visible}
-    last = max(pts[index] for index in visible)
-    for index in sorted(late, key=lambda index: (pts[index] > last, pts[index]), reverse=True):
-        following = next((pts[other] for other in visible if other > index), None)
-        time = (end if pts[index] > last or following is None else following) - 1
-        while time in taken:
-            time -= 1
+    times, groups = sorted(taken), [*accumulate(row.is_keyframe for row in rows)]
+    shown: dict[int, list[int]] = defaultdict(list)
+    for index in visible:
+        insort(shown[groups[index]], pts[index])
+    places: dict[int, int] = {}  # of each hidden frame: the time before which it is shown
+    for index in late:
+        group = shown[groups[index]]
+        place = bisect_right(group, pts[index])
+        if place < len(group):
+            places[index] = group[place]
+        else:
+            places[index] = [*times, end][bisect_right(times, group[-1])] if group else times[0]
+    for index in sorted(late, key=pts.__getitem__, reverse=True):
+        time = places[index] - flash
+        while any(other in taken for other in range(time, time + flash)):
+            time -= flash
         pts[index] = time
         taken.add(time)
     return bool(late)

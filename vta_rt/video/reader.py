@@ -8,6 +8,7 @@ can be decoded and is meant to be shown.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from PIL.Image import Transpose
 
@@ -48,11 +49,28 @@ SPARE_THREADS = 2  # a frame waits for those it refers to; FFmpeg's own choice o
 MAX_THREADS = 16  # FFmpeg's own limit; every thread holds frames
 MAX_THREADED_PIXELS = 1 << 28  # of the frames that threads hold, so that memory is bounded for very large frames
 DEFAULT_FRAME_RATE = Fraction(25)  # frames a second where neither timestamps nor headers say
+FLASH_SECONDS = Fraction(1, 1000)  # that hidden frames are shown by containers that cannot hide them; Matroska's unit
 MAX_COMPARED_PACKETS = 16  # looked at to see whether presentation times are those of decoding
 MAX_PACKETS_TO_KEYFRAME, MAX_BYTES_TO_KEYFRAME = 600, 64 << 20  # held until one is found
 PROBE_PACKETS = 256  # read at most to see which of several video streams moves
 STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 MAX_ASPECT = Fraction(20)  # of a pixel; what is further from square is taken for damage
+
+# FFmpeg's decoders that make frames of packets that refer to a frame that is not there.
+GREY_DECODERS = (
+    "mpeg4",
+    "msmpeg4",
+    "msmpeg4v1",
+    "msmpeg4v2",
+    "wmv1",
+    "wmv2",
+    "h263",
+    "flv",
+    "vp8",
+    "vp6",
+    "vp6f",
+    "theora",
+)
 
 # The orientation of a frame by the signs of its display matrix, b and c or a and d. Pillow's rotations are anticlockwise.
 TRANSPOSED = {
@@ -315,7 +333,8 @@ class Video:
         rows, first, shown, reader = self._packets
         end = reader.edited_end
         edited = None if end is None else round(end / reader.time_base)
-        return plan_copy(rows, first, shown, reader.interval, hides_start=hides_start, end=edited)
+        flash = None if hides_start else math.ceil(FLASH_SECONDS / reader.time_base)
+        return plan_copy(rows, first, shown, reader.interval, flash=flash, end=edited)
 
     @cached_property
     def _packets(self) -> tuple[list[Row], int, Shown | None, VideoReader]:
@@ -332,6 +351,8 @@ class Video:
         index = first.index
         if index is None or index >= len(rows):  # a decoder that does not say whose frame it gives
             index = next((place for place, row in enumerate(rows) if row.pts == first.pts), 0)
+        if reader.decoder_name in GREY_DECODERS:
+            rows[index] = rows[index]._replace(is_keyframe=True)  # whatever the index of the file says
         return rows, index, shown, reader
 
 
@@ -366,12 +387,13 @@ class VideoReader:
         self.start = (stream.start_time or 0) * self.time_base  # of the first frame, by the headers
         self.frame_rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
         self.interval = max(1, round(1 / (self.frame_rate * self.time_base)))  # between frames, in units of timestamps
+        self.decoder_name = stream.codec_context.name
         self.is_indexed = container.format.name == MOV  # by a table of all times, whose jumps are edits
         self.reorders = bool(stream.codec_context.has_b_frames)  # shows frames in another order than it decodes them
         self.is_discontinuous = bool(container.format.flags & DISCONTINUOUS)  # the clock of this format may jump
         # Where an edit list ends what is shown: QuickTime's length of a stream heeds it.
         has_length = stream.duration and container.format.name == MOV
-        self.edited_end = self.start + (stream.duration or 0) * self.time_base if has_length else None
+        self.edited_end = (stream.duration or 0) * self.time_base if has_length else None
         self.stated_end = _find_stated_end(container, stream, self.start, self.time_base)
         aspect = stream.sample_aspect_ratio  # width over height of a stored pixel, by the container or else the codec
         self.sample_aspect_ratio = aspect if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
@@ -439,10 +461,18 @@ class VideoReader:
             decoder.options = {"max_pixels": str(self.video.options.limits.pixels)}
             decoder.copy_opaque = True  # a frame bears the index of its packet
         decoder.skip_frame = "DEFAULT"
+        is_begun = False
         for frame in decode_frames(_skip_to_keyframe(self._demux()), decoder, interval):
+            if not is_begun and not self._can_begin(frame):
+                continue
+            is_begun = True
             if self.video.first is None:
                 self._note_first(frame)
             yield frame
+
+    def _can_begin(self, frame: VideoFrame) -> bool:
+        """Whether a decoder's first frame is one: some make grey frames before the first that refers to none."""
+        return self.decoder_name not in GREY_DECODERS or frame.pict_type == PictureType.I
 
     def _note_first(self, frame: VideoFrame) -> None:
         index: Any = frame.opaque
@@ -508,20 +538,17 @@ class VideoReader:
         reordered. Moves the reading position.
         """
         end = last = None
-        has_hidden = False
+        tail: list[Packet[Any]] = []
         if self.container.duration:
             goal = Fraction((self.container.start_time or 0) + self.container.duration, av.time_base)
             with suppress(av.FFmpegError):
                 self.container.seek(int(goal / self.time_base), stream=self.stream)
-                for time, packet in self.timeline(self.packets()):
-                    if packet is None or not packet.is_discard:
-                        end = time
-                        last = packet or last
-                    else:
-                        has_hidden = True
+                tail = list(self.packets())
+        for time, packet in self.timeline(packet for packet in tail if not packet.is_discard):
+            end, last = time, packet or last
         if end is not None and self.stated_end is not None and last is not None and not last.duration:
             end = max(end, min(self.stated_end, end + MAX_MISSING_SECONDS))  # how long a last frame is shown
-        if end is not None and self.edited_end is not None and has_hidden:
+        if end is not None and self.edited_end is not None and any(packet.is_discard for packet in tail):
             end = min(end, self.edited_end)
         return end
 

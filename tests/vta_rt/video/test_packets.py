@@ -19,9 +19,9 @@ def rows(*stamps: tuple[int | None, int | None], scale: int = 10, keys: tuple[in
 
 
 def plan(
-    table: list[Row], first: int = 0, shown: Shown | None = None, hides_start: bool = True, end: int | None = None
+    table: list[Row], first: int = 0, shown: Shown | None = None, flash: int | None = None, end: int | None = None
 ) -> CopyPlan:
-    result = plan_copy(table, first, shown, 10, hides_start=hides_start, end=end)
+    result = plan_copy(table, first, shown, 10, flash=flash, end=end)
     kept = [(pts, dts) for pts, dts, copied in zip(result.pts, result.dts, result.copied, strict=True) if copied]
     decoding = [dts for _, dts in kept]
     assert decoding == sorted(set(decoding))
@@ -108,9 +108,9 @@ def test_a_hidden_start_is_copied_where_it_stays_hidden() -> None:
     result = plan(table, first=1)
     assert (result.start, result.end, result.hidden) == (0, 40 * FINER, 3)
     assert units(result.pts) == [row.pts for row in table]
-    shortened = plan(table, first=1, hides_start=False)
+    shortened = plan(table, first=1, flash=1)
     assert (shortened.start, shortened.end, shortened.hidden) == (0, 40 * FINER, 3)
-    assert sorted(shortened.pts)[:4] == [-3, -2, -1, 0]
+    assert units(sorted(shortened.pts)[:4]) == [-3, -2, -1, 0]
 
 
 def test_a_hidden_end_is_left_out_but_for_what_is_referred_to() -> None:
