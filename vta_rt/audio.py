@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import wave
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,9 +107,9 @@ class Audio:
             except (av.FFmpegError, wave.Error) as error:
                 raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
-    def mux(self, video: VideoSource, out: StrPath) -> None:
-        """Write a video with this sound as its only soundtrack, its video stream copied; see ``vta_rt.video.mux``."""
-        mux(video, self.samples, self.sample_rate, out)
+    def mux(self, video: VideoSource, out: StrPath, *, drop: Collection[str] = ()) -> None:
+        """Write a video with this sound as its default soundtrack, its video stream copied; see ``vta_rt.video.mux``."""
+        mux(video, self.samples, self.sample_rate, out, drop=drop)
 
     def _with(self, samples: np.ndarray) -> Audio:
         return Audio(samples, self.sample_rate)

@@ -7,10 +7,10 @@ short to be divided among cores, two clips on one core each are also faster than
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from vta_rt.errors import VideoError, VTAError
 
@@ -18,31 +18,70 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 GoOn = Callable[[], None]
 
-VIDEO_SUFFIXES = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .wmv .flv .3gp .ogv".split()  # noqa: SIM905
+# What is taken of a folder; a file that is named itself may have any suffix.
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".qt", ".f4v", ".3gp", ".3gpp", ".3g2", ".mj2"),
+    *(".mkv", ".webm", ".ogv", ".ogg", ".ogm", ".nut", ".ivf", ".flv", ".swf"),
+    *(".ts", ".m2ts", ".mts", ".m2t", ".mpg", ".mpeg", ".mpe", ".m1v", ".m2v", ".vob", ".evo"),
+    *(".mxf", ".gxf", ".lxf", ".dv", ".dif", ".avi", ".divx", ".wmv", ".asf", ".wtv", ".rm", ".rmvb", ".nsv", ".nuv"),
+    *(".mjpeg", ".mjpg", ".y4m", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".obu", ".av1", ".vc1"),
+    *(".gif", ".apng", ".webp"),
+)
+RESULT_SUFFIX = "_with_sound"  # ends the name of a result that is given no name
 
 
-def find_videos(paths: Sequence[Path]) -> list[Path]:
-    """The paths, each folder replaced by the video files in it, in order of their names; not those in subfolders.
+class Found(NamedTuple):
+    """What there is to work on."""
+
+    videos: list[Path]
+    passed_over: list[str]  # a line for each file of a folder that is not among them, which names it and says why
+
+
+def find_videos(paths: Sequence[Path]) -> Found:
+    """The paths, each folder replaced by the video files in it, in order of their names; each file once.
+
+    Of a folder are left out: what is in folders below it, hidden files, files without a suffix of videos, and results of an
+    earlier run (``a_with_sound.mp4`` beside a video ``a``). What is neither hidden nor a folder is named in ``passed_over``.
 
     Raises:
         VideoError: a folder cannot be read or contains no videos.
     """
-    found: list[Path] = []
+    videos: list[Path] = []
+    passed_over: list[str] = []
     for path in paths:
         if not path.is_dir():
-            found.append(path)
+            videos.append(path)
             continue
         try:
-            files = sorted(
-                file for file in path.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES and file.name[0] != "."
-            )
+            files = sorted(file for file in path.iterdir() if file.name[0] != "." and not file.is_dir())
         except OSError as error:
             raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
-        videos = [file for file in files if file.is_file()]
-        if not videos:
-            raise VideoError(f"{path}: is a folder without videos; video files end in {', '.join(VIDEO_SUFFIXES)}")
-        found += videos
-    return found
+        names = {name for file in files if file.suffix.lower() in VIDEO_SUFFIXES for name in (file.stem, file.name)}
+        reasons = {file: _why_not(file, names) for file in files}
+        if None not in reasons.values():
+            left_out = f"; files passed over: {len(files)}" if files else ""
+            raise VideoError(
+                f"{path}: is a folder without videos{left_out}; a file that is named itself may have any suffix"
+            )
+        videos += [file for file, reason in reasons.items() if reason is None]
+        passed_over += [f"{file}: {reason}" for file, reason in reasons.items() if reason is not None]
+    return Found(list(dict.fromkeys(videos)), passed_over)
+
+
+def _why_not(file: Path, videos: Collection[str]) -> str | None:
+    """Why a file of a folder is passed over; None if it is taken.
+
+    Args:
+        videos: names of the folder's video files, with and without their suffixes.
+    """
+    if file.suffix.lower() not in VIDEO_SUFFIXES:
+        return f"{file.suffix} is no suffix of videos" if file.suffix else "has no suffix"
+    source = file.stem.removesuffix(RESULT_SUFFIX)
+    if source != file.stem and source in videos:
+        return f"is a result, of {source}"
+    if not file.is_file():
+        return "is not an ordinary file"
+    return None
 
 
 class Stopped(Exception):

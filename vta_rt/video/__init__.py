@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vta_rt.video.containers import CONTAINERS
+from vta_rt.video.containers import CONTAINERS, ENCODED_CONTAINERS, choose_container, holds_copy
+from vta_rt.video.encode import encode_video, is_webp
 from vta_rt.video.frames import fit_frame, frames_of, iter_frames, probe, sample_frames
 from vta_rt.video.mux import PARTS, check_mux, mux
 from vta_rt.video.opening import Limits, VideoOptions
@@ -10,6 +11,7 @@ from vta_rt.video.reader import Video, VideoInfo, VideoSource
 
 __all__ = [
     "CONTAINERS",
+    "ENCODED_CONTAINERS",
     "PARTS",
     "Limits",
     "Video",
@@ -17,8 +19,12 @@ __all__ = [
     "VideoOptions",
     "VideoSource",
     "check_mux",
+    "choose_container",
+    "encode_video",
     "fit_frame",
     "frames_of",
+    "holds_copy",
+    "is_webp",
     "iter_frames",
     "mux",
     "probe",

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import av
 from av.container import OutputContainer
 from av.stream import Stream
+from av.video.stream import VideoStream
 
 from vta_rt.errors import OptionError
 from vta_rt.files import StrPath
@@ -33,6 +34,13 @@ CONTAINERS = {
     ".mkv": Container("matroska", {}, "aac", False),
     ".webm": Container("webm", {}, "libopus", False),
 }
+
+ENCODED_CONTAINERS = (
+    ".mp4",
+    ".mov",
+    ".mkv",
+)  # that can hold H.264, as which video is encoded where it cannot be copied
+IMAGE_CODECS = ("gif", "apng")  # players do not show these in a video file, even where it can hold them
 
 
 def find_container(out: StrPath) -> Container:
@@ -63,3 +71,29 @@ def can_hold(kind: Container, *streams: Stream, add: Callable[[OutputContainer, 
     except (av.FFmpegError, ValueError):
         return False
     return True
+
+
+def holds_copy(out: StrPath, stream: VideoStream) -> bool:
+    """Whether the container that a file's suffix names can hold a copy of this video stream alone.
+
+    Raises:
+        OptionError: it names none of ours.
+    """
+    return can_hold(find_container(out), stream, add=_add)
+
+
+def choose_container(path: StrPath, stream: VideoStream) -> str | None:
+    """The suffix of the container for a copy of a file's video stream: the file's own, if it can hold it, else the first.
+
+    Returns:
+        One of ``CONTAINERS``; None if none of them can hold it so that players show it.
+    """
+    if stream.codec_context.codec.canonical_name in IMAGE_CODECS:
+        return None
+    own = Path(path).suffix.lower()
+    suffixes = sorted(CONTAINERS, key=lambda suffix: suffix != own)  # stable: the others stay in their order
+    return next((suffix for suffix in suffixes if can_hold(CONTAINERS[suffix], stream, add=_add)), None)
+
+
+def _add(sink: OutputContainer, stream: Stream) -> Stream:
+    return sink.add_stream_from_template(stream, opaque=True)

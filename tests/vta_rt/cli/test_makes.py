@@ -97,7 +97,12 @@ def test_a_folder_gives_what_its_videos_give_one_by_one(
 ) -> None:
     options = ["--format", "flac", "--at-once"]
     assert generate(bundle_short, folder, "-o", tmp_path / "folder", *options, 3) == 0
-    lines = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    *lines, last = shown.out.splitlines()
+    assert last == "6 made, 1 passed over"
+    assert (
+        shown.err == f"passed over: {folder}/notes.txt: .txt is no suffix of videos\n"
+    )  # and nothing of what is hidden
     assert [Path(line.split()[0]).name for line in lines] == [f"{index}.flac" for index in range(6)]
     for index, video in enumerate(sorted(folder.glob("[0-9].*"))):
         assert generate(bundle_short, video, "-o", tmp_path / "single" / f"{index}.flac") == 0
@@ -127,9 +132,10 @@ def test_a_folder_with_bad_videos(
     (videos / "0.mp4").write_text("notes")
     for name in ("1.mp4", "3.mp4"):
         (videos / name).symlink_to(folder / name)
-    assert generate(bundle_short, *sorted(videos.iterdir()), "-o", f"{tmp_path}/out/", "--format", "wav") == 2
+    assert generate(bundle_short, *sorted(videos.iterdir()), "-o", f"{tmp_path}/out/", "--format", "wav") == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.wav", "3.wav"]
     captured = capsys.readouterr()
+    assert captured.out.splitlines()[-1] == "2 made, 1 failed"
     assert captured.err.count("\n") == 1
     assert "0.mp4" in captured.err
 

@@ -18,7 +18,7 @@ from tests.vta_rt.conftest import make_clip
 from tests.vta_rt.test_bundle import edit_manifest, flip_a_byte, replace
 from vta_rt.cli import main
 from vta_rt.cli.generate import plan_outputs
-from vta_rt.errors import OptionError, OutputError
+from vta_rt.errors import OptionError
 
 
 @pytest.mark.parametrize("name", ["text.mp4", "garbage.mp4", "missing.mp4"])
@@ -177,10 +177,29 @@ def test_names_no_bundle_can_have(name: str, capfd: pytest.CaptureFixture) -> No
 
 
 def test_outputs_are_planned_before_any_work() -> None:
-    videos = [Path("a/clip.mp4"), Path("b/clip.mp4")]
-    with pytest.raises(OptionError, match="one file for 2 videos"):
+    videos = [Path("a/clip.mp4"), Path("b/clip.mp4"), Path("b/other.mp4")]
+    with pytest.raises(OptionError, match="one file for 3 videos"):
         plan_outputs(videos, "out.wav", None)
-    with pytest.raises(OutputError, match="two videos of that name"):
-        plan_outputs(videos, "out/", None)
-    assert plan_outputs(videos[:1], "out", "webm") == [(videos[0], Path("out/clip.webm"))]
-    assert plan_outputs(videos[:1], None, None) == [(videos[0], Path("clip_with_sound.mp4"))]
+    jobs, errors = plan_outputs(videos, "out/", None)
+    assert jobs == [(videos[2], Path("out/other"), False)]
+    assert [str(error).split(":")[0] for error in errors] == ["a/clip.mp4", "b/clip.mp4"]
+    assert all("is that of another video of that name too" in str(error) for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("out", "extension", "names", "results"),
+    [
+        ("out", "webm", ["clip.mp4"], ["out/clip.webm"]),
+        (None, None, ["clip.mp4"], ["clip_with_sound"]),
+        (None, "flac", ["a/clip.v2.mp4"], ["clip.v2_with_sound.flac"]),
+        ("out/", None, ["a.mp4", "a.mov", "b.mp4"], ["out/a.mp4", "out/a.mov", "out/b"]),
+        (None, None, ["a.mp4", "x/a.mov"], ["a.mp4_with_sound", "a.mov_with_sound"]),
+        ("out/", "mp4", ["a.mp4", "a.mov"], ["out/a.mp4.mp4", "out/a.mov.mp4"]),
+        ("out/", "mp4", ["a.mp4", "a.mov", "a.mp4.mkv"], ["out/a.mp4.mp4", "out/a.mov.mp4", "out/a.mp4.mkv.mp4"]),
+    ],
+)
+def test_names_of_results(out: str | None, extension: str | None, names: list[str], results: list[str]) -> None:
+    jobs, errors = plan_outputs([Path(name) for name in names], out, extension)
+    assert [str(job.out) for job in jobs] == results
+    assert {job.has_suffix for job in jobs} == {extension is not None}
+    assert errors == []
