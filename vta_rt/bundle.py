@@ -87,8 +87,6 @@ class Bundle:
 
     def _check_presence(self, record: FileRecord) -> None:
         path = self.path / record.file
-        if record.file != Path(record.file).name:
-            raise BundleError(f"{self.path / MANIFEST}: {record.file!r} is not a file name inside the bundle")
         if not path.is_file():
             raise BundleError(f"{path}: is missing from the bundle; build or copy it again")
         if (size := path.stat().st_size) != record.size:

@@ -6,9 +6,21 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from vta_rt.errors import OptionError
+from vta_rt.errors import OptionError, show
 
-MAX_WINDOW_SECONDS = 3600.0  # of one window
+# The largest values that a manifest may state; real models are far below. What is computed or allocated follows from them.
+MODEL_LIMITS = {
+    "seconds": 3600,
+    "sample_rate": 768_000,
+    "hop_length": 65_536,
+    "mel_bins": 4096,
+    "latent_channels": 4096,
+    "latent_stride": 1024,
+    "token_width": 65_536,
+}
+FRAME_LIMITS = {"rate": 1000, "size": 4096, "clip_length": 4096, "clip_stride": 4096, "tokens_per_second": 1000}
+TEXT_LIMITS = {"vocabulary": 1 << 24, "context": 65_536}
+MAX_WINDOW_VALUES = 1 << 30  # of the latents or the frames of one window
 
 Fit = Literal["crop", "squash"]
 Kernel = Literal["bicubic", "bilinear"]
@@ -31,10 +43,12 @@ class FrameConfig:
     encoder: str = ""  # what made the tokens, for people; nothing depends on it
 
     def __post_init__(self) -> None:
-        for name in ("rate", "size", "clip_length", "clip_stride", "tokens_per_second"):
-            _require_positive(name, getattr(self, name))
-        if self.resize and self.resize < self.size:
-            raise OptionError(f"resize is {self.resize}, 0 or at least the size {self.size} is needed")
+        for name, maximum in FRAME_LIMITS.items():
+            _require_positive(name, getattr(self, name), maximum)
+        if self.resize and not self.size <= self.resize <= FRAME_LIMITS["size"]:
+            raise OptionError(
+                f"resize is {show(self.resize)}, 0 or from the size {self.size} to {FRAME_LIMITS['size']} is needed"
+            )
 
     def padded_count(self, count: int) -> int:
         """The number of frames that the graph takes for ``count`` frames."""
@@ -53,8 +67,8 @@ class TextConfig:
     context: int = 77  # the most ids of a prompt
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "context"):
-            _require_positive(name, getattr(self, name))
+        for name, maximum in TEXT_LIMITS.items():
+            _require_positive(name, getattr(self, name), maximum)
 
 
 @dataclass(frozen=True)
@@ -72,11 +86,12 @@ class ModelConfig:
     text: TextConfig | None = None  # None if the model takes no prompts
 
     def __post_init__(self) -> None:
-        names = "seconds", "sample_rate", "hop_length", "mel_bins", "latent_channels", "latent_stride", "token_width"
-        for name in names:
-            _require_positive(name, getattr(self, name))
-        if self.seconds > MAX_WINDOW_SECONDS:
-            raise OptionError(f"seconds is {self.seconds:g}, at most {MAX_WINDOW_SECONDS:g} are allowed")
+        for name, maximum in MODEL_LIMITS.items():
+            _require_positive(name, getattr(self, name), maximum)
+        if not 1 <= math.prod(self.latent_shape()) <= MAX_WINDOW_VALUES:
+            raise OptionError(
+                f"latents of a window would be {list(self.latent_shape())}, 1 to {MAX_WINDOW_VALUES} values are allowed"
+            )
 
     @property
     def samples(self) -> int:
@@ -116,6 +131,8 @@ class ModelConfig:
         return self.token_count(frames) * (1 if self.text is None else 2)
 
 
-def _require_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise OptionError(f"{name} is {value}, a positive number is needed")
+def _require_positive(name: str, value: float, maximum: float) -> None:
+    if not 0 < value < math.inf:
+        raise OptionError(f"{name} is {show(value)}, a positive number is needed")
+    if value > maximum:
+        raise OptionError(f"{name} is {show(value)}, at most {maximum:g} is allowed")

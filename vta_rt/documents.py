@@ -5,6 +5,7 @@ Every fault is one line that names the file, raised as the error the caller give
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from vta_rt.errors import VTAError
+from vta_rt.files import open_ordinary
 
 T = TypeVar("T")
+
+MAX_DOCUMENT_BYTES = 64 << 20  # of one JSON or TOML document; lists of one object a line may be longer
 
 
 @overload
@@ -37,7 +41,7 @@ def read_document(
     Raises:
         error: the file is missing or unreadable, is not JSON or TOML, has another version, or a field of the wrong type.
     """
-    data = read_bytes(path, error=error, hint=hint)
+    data = read_bytes(path, error=error, hint=hint, max_bytes=MAX_DOCUMENT_BYTES)
     return decode_document(data, path, type_, error=error, versions=versions, hint=hint)
 
 
@@ -71,13 +75,17 @@ def read_lines(path: Path, type_: type[T], *, error: type[VTAError], hint: str =
         yield decode_document(line, f"{path}, line {number}", type_, error=error, hint=hint)
 
 
-def read_bytes(path: Path, *, error: type[VTAError], hint: str = "") -> bytes:
-    """All of a file; raises ``error`` where it cannot be read."""
+def read_bytes(path: Path, *, error: type[VTAError], hint: str = "", max_bytes: int | None = None) -> bytes:
+    """All of an ordinary file; raises ``error`` where it cannot be read, is a pipe or device, or is too large."""
     try:
-        return path.read_bytes()
-    except OSError as problem:
+        with open_ordinary(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if max_bytes is not None and size > max_bytes:
+                raise error(f"{path}: has {size} bytes, at most {max_bytes} are read")
+            return file.read(size)
+    except (OSError, ValueError) as problem:  # ValueError: a name that no file can have
         advice = f"; {hint}" if hint else ""
-        raise error(f"{path}: cannot be read ({problem.strerror or problem}){advice}") from problem
+        raise error(f"{path}: cannot be read ({getattr(problem, 'strerror', None) or problem}){advice}") from problem
 
 
 def _check_version(document: Any, source: str | Path, versions: range, error: type[VTAError], advice: str) -> None:

@@ -57,7 +57,15 @@ def check_integer(name: str, value: object, minimum: int, maximum: int | None = 
     integer = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
     if integer is None or integer < minimum or (maximum is not None and integer > maximum):
         limits = f"of {minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
-        raise OptionError(f"{name} is {value!r}, an integer {limits} is needed")
+        raise OptionError(f"{name} is {show(value)}, an integer {limits} is needed")
+
+
+def show(value: object, limit: int = 60) -> str:
+    """A value as Python writes it, cut after ``limit`` characters; integers of any length."""
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def one_line(error: object, limit: int = 300) -> str:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
+import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from vta_rt.errors import OutputError, VTAError
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 StrPath = str | os.PathLike[str]
+PART = ".part"  # in the name of a temporary file
+LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -20,21 +32,106 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def atomic_write(path: StrPath) -> Iterator[Path]:
     """Write a file completely or not at all: yield a temporary path beside it, which replaces ``path`` on success.
 
-    The temporary path has the suffix of ``path`` and is removed on any failure.
+    The temporary path has the suffix of ``path`` and is removed on any failure; one that a killed process left in the folder is
+    removed by the next call. A symbolic link is written through, and a file that is replaced leaves its mode and owner. What
+    is no file, such as a named pipe, gets the content once it is complete.
 
     Raises:
         OutputError: the folder does not exist or the file cannot be written (no permission, no space).
     """
     path = Path(path)
     _check_name(path)
-    temporary = path.parent / f".{secrets.token_hex(8)}.part{path.suffix}"
     with raise_output_errors(path):
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        target = _follow_links(path)
+        before = _stat(target)
+        if before is not None and not stat.S_ISREG(before.st_mode):
+            with tempfile.TemporaryDirectory(prefix="vta_rt-") as folder:
+                yield Path(folder) / path.name
+                with open(Path(folder) / path.name, "rb") as source, open(target, "wb") as sink:
+                    shutil.copyfileobj(source, sink)
+            return
+        _remove_leftovers(target.parent)
+        temporary = target.parent / f".{secrets.token_hex(8)}{PART}{path.suffix}"
+        # Twice, since a signal can come between any two lines, also of the first removal.
         try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
+            try:
+                with _claim(temporary):
+                    yield temporary
+                    if before is not None:
+                        os.chmod(temporary, stat.S_IMODE(before.st_mode))
+                        with suppress(
+                            OSError, AttributeError
+                        ):  # only root may give a file away; Windows knows no owners
+                            os.chown(temporary, before.st_uid, before.st_gid)
+                    os.replace(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def write_standard_output(name: str) -> Iterator[Path]:
+    """Yield the path of a temporary file, of this name, whose content goes to standard output once it is complete.
+
+    Raises:
+        OutputError: standard output is closed or cannot take it.
+    """
+    with tempfile.TemporaryDirectory(prefix="vta_rt-") as folder:
+        path = Path(folder) / name
+        yield path
+        if sys.stdout is None:
+            raise OutputError("standard output is closed")
+        with open(path, "rb") as source:
+            shutil.copyfileobj(source, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+def _follow_links(path: Path) -> Path:
+    """The file that is written: what a symbolic link points to, even if that is not there yet."""
+    with suppress(FileNotFoundError):
+        os.stat(path)  # fails for links in a circle
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def _claim(temporary: Path) -> Iterator[None]:
+    """Create a file, and hold a lock on it that shows other processes that its writer lives."""
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks, where nothing is taken for a leftover either
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # A process that looked for leftovers between the two lines above may have removed it.
+            if not temporary.exists():
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of processes that were killed: those that nobody holds a lock on."""
+    if fcntl is None:
+        return
+    for leftover in folder.glob(f".*{PART}*"):
+        if not LEFTOVER.fullmatch(leftover.name):
+            continue
+        with suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer lives
+                leftover.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
 
 
 def check_writable(path: StrPath, *, make_folder: bool = False) -> None:
@@ -49,10 +146,43 @@ def check_writable(path: StrPath, *, make_folder: bool = False) -> None:
     path = Path(path)
     _check_name(path)
     with raise_output_errors(path):
-        folder = next(parent for parent in path.parents if parent.exists()) if make_folder else path.parent
+        target = _follow_links(path)
+        status = _stat(target)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            if not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        folder = next(parent for parent in target.parents if parent.exists()) if make_folder else target.parent
         tempfile.TemporaryFile(dir=folder).close()
         with suppress(FileNotFoundError):
-            os.lstat(folder / path.name)  # fails for a name that is too long
+            os.lstat(folder / target.name)  # fails for a name that is too long
+
+
+def open_ordinary(path: StrPath) -> BinaryIO:
+    """Open an ordinary file for reading, without waiting for a pipe's writer.
+
+    Raises:
+        OSError: it is missing or unreadable, or a folder, pipe or device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        check_ordinary(os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return open(descriptor, "rb")
+
+
+def check_ordinary(status: os.stat_result) -> None:
+    """Check that a file is neither a folder nor a pipe nor a device, before a library opens it by name.
+
+    Raises:
+        OSError: it is.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not an ordinary file")
 
 
 def find_path(name: StrPath, error: type[VTAError], patterns: list[str]) -> Path:

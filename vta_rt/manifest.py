@@ -14,9 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from vta_rt.config import FrameConfig, ModelConfig
+from vta_rt.config import MAX_WINDOW_VALUES, FrameConfig, ModelConfig
 from vta_rt.documents import read_document
-from vta_rt.errors import BundleError, OptionError
+from vta_rt.errors import BundleError, OptionError, show
 from vta_rt.files import atomic_write
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
@@ -153,7 +153,13 @@ def signatures(model: ModelConfig, frames: FrameConfig) -> dict[str, tuple[Signa
 
 def _find_contradiction(manifest: Manifest) -> str | None:
     """Where a manifest contradicts itself, as the end of an error message; None if it does not."""
+    for file in manifest.files:
+        if not is_file_name(file.file):
+            return f"{show(file.file)} is not a file name inside the bundle"
     frames = manifest.frames
+    window = manifest.model.frame_count(frames) * frames.size**2 * 3
+    if window > MAX_WINDOW_VALUES:
+        return f"the frames of a window are {window} values, at most {MAX_WINDOW_VALUES} are allowed"
     if frames.clip_length % frames.clip_stride:
         return f"frames.clip_length {frames.clip_length} is no multiple of frames.clip_stride {frames.clip_stride}"
     if not math.isclose(frames.tokens_per_second, frames.rate / frames.clip_stride, rel_tol=1e-6):
@@ -186,6 +192,16 @@ def _find_contradiction(manifest: Manifest) -> str | None:
                         f"which is not the model's {dtype} [{sizes}]"
                     )
     return None
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a manifest may list a file of this name: one inside the folder itself, that every system can hold."""
+    return (
+        name == Path(name).name
+        and name not in ("", ".", "..")
+        and not set(name) & {"\\", "\0"}
+        and len(os.fsencode(name)) < 256
+    )
 
 
 def _fits(spec: TensorSpec, shape: Shape, dtype: str) -> bool:

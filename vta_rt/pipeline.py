@@ -148,6 +148,11 @@ class Pipeline:
             OptionError: a value outside what is allowed, or a prompt for a model that takes none.
         """
         negative_prompt = _accept_old_name(sampling, "negative_prompt", negative_prompt)
+        for path in video if isinstance(video, (list, tuple)) else [video]:
+            if (path is not None and not isinstance(path, (str, os.PathLike, Video))) or (
+                path is None and path is not video
+            ):
+                raise OptionError(f"video is {describe(path)}, a path or a Video is needed, or a list of them")
         many = isinstance(video, (list, tuple)) or (video is None and isinstance(text, (list, tuple)))
         paths = list(video) if isinstance(video, (list, tuple)) else [video]
         if video is None:
@@ -217,19 +222,19 @@ class Pipeline:
             OptionError: another shape or type.
         """
         size = self.frames.size
+        taken = f"the model takes uint8 [T, {size}, {size}, 3] or [B, T, {size}, {size}, 3]"
+        if not isinstance(frames, np.ndarray):
+            raise OptionError(f"frames is {describe(frames)}, {taken}")
         if (
             frames.ndim not in (4, 5)
             or frames.shape[-3:] != (size, size, 3)
             or frames.dtype != np.uint8
             or 0 in frames.shape
         ):
-            raise OptionError(
-                f"frames are {frames.dtype} {list(frames.shape)}, the model takes uint8 [T, {size}, {size}, 3] "
-                f"or [B, T, {size}, {size}, 3]"
-            )
+            raise OptionError(f"frames are {frames.dtype} {list(frames.shape)}, {taken}")
         if frames.ndim == 5:
             return np.stack([self.encode(clip) for clip in frames])
-        return self.run(lambda stages: stages.lane.get(stages.encode(frames)))
+        return _expect_finite("tokens", self.run(lambda stages: stages.lane.get(stages.encode(frames))))
 
     def encode_text(self, texts: str | list[str] | tuple[str, ...]) -> np.ndarray:
         """A prompt -> tokens ``[T, D]`` float32, its vector for each frame of a window; several -> ``[B, T, D]``.
@@ -270,45 +275,48 @@ class Pipeline:
             progress, sampling: as in ``generate``.
         """
         negative_tokens = _accept_old_name(sampling, "negative_tokens", negative_tokens)
-        tokens = np.asarray(tokens, np.float32)
+        tokens = _as_floats("tokens", tokens)
         if tokens.ndim == 2:
             tokens = tokens[None]  # [B, N, D]
         if tokens.ndim != 3 or tokens.shape[-1] != self.model.token_width or 0 in tokens.shape:
             raise OptionError(f"tokens are {list(tokens.shape)}, the model takes [B, N, {self.model.token_width}]")
         batch, shape = len(tokens), self.model.latent_shape()[1:]
-        mask = np.ones(tokens.shape[:2], bool) if token_mask is None else np.atleast_2d(np.asarray(token_mask, bool))
+        mask = np.ones(tokens.shape[:2], bool) if token_mask is None else np.atleast_2d(_as_mask(token_mask))
         _expect_shape("token_mask", mask, tokens.shape[:2])
         plan = self._plan(sampling)
         _check_guided(plan, negative_tokens)
         negative = self._split_negative(negative_tokens, batch)
         if initial is not None:
+            initial = _as_floats("initial", initial)
             _expect_shape("initial", initial, (batch, *shape))
         if step_noise is not None:
+            step_noise = _as_floats("step_noise", step_noise)
             _expect_shape("step_noise", step_noise, (len(plan), batch, *shape))
         noise = replace(_seeded_noise(seed), initial=initial, steps=step_noise)
         on_step = partial(progress or (lambda stage, done, total: None), "denoise")
-        return self.run(
+        latents = self.run(
             lambda stages: _stack(
                 stages, stages.denoise(plan, noise, list(tokens), mask=mask, negative_tokens=negative, on_step=on_step)
             )
         )
+        return _expect_finite("latents", latents)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Latents ``[B, C, T, F]`` -> log-mel ``[B, 1, frames, bins]`` float32, natural log of the mel magnitude."""
-        latents = np.asarray(latents, np.float32)
+        latents = _as_floats("latents", latents)
         self._check_rank("vae_decoder", "latents", latents)
-        return self.run(lambda stages: _stack(stages, stages.decode(list(latents))))
+        return _expect_finite("mel", self.run(lambda stages: _stack(stages, stages.decode(list(latents)))))
 
     def vocode(self, mel: np.ndarray) -> np.ndarray:
         """Log-mel -> wave ``[B, samples]`` float32 in [-1, 1].
 
         ``mel`` is ``[B, 1, frames, bins]`` as ``decode`` gives it, or ``[B, bins, frames]`` as vocoders are published.
         """
-        mel = np.asarray(mel, np.float32)
+        mel = _as_floats("mel", mel)
         if mel.ndim == 3:
             mel = mel.transpose(0, 2, 1)[:, None]  # [B, 1, frames, bins]
         self._check_rank("vocoder", "mel", mel)
-        return self.run(lambda stages: _stack(stages, stages.vocode(list(mel))))
+        return _expect_finite("wave", self.run(lambda stages: _stack(stages, stages.vocode(list(mel)))))
 
     def _fall_back(self, failed: Backend, error: EngineError) -> None:
         """Switch to the next backend, which gives the same sound, unless the failed one was asked for by name."""
@@ -348,7 +356,7 @@ class Pipeline:
             return []
         if self.model.text is None:
             raise OptionError(f"{self.bundle.path}: takes no prompts, and so no negative_tokens")
-        array = np.asarray(tokens, np.float32)
+        array = _as_floats("negative_tokens", tokens)
         array = array[None].repeat(batch, 0) if array.ndim == 2 else array
         if array.ndim != 3 or 0 in array.shape:
             raise OptionError(
@@ -405,6 +413,54 @@ def _seeded_noise(seed: Seed) -> Noise:
     if seed is not None:
         check_integer("seed", seed, 0)
     return Noise(np.random.SeedSequence(seed).entropy)
+
+
+def _as_floats(name: str, value: object) -> np.ndarray:
+    """An argument as a float32 array.
+
+    Raises:
+        OptionError: it is no array of finite real numbers.
+    """
+    array = _as_array(name, value)
+    if array.dtype.kind not in "fiu":
+        raise OptionError(f"{name} is {describe(array)}, an array of real numbers is needed")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise OptionError(f"{name} has values that are not finite, or too large for float32")
+    return array
+
+
+def _as_mask(value: object) -> np.ndarray:
+    array = _as_array("token_mask", value)
+    if array.dtype.kind not in "biu":
+        raise OptionError(f"token_mask is {describe(array)}, an array of booleans is needed")
+    return array.astype(bool)
+
+
+def _as_array(name: str, value: object) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:  # ragged lists
+        raise OptionError(f"{name} is {describe(value)}, which is no array; one of real numbers is needed") from error
+
+
+def describe(value: object) -> str:
+    """What a value is, in few words: an array by its type and shape."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return f"a {type(value).__name__}" if value is not None else "None"
+
+
+def _expect_finite(name: str, array: np.ndarray) -> np.ndarray:
+    """The output of a stage.
+
+    Raises:
+        VTAError: the model gave values that are not finite.
+    """
+    if not np.isfinite(array).all():
+        raise VTAError(f"the model gave {name} that are not finite; a bundle at fp32 may help")
+    return array
 
 
 def _expect_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

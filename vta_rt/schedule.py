@@ -31,6 +31,7 @@ Floats: TypeAlias = NDArray[np.float64]
 BETA_SCHEDULES = ("scaled_linear", "linear")
 PREDICTION_TYPES = ("v_prediction", "epsilon")
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing", "karras")
+MAX_TRAIN_TIMESTEPS = 1_000_000
 CLEAN = -1  # the timestep of clean data
 RHO = 7.0  # of the Karras spacing: how much denser the levels are towards clean data
 LCM_DATA_STD, LCM_TIMESTEP_SCALE = 0.5, 10.0  # of the boundary condition
@@ -65,7 +66,7 @@ class NoiseSchedule:
     steps_offset: int = 1
 
     def __post_init__(self) -> None:
-        check_integer("train_timesteps", self.train_timesteps, 1)
+        check_integer("train_timesteps", self.train_timesteps, 1, MAX_TRAIN_TIMESTEPS)
         _check_choice("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
             if not isinstance(beta, (int, float)) or not 0 < beta < 1:

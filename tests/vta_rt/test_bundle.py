@@ -82,7 +82,7 @@ def test_both_denoisers_share_their_weights(bundle_short: Path) -> None:
         ({"model": {"mel_bins": 80}}, "latents of graph denoiser"),
         ({"frames": {"fit": "stretch"}}, "frames.fit"),
         ({"frames": {"size": 336}}, "frames of graph visual_encoder"),
-        ({"frames": {"resize": 112}}, "resize is 112, 0 or at least the size 224"),
+        ({"frames": {"resize": 112}}, "resize is 112, 0 or from the size 224 to 4096 is needed"),
         ({"frames": {"clip_stride": 2}}, "clip_length 1 is no multiple of frames.clip_stride 2"),
         ({"frames": {"tokens_per_second": 8.0}}, "a token for every 1 of 2 frames a second makes 2"),
         ({"schedule": {"beta_schedule": "cosine"}}, "cosine"),

@@ -313,7 +313,7 @@ def test_schedule_is_read_from_json() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "allowed"),
     [
-        ("train_timesteps", 0, "1 or more"),
+        ("train_timesteps", 0, "from 1 to 1000000"),
         ("train_timesteps", "1000", "an integer"),
         ("beta_schedule", "cosine", "scaled_linear, linear"),
         ("beta_start", 0.0, "between 0 and 1"),

@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vta_rt.backends.base import RATE_MATRIX_SIZE, Array, Arrays, Lane, Session, measure_rate
+from vta_rt.documents import read_bytes
 from vta_rt.errors import BundleError, VTAError, one_line
 from vta_rt.manifest import GraphRecord, TensorSpec
 
@@ -55,19 +56,26 @@ class OnnxRuntimeSession(Session):
         options.log_severity_level = _FATAL_ONLY
         if threads is not None:
             options.intra_op_num_threads = min(threads, os.cpu_count() or 1)  # more would only wait for each other
+        # Read, not mapped: a file that shrinks under the process would end it. And a graph from memory can reach no other file.
+        graph, weights = read_bytes(path, error=BundleError), {}
+        for file in record.weights:
+            weights[file.file] = read_bytes(path.parent / file.file, error=BundleError)
         try:
-            self._session = self._open(path, options)
+            if weights:
+                sizes = [len(content) for content in weights.values()]
+                options.add_external_initializers_from_files_in_memory([*weights], [*weights.values()], sizes)
+            self._session = self._open(graph, options)
         except VTAError:
             raise
         except Exception as error:  # onnxruntime raises a dozen kinds without a common base
             raise BundleError(f"{path}: ONNX Runtime cannot load it ({one_line(error)})") from error
-        if (graph := self._session.get_modelmeta().graph_name) != name:
-            raise BundleError(f"{path}: is not the graph {name}, but {graph}")
+        if (own := self._session.get_modelmeta().graph_name) != name:
+            raise BundleError(f"{path}: is not the graph {name}, but {own}")
         self._check_tensors("inputs", self._session.get_inputs(), self.inputs, path)
         self._check_tensors("outputs", self._session.get_outputs(), self.outputs, path)
 
-    def _open(self, path: Path, options: Any) -> Any:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    def _open(self, graph: bytes, options: Any) -> Any:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def _run_options(self) -> Any:
         return None

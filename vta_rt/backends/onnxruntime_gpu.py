@@ -95,22 +95,22 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         self._taking = threading.Lock()
         self._running = threading.Lock() if self._capture else contextlib.nullcontext()
 
-    def _open(self, path: Path, options: Any) -> Any:
+    def _open(self, graph: bytes, options: Any) -> Any:
         try:
-            return self._start(path, options)
+            return self._start(graph, options)
         except Exception:
             if not self._capture:
                 raise
         # It refuses to capture a graph of which a part runs on the CPU, but runs it all the same.
         self._capture = False
-        return self._start(path, options)
+        return self._start(graph, options)
 
-    def _start(self, path: Path, options: Any) -> Any:
+    def _start(self, graph: bytes, options: Any) -> Any:
         provider, unwanted = self._provider, set() if self._capture else {CAPTURE}
         if self._is_half:
             unwanted.add(TF32)
         own = {name: value for name, value in provider.options.items() if name not in unwanted}
-        session = ort.InferenceSession(path, options, providers=[(provider.name, own), "CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=[(provider.name, own), "CPUExecutionProvider"])
         if provider.name not in session.get_providers():
             raise EngineError(f"ONNX Runtime's {provider.name} does not start here; are CUDA's libraries installed?")
         return session

@@ -55,7 +55,9 @@ def core() -> Any:
 
 @cache
 def _core() -> tuple[Any, int]:
-    return load().Core(), os.getpid()
+    core = load().Core()
+    core.set_property({"ENABLE_MMAP": False})  # a file of weights that shrinks under the process would end it
+    return core, os.getpid()
 
 
 def has_bf16() -> bool:
