@@ -5,14 +5,29 @@ audio = vta_rt.generate("clip.mp4", seed=1)
 audio.mux("clip.mp4", "clip_with_sound.mp4")
 """
 
-import logging
+from __future__ import annotations
 
-from vta_rt.audio import Audio
-from vta_rt.bundle import Bundle
-from vta_rt.errors import VTAError
-from vta_rt.pipeline import Pipeline, generate
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vta_rt.audio import Audio
+    from vta_rt.bundle import Bundle
+    from vta_rt.errors import VTAError
+    from vta_rt.pipeline import Pipeline, generate
 
 __all__ = ["Audio", "Bundle", "Pipeline", "VTAError", "generate"]
 __version__ = "0.1.0"
 
 logging.getLogger("vta_rt").addHandler(logging.NullHandler())  # silent unless the program that uses it wants to hear
+
+_HOMES = {"Audio": "audio", "Bundle": "bundle", "Pipeline": "pipeline", "VTAError": "errors", "generate": "pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command can say what happens while packages are imported."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value

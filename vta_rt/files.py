@@ -105,17 +105,28 @@ def _stat(path: Path) -> os.stat_result | None:
 @contextmanager
 def _claim(temporary: Path) -> Iterator[None]:
     """Create a file, and hold a lock on it that shows other processes that its writer lives."""
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    descriptor = _create(temporary)
+    # A process that looks for leftovers may have removed the file before it was locked.
+    while fcntl is not None and _lock(descriptor) and not temporary.exists():
+        os.close(descriptor)
+        descriptor = _create(temporary)
     try:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks, where nothing is taken for a leftover either
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-            # A process that looked for leftovers between the two lines above may have removed it.
-            if not temporary.exists():
-                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
         yield
     finally:
         os.close(descriptor)
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+
+
+def _lock(descriptor: int) -> bool:
+    """Wait for a lock that others may share; False on a file system without locks, where nothing is taken for a leftover."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    except OSError:
+        return False
+    return True
 
 
 def _remove_leftovers(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from vta_rt.cli import main
+from vta_rt.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -1,0 +1,36 @@
+"""Ctrl-C while the command's packages are imported: one line, and no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == MODULE:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from vta_rt.cli import run
+sys.argv[1:] = ["info", "nowhere"]
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("module", ["numpy", "av", "vta_rt.pipeline", "vta_rt.cli.bundles"])
+def test_while_packages_are_imported(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"MODULE = {module!r}\n{INTERRUPTED}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
+
+
+def test_the_package_itself_imports_little() -> None:
+    code = "import sys, vta_rt; print([name for name in ('numpy', 'av', 'onnxruntime') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
