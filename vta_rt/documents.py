@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 
 import msgspec
 
-from vta_rt.errors import VTAError
+from vta_rt.errors import VTAError, show
 from vta_rt.files import open_ordinary
 
 T = TypeVar("T")
@@ -94,8 +94,8 @@ def _check_version(document: Any, source: str | Path, versions: range, error: ty
         raise error(f"{source}: has no format_version{advice}")
     if version >= versions.stop:
         raise error(
-            f"{source}: format version {version} was written by a newer vta_rt; this one reads up to "
+            f"{source}: format version {show(version)} was written by a newer vta_rt; this one reads up to "
             f"{versions.stop - 1}: upgrade it"
         )
     if version not in versions:
-        raise error(f"{source}: format version {version} is not one that this vta_rt reads{advice}")
+        raise error(f"{source}: format version {show(version)} is not one that this vta_rt reads{advice}")

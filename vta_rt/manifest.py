@@ -187,8 +187,9 @@ def _find_contradiction(manifest: Manifest) -> str | None:
                 shape, dtype = wanted[spec.name]
                 if not _fits(spec, shape, dtype):
                     sizes = ", ".join("any" if size is None else str(size) for size in shape)
+                    own = ", ".join(size if isinstance(size, str) else show(size) for size in spec.shape)
                     return (
-                        f"{spec.name} of graph {name} is {spec.dtype} [{', '.join(map(str, spec.shape))}], "
+                        f"{spec.name} of graph {name} is {spec.dtype} [{own}], "
                         f"which is not the model's {dtype} [{sizes}]"
                     )
     return None

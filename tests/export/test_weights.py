@@ -58,6 +58,8 @@ class Runs:
         return os.mkdir, (f"{self.path}.was-run",)
 
 
+HUGE_HEADER = b'{"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,4611686018427387904]}}'
+HUGE_TENSOR = len(HUGE_HEADER).to_bytes(8, "little") + HUGE_HEADER
 FOREIGN: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: path.write_bytes(b""), "is empty"),
     (git_lfs_pointer, "is a git-lfs pointer"),
@@ -67,6 +69,9 @@ FOREIGN: list[tuple[Callable[[Path], object], str]] = [
     (truncated, "truncated"),
     (truncated_legacy, "truncated"),
     (truncated_safetensors, "truncated"),
+    (lambda path: path.write_bytes((1 << 60).to_bytes(8, "little") + b"{" * 100), "truncated"),
+    (lambda path: path.write_bytes((500).to_bytes(8, "little") + b'{"a":' * 100), "truncated or damaged"),
+    (lambda path: path.write_bytes(HUGE_TENSOR), "truncated or damaged"),
     (other_zip, "is a zip archive of other files (audioldm/readme.txt)"),
     (lambda path: torch.jit.script(torch.nn.Identity()).save(path), "is a TorchScript program"),
     (pickled_module, "holds a Python object (torch.nn.modules.linear.Linear)"),

@@ -16,9 +16,12 @@ from train.models.encoder_config import ENCODERS as ENCODERS
 from train.models.encoder_config import CLIPConfig as CLIPConfig
 from train.models.encoder_config import FrameEncoderConfig as FrameEncoderConfig
 from train.models.encoder_config import MotionConfig as MotionConfig
-from vta_rt.errors import OptionError
+from vta_rt.errors import OptionError, show
 from vta_rt.sampling import Sampling
 from vta_rt.schedule import NoiseSchedule
+
+# The largest numbers of a configuration, far beyond those of published models.
+MAX_NUMBER, MAX_LAYERS, MAX_ITEMS = 1 << 24, 1000, 1000
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> SystemCo
     Raises:
         OptionError: an unknown key, or a value of the wrong type; the message begins with ``source``.
     """
+    _check_numbers(values, source)
     section = values.get("encoder", {})
     kind = section.get("kind", "clip") if isinstance(section, dict) else "clip"
     if kind not in ENCODERS:
@@ -161,6 +165,22 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> SystemCo
             f"{source}: unknown {', '.join(unknown)}; a section allows the fields of train/models/config.py"
         )
     return config
+
+
+def _check_numbers(values: Any, name: str, key: str = "") -> None:
+    """Refuse numbers beyond those of any model, before modules are built of them."""
+    if isinstance(values, dict):
+        for field_name, value in values.items():
+            _check_numbers(value, f"{name}.{field_name[:60]}" if key else f"{name}: {field_name[:60]}", field_name)
+    elif isinstance(values, (list, tuple)):
+        if len(values) > MAX_ITEMS:
+            raise OptionError(f"{name} has {len(values)} items, at most {MAX_ITEMS} are allowed")
+        for value in values:
+            _check_numbers(value, name, key)
+    elif isinstance(values, (int, float)):
+        maximum = MAX_LAYERS if "layers" in key else MAX_NUMBER
+        if not abs(values) <= maximum:
+            raise OptionError(f"{name} is {show(values)}, at most {maximum} is allowed")
 
 
 def _build_section_type(encoder: type[FrameEncoderConfig]) -> Any:

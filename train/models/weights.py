@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from train.models.identify import describe_content, listing
 from vta_rt.errors import VTAError
+from vta_rt.files import open_ordinary
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ def squeeze_1x1(tensor: Tensor, ndim: int) -> Tensor:
 
 
 def _first_bytes(path: Path, count: int = 512) -> bytes:
-    with path.open("rb") as file:
+    with open_ordinary(path) as file:
         return file.read(count)
 
 

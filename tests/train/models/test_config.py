@@ -36,3 +36,22 @@ def test_refuses_what_it_does_not_know(values: dict[str, object], named: str) ->
 
 def test_frame_size_is_the_encoders() -> None:
     assert SystemConfig(encoder=CLIPConfig(image_size=336)).frame_size == 336
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mel": {"sample_rate": 10**400}}, "mel.sample_rate is an integer of 1329 bits, at most 16777216 is allowed"),
+        ({"encoder": {"layers": 10**9}}, "encoder.layers is 1000000000, at most 1000 is allowed"),
+        ({"unet": {"layers_per_block": 10**6}}, "unet.layers_per_block is 1000000, at most 1000"),
+        ({"unet": {"cross_attention_dim": 2**40}}, "unet.cross_attention_dim is 1099511627776, at most 16777216"),
+        ({"unet": {"block_out_channels": [8] * 10**5}}, "unet.block_out_channels has 100000 items, at most 1000"),
+        ({"seconds": float("inf")}, "seconds is inf, at most 16777216"),
+        ({"vae": {"block_out_channels": [2**70]}}, "at most 16777216"),
+    ],
+)
+def test_numbers_beyond_any_model(values: dict, message: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        from_dict(values, source="config.json")
+    assert str(caught.value).startswith("config.json: ")
+    assert message in str(caught.value)
