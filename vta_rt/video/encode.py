@@ -34,7 +34,8 @@ MAX_THREADS, MAX_THREADED_PIXELS = (
 MAX_UNITS = 1_000_000  # a second; finer timestamps are rounded to it
 MAX_WEBP_BYTES, MAX_WEBP_PIXELS = 1 << 28, 1 << 24  # Pillow holds the file and four canvases of it
 WEBP_SECONDS = Fraction(1, 10)  # for a frame that says 0, as browsers have it
-ENCODER_OPTIONS = {"preset": "veryfast", "crf": "17"}  # no difference to be seen
+# Frames that show no difference; in the order of display, since MP4 takes the length of the last one from the last packet.
+ENCODER_OPTIONS = {"preset": "veryfast", "crf": "17", "bf": "0"}
 BT709, LIMITED = 1, 1  # primaries, transfer and matrix; range of values (ITU-T H.273, as FFmpeg counts them)
 WHITE = 255  # what is seen through transparent pixels
 
@@ -109,9 +110,11 @@ def _find_form(video: Video) -> Form:
 
 
 def _read_video(video: Video) -> Frames:
-    reader = video.rewind()
+    reader, begin = video.rewind(), None
     with raise_video_errors(video.path):
-        yield from reader.timeline(reader.frames())
+        for time, frame in reader.timeline(reader.frames()):
+            begin = time if begin is None else begin
+            yield (time, frame) if frame is not None else (begin + video.duration, None)
 
 
 def _read_webp(path: StrPath, options: VideoOptions) -> tuple[Form, Frames]:
