@@ -20,7 +20,7 @@ def run() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command ``vta``; returns the exit code: 0 done, 2 bad input, 128 and its number for a signal."""
+    """The command ``vta``; returns the exit code: 0 done, 1 partly, 2 bad input, 128 and its number for a signal."""
     return run_command(_dispatch, arguments)
 
 

@@ -52,7 +52,7 @@ def run_command(
         say(VTAError(f'{error.name} is not installed; it comes with: pip install "vta-rt[{extra}]"'))
         return BAD_INPUT
     except KeyboardInterrupt as error:
-        tell("interrupted")
+        _tell("interrupted")
         return 128 + (error.signal if isinstance(error, Signalled) else signal.SIGINT)
     except BrokenPipeError:
         _drop_output()
@@ -66,10 +66,10 @@ def run_command(
 
 def say(error: Exception) -> None:
     """One line on standard error."""
-    tell(f"error: {error}")
+    _tell(f"error: {error}")
 
 
-def tell(text: str) -> None:
+def _tell(text: str) -> None:
     if sys.stderr is not None:
         print(" ".join(text.split()), file=sys.stderr)
 
@@ -111,7 +111,7 @@ def _notes() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, (FallbackWarning, LicenceWarning, PromptWarning)):
-            tell(f"note: {message}")
+            _tell(f"note: {message}")
         else:
             usual(message, category, *where, **more)
 

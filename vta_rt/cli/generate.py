@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -22,10 +20,10 @@ from tqdm import tqdm
 from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
 from vta_rt.batch import RESULT_SUFFIX, GoOn, find_videos, work_through
-from vta_rt.cli.command import BAD_INPUT, say, tell
+from vta_rt.cli.command import BAD_INPUT, say
 from vta_rt.cores import usable_cores
 from vta_rt.errors import OptionError, OutputError, VideoError, VTAError
-from vta_rt.files import check_writable, raise_output_errors
+from vta_rt.files import check_writable, raise_output_errors, write_standard_output
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling, read_sampling_options
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
@@ -82,8 +80,8 @@ def add_generate(commands: Any) -> None:
         "--out",
         metavar="OUT",
         help=f"a file ending in {', '.join(SOUND_FORMATS)} (sound) or {', '.join(VIDEO_FORMATS)} (the video with sound), "
-        "a folder, made if needed, or - for standard output; several videos need a folder; videos of one name, as a.mp4 and "
-        "a.mov, keep their suffix in that of the result, as a.mp4.mp4 (default: NAME_with_sound.EXT here)",
+        "a folder, made if needed, or - for standard output; several videos need a folder; a.mp4 and a.mov become a.mp4.EXT "
+        "and a.mov.EXT (default: NAME_with_sound.EXT here)",
     )
     generate.add_argument(
         "--format",
@@ -247,8 +245,7 @@ def _make(pipeline: Pipeline, options: argparse.Namespace, files: FileOptions, b
 
     with ExitStack() as stack:
         if options.out == STDOUT:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vta-"))
-            job = job._replace(out=Path(folder, f"stdout{job.out.suffix}"))
+            job = job._replace(out=stack.enter_context(write_standard_output(job.out.name)))
         video, target = None, job.out
         if job.video is not None:
             video, target = stack.enter_context(_open_video(job, job.video, files, progress))
@@ -264,12 +261,9 @@ def _make(pipeline: Pipeline, options: argparse.Namespace, files: FileOptions, b
         else:
             audio.mux(video, target, drop=files.drop)
         length = 0.0 if video is None else video.info.duration
-        if options.out == STDOUT:
-            with open(target, "rb") as file:
-                shutil.copyfileobj(file, sys.stdout.buffer)
-            target = Path("standard output")
+    shown = "standard output" if options.out == STDOUT else target
     short = f"; the video is {length:.2f} s, longer than the model" if audio.duration < length - 0.01 else ""
-    return f"{target}  {audio.duration:.2f} s of sound in {time.perf_counter() - start:.1f} s{short}"
+    return f"{shown}  {audio.duration:.2f} s of sound in {time.perf_counter() - start:.1f} s{short}"
 
 
 @contextmanager
@@ -341,9 +335,9 @@ def _has_result(job: Job, sources: Collection[str]) -> bool:
 
 def _name_passed_over(lines: Sequence[str]) -> None:
     for line in lines[:MAX_NAMED]:
-        tell(f"passed over: {line}")
+        _print_note(f"passed over: {line}")
     if len(lines) > MAX_NAMED:
-        tell(f"passed over: {len(lines) - MAX_NAMED} more files")
+        _print_note(f"passed over: {len(lines) - MAX_NAMED} more files")
 
 
 def plan_outputs(videos: Sequence[Path], out: str | None, extension: str | None) -> tuple[list[Job], list[OutputError]]:
@@ -444,7 +438,12 @@ def _warnings_shown() -> Iterator[None]:
 
 def _warn(path: object, text: str) -> None:
     with tqdm.external_write_mode():
-        tell(f"{path}: warning: {text}")
+        _print_note(f"{path}: warning: {text}")
+
+
+def _print_note(text: str) -> None:
+    if sys.stderr is not None:
+        print(" ".join(text.split()), file=sys.stderr)
 
 
 class _Bar:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -21,7 +21,7 @@ from PIL import Image
 
 from vta_rt.cores import usable_cores
 from vta_rt.errors import OutputError, VideoError
-from vta_rt.files import StrPath, raise_output_errors
+from vta_rt.files import StrPath, atomic_write
 from vta_rt.video.opening import VideoOptions, open_file
 from vta_rt.video.reader import Video, raise_video_errors
 
@@ -86,10 +86,8 @@ def encode_video(
         VideoError: the file cannot be read, is a WebP image without animation, or has larger or more frames than allowed.
         OutputError: the folder cannot be written to.
     """
-    path = Path(folder) / f".{secrets.token_hex(8)}.part.mp4"
-    try:
-        with raise_output_errors(path):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    # As for a file that never comes to be: its temporary one is removed, even after a kill.
+    with suppress(_Done), atomic_write(Path(folder, f"{secrets.token_hex(8)}.mp4")) as path:
         if not isinstance(source, Video) and is_webp(source):
             form, frames = _read_webp(source, options or VideoOptions())
             _encode(source, form, frames, path, on_frame)
@@ -97,8 +95,11 @@ def encode_video(
             with Video.open(source) if isinstance(source, Video) else Video(source, options) as video:
                 _encode(video.path, _find_form(video), _read_video(video), path, on_frame)
         yield path
-    finally:
-        path.unlink(missing_ok=True)
+        raise _Done
+
+
+class _Done(Exception):
+    """Ends the life of a temporary file."""
 
 
 def _find_form(video: Video) -> Form:

@@ -28,7 +28,8 @@ CLIPS = [  # suffix, codec, format of its pixels, container
     (".3gp", "libx264", "yuv420p", ".mp4"),
     (".avi", "mpeg4", "yuv420p", ".mp4"),
     (".avi", "mjpeg", "yuvj420p", ".mp4"),
-    (".avi", "ffv1", "yuv420p", ".mkv"),
+    (".avi", "ffv1", "yuv420p", ".mp4"),
+    (".avi", "utvideo", "yuv422p", None),
     (".nut", "libvpx", "yuv420p", ".mkv"),
     (".gif", "gif", "rgb8", None),  # .mov can hold it, but players do not show it
     (".apng", "apng", "rgb24", None),

@@ -159,7 +159,7 @@ def test_what_cannot_be_encoded(tmp_path: Path, name: str, make, message: str) -
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_limits(tmp_path: Path, suffix: str) -> None:
     source, options = make_animation(tmp_path / f"a{suffix}"), VideoOptions(limits=Limits(pixels=64 * 47))
-    with pytest.raises(VideoError, match="64 x 48 pixels|limit pixels"), encode_video(source, tmp_path, options):
+    with pytest.raises(VideoError, match=r"64 x 48 pixels|limit pixels"), encode_video(source, tmp_path, options):
         pytest.fail("encoded")
 
 
