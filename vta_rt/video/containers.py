@@ -60,8 +60,11 @@ def find_container(out: StrPath) -> Container:
 def can_hold(kind: Container, *streams: Stream, add: Callable[[OutputContainer, Any], Stream]) -> bool:
     """Whether a container can hold copies of these streams together, each added by ``add``.
 
-    Found out by writing a header to memory: FFmpeg's own lists of what a container holds promise too much.
+    Found out by writing a header to memory: FFmpeg's own lists of what a container holds promise too much. Raw video is held by
+    none: its pixels would read as those of another format, since PyAV cannot pass on the tag that says which they have.
     """
+    if any(isinstance(stream, VideoStream) and stream.codec_context.name == "rawvideo" for stream in streams):
+        return False
     options = {key: value for key, value in kind.options.items() if key != "movflags"}
     try:
         with av.open(io.BytesIO(), "w", format=kind.format, container_options=options) as sink:

@@ -31,6 +31,9 @@ CLIPS = [  # suffix, codec, format of its pixels, container
     (".avi", "ffv1", "yuv420p", ".mp4"),
     (".avi", "utvideo", "yuv422p", None),
     (".nut", "libvpx", "yuv420p", ".mkv"),
+    (".avi", "rawvideo", "bgr24", None),
+    (".nut", "rawvideo", "yuv420p", None),
+    (".mov", "rawvideo", "uyvy422", None),
     (".gif", "gif", "rgb8", None),  # .mov can hold it, but players do not show it
     (".apng", "apng", "rgb24", None),
     (".wmv", "wmv2", "yuv420p", None),
