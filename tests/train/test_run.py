@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from export.bundling import open_checkpoint
+from tests.kills import kill_at_random
 
 Settings = dict[str, Any]
 EXACT = ("step", "loss", "learning_rate", "gradient_norm", "valid_loss")  # what does not depend on the clock
@@ -93,6 +94,31 @@ def test_two_processes_compute_the_same(recipe: Path, whole_run: Path, environme
         expected = [line[name] for line in one if name in line]
         assert [line[name] for line in two if name in line] == pytest.approx(expected, abs=1e-4)
     assert loading(out)["samples"] == loading(whole_run)["samples"] == 12 * 8
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again(recipe: Path, whole_run: Path, environment: Mapping[str, str]) -> None:
+    """A run goes on where a folder has a checkpoint; ``out=`` is what names the folder."""
+    out = whole_run.with_name("often")
+    out.mkdir()
+
+    def is_complete(folder: Path) -> bool:
+        for checkpoint in (folder / "checkpoints").glob("[0-9]*"):
+            reference = whole_run / "checkpoints" / checkpoint.name / "model_2.safetensors"
+            if reference.exists() and (checkpoint / "model_2.safetensors").read_bytes() != reference.read_bytes():
+                return False
+        return True
+
+    launcher = whole_run.with_name("run.py")
+    launcher.write_text(
+        "import sys; from pathlib import Path; from train.run import main\n"
+        "config, out = sys.argv[1:]\n"
+        "done = sorted(path.name for path in (Path(out) / 'checkpoints').glob('[0-9]*'))\n"
+        "if '00000012' in done: sys.exit(0)\n"
+        "sys.exit(main(['--resume', out] if done else ['--config', config, f'out={out}']))\n"
+    )
+    environment = environment | {"PYTHONPATH": f"{launcher.parent}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    assert kill_at_random(["run", recipe], out, is_complete, kills=3, environment=environment) == []
 
 
 @pytest.mark.slow

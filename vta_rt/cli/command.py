@@ -96,10 +96,21 @@ def _stopped_by_signals() -> Iterator[None]:
             raise Signalled(number)
         os.kill(os.getpid(), number)
 
+    def resume(unraisable: Any) -> None:
+        """Python drops an exception that is raised while an object is deleted: let the signal come again."""
+        if isinstance(unraisable.exc_value, Signalled):
+            number = unraisable.exc_value.signal
+            signal.signal(number, stop)
+            threading.Timer(0.01, os.kill, (process, number)).start()  # not now: it would be dropped in here, too
+        else:
+            usual_hook(unraisable)
+
+    usual_hook, sys.unraisablehook = sys.unraisablehook, resume
     before = {number: signal.signal(number, stop) for number in ours}
     try:
         yield
     finally:
+        sys.unraisablehook = usual_hook
         for number, handler in before.items():
             if signal.getsignal(number) is stop:  # else one came, and the process is about to end
                 signal.signal(number, handler)

@@ -34,3 +34,21 @@ def test_the_package_itself_imports_little() -> None:
     code = "import sys, vta_rt; print([name for name in ('numpy', 'av', 'onnxruntime') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_signal_while_an_object_is_deleted() -> None:
+    """Python drops what is raised there; the command ends all the same."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from vta_rt.cli import run_command\n"
+        "class Thing:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"
+        "def command(_):\n"
+        "    thing = Thing()\n"
+        "    del thing\n"
+        "    time.sleep(30)\n"
+        "sys.exit(run_command(command))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stderr) == (143, "interrupted\n")
