@@ -18,12 +18,13 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
+from PIL.Image import Transpose
 
 from vta_rt.cores import usable_cores
 from vta_rt.errors import OutputError, VideoError
 from vta_rt.files import StrPath, atomic_write
 from vta_rt.video.opening import VideoOptions, open_file
-from vta_rt.video.reader import Video, raise_video_errors
+from vta_rt.video.reader import TRANSPOSED, UPRIGHT, Video, raise_video_errors
 
 MAX_BLOCKS = 139_264  # macroblocks of 16 x 16 pixels in a frame of H.264 (ITU-T H.264, table A-1, level 6.2)
 MAX_PIXELS = 1 << 38  # of all frames; an hour of 1080p at 36 frames a second
@@ -103,11 +104,20 @@ class _Done(Exception):
 
 
 def _find_form(video: Video) -> Form:
-    video.find_first()  # raises if there is none
+    matrix = _build_matrix(video.find_first().orientation)
     reader = video.rewind()
-    side_data: Any = next(reader.frames()).side_data
-    matrix = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32).tolist() if "DISPLAYMATRIX" in side_data else None
     return Form(reader.time_base, reader.sample_aspect_ratio, matrix, dict(reader.container.metadata))
+
+
+def _build_matrix(orientation: Transpose | None) -> list[int] | None:
+    """A display matrix for an orientation, whose signs are those that ``TRANSPOSED`` and ``UPRIGHT`` list; None for none."""
+    if orientation is None:
+        return None
+    is_transposed = orientation in TRANSPOSED.values()
+    signs = next(key for key, turn in (TRANSPOSED if is_transposed else UPRIGHT).items() if turn == orientation)
+    first, second = (1 << 16 if positive else -1 << 16 for positive in signs)
+    a, b, c, d = (0, first, second, 0) if is_transposed else (first, 0, 0, second)
+    return [a, b, 0, c, d, 0, 0, 0, 1 << 30]
 
 
 def _read_video(video: Video) -> Frames:

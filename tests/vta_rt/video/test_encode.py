@@ -69,7 +69,8 @@ def test_one_frame_and_no_delay(tmp_path: Path) -> None:
         ("a.mkv", {"frame_rate": Fraction(30000, 1001)}),
         ("b.mkv", {"timestamps": [0, 0.5, 0.6, 2]}),
         ("a.mp4", {"start": 1.5}),
-        ("a.mov", {"rotation": 90}),
+        *(("a.mov", {"rotation": rotation}) for rotation in (90, 180, 270)),
+        *(("b.mov", {"matrix": m}) for m in ((-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0))),
     ],
 )
 def test_any_video_can_be_encoded(tmp_path: Path, name: str, options: dict) -> None:
