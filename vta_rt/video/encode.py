@@ -39,6 +39,9 @@ WEBP_SECONDS = Fraction(1, 10)  # for a frame that says 0, as browsers have it
 ENCODER_OPTIONS = {"preset": "veryfast", "crf": "17", "bf": "0"}
 BT709, LIMITED = 1, 1  # primaries, transfer and matrix; range of values (ITU-T H.273, as FFmpeg counts them)
 WHITE = 255  # what is seen through transparent pixels
+BAND = 256  # rows that are blended with it at a time
+LARGE_PIXELS = 1 << 23  # frames above this size, about 4K, are encoded without holding many of them
+LARGE_OPTIONS = {"preset": "ultrafast", "rc-lookahead": "0", "refs": "1"}
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,8 @@ def _add_stream(path: StrPath, sink: OutputContainer, form: Form, frame: VideoFr
     width, height = frame.width + frame.width % 2, frame.height + frame.height % 2
     if -(-width // 16) * -(-height // 16) > MAX_BLOCKS:
         raise VideoError(f"{path}: its frames are {width} x {height} pixels, more than H.264 can hold")
-    stream: Any = sink.add_stream("libx264", options=ENCODER_OPTIONS)
+    options = ENCODER_OPTIONS | (LARGE_OPTIONS if width * height > LARGE_PIXELS else {})
+    stream: Any = sink.add_stream("libx264", options=options)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     encoder = stream.codec_context
     encoder.time_base, encoder.sample_aspect_ratio = unit, form.aspect
@@ -209,9 +213,8 @@ def _convert(frame: VideoFrame, width: int, height: int, converter: VideoReforma
     is_rgb = frame.format.is_rgb or frame.format.has_palette
     if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
         values: Any = converter.reformat(frame, format="rgba").to_ndarray()
-        alpha = values[..., 3:].astype(np.uint16)
-        shown = (values[..., :3] * alpha + WHITE * (255 - alpha) + 127) // 255
-        frame, is_rgb = VideoFrame.from_ndarray(shown.astype(np.uint8), format="rgb24"), True
+        if values[..., 3].min() < 255:
+            frame, is_rgb = VideoFrame.from_ndarray(_blend(values), format="rgb24"), True
     missing = height - frame.height, width - frame.width
     if missing in ((0, 1), (1, 0), (1, 1)):
         values = np.pad(
@@ -228,6 +231,16 @@ def _convert(frame: VideoFrame, width: int, height: int, converter: VideoReforma
         dst_colorspace=Colorspace.ITU709 if is_rgb else None,
         dst_color_range=ColorRange.MPEG,
     )
+
+
+def _blend(values: np.ndarray) -> np.ndarray:
+    """``[H, W, 4]`` uint8 RGBA on white, as ``[H, W, 3]`` uint8."""
+    shown = np.empty((*values.shape[:2], 3), np.uint8)
+    for top in range(0, len(values), BAND):
+        rows = values[top : top + BAND]
+        alpha = rows[..., 3:].astype(np.uint16)
+        shown[top : top + BAND] = (rows[..., :3] * alpha + WHITE * (255 - alpha) + 127) // 255
+    return shown
 
 
 def _mux(sink: OutputContainer, packets: Any, durations: dict[int, int]) -> None:

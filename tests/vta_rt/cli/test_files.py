@@ -31,6 +31,7 @@ CODECS = {
     ".mpg": ("mpeg2video", "yuv420p"),
     ".m2ts": ("mpeg2video", "yuv420p"),
     ".vob": ("mpeg2video", "yuv420p"),
+    ".mxf": ("mpeg2video", "yuv420p"),
 }
 
 
@@ -131,14 +132,14 @@ def test_only_what_cannot_be_copied_is_encoded(
 def test_a_folder_of_everything(bundle_short: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     clips, out = tmp_path / "clips", tmp_path / "out"
     clips.mkdir()
-    for name in ("a.mp4", "a.mov", "b.webm", "c.m2ts", "d.vob", "e.gif", "broken.mkv"):
+    for name in ("a.mp4", "a.mov", "b.webm", "c.m2ts", "d.vob", "e.gif", "f.mxf", "broken.mkv"):
         make(clips / name)
     for index in range(7):
         (clips / f"{index}.txt").touch()
     assert generate(bundle_short, clips, "-o", f"{out}/") == 1
-    assert names(out) == ["a.mov.mov", "a.mp4.mp4", "b.webm", "c.mp4", "d.mp4"]
+    assert names(out) == ["a.mov.mov", "a.mp4.mp4", "b.webm", "c.mp4", "d.mp4", "f.mp4"]
     shown = capfd.readouterr()
-    assert shown.out.splitlines()[-1] == "5 made, 2 failed, 7 passed over"
+    assert shown.out.splitlines()[-1] == "6 made, 2 failed, 7 passed over"
     lines = shown.err.splitlines()
     assert lines[:6] == [
         *(f"passed over: {clips}/{index}.txt: .txt is no suffix of videos" for index in range(5)),
@@ -148,9 +149,9 @@ def test_a_folder_of_everything(bundle_short: Path, tmp_path: Path, capfd: pytes
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert generate(bundle_short, clips, "-o", f"{out}/", "--skip-existing", "--encode") == 1
     shown = capfd.readouterr()
-    assert "5 of 7 exist already" in shown.out
+    assert "6 of 8 exist already" in shown.out
     assert shown.out.splitlines()[-1] == "1 made, 1 failed, 7 passed over"
-    assert names(out) == ["a.mov.mov", "a.mp4.mp4", "b.webm", "c.mp4", "d.mp4", "e.mp4"]
+    assert names(out) == ["a.mov.mov", "a.mp4.mp4", "b.webm", "c.mp4", "d.mp4", "e.mp4", "f.mp4"]
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
