@@ -61,7 +61,7 @@ def can_hold(kind: Container, *streams: Stream, add: Callable[[OutputContainer, 
     """Whether a container can hold copies of these streams together, each added by ``add``.
 
     Found out by writing a header to memory: FFmpeg's own lists of what a container holds promise too much. Raw video is held by
-    none: its pixels would read as those of another format, since PyAV cannot pass on the tag that says which they have.
+    none: its pixels would read as those of another format, since PyAV gives a copy another tag than the one that says which.
     """
     if any(isinstance(stream, VideoStream) and stream.codec_context.name == "rawvideo" for stream in streams):
         return False
