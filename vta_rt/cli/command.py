@@ -38,30 +38,39 @@ def run_command(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name that the terminal cannot show must not fail
+    signals: list[int] = []
     try:
-        with _notes(), _stopped_by_signals():
+        with _notes(), _stopped_by_signals(signals):
             code = command(arguments)
         if sys.stdout is not None:  # None if it was closed beforehand
             sys.stdout.flush()
-    except VTAError as error:
-        say(error)
-        return BAD_INPUT
-    except ModuleNotFoundError as error:
-        if extra is None:
-            raise
-        say(VTAError(f'{error.name} is not installed; it comes with: pip install "vta-rt[{extra}]"'))
-        return BAD_INPUT
-    except KeyboardInterrupt as error:
-        _tell("interrupted")
-        return 128 + (error.signal if isinstance(error, Signalled) else signal.SIGINT)
-    except BrokenPipeError:
-        _drop_output()
-        return BROKEN_PIPE
-    except OSError as error:
-        _drop_output()
-        say(error)
-        return BAD_INPUT
+    except BaseException as error:
+        if signals:  # whatever became of it: a module of C that is interrupted while it is imported says something else
+            _tell("interrupted")
+            return 128 + signals[0]
+        return _report(error, extra)
     return code
+
+
+def _report(error: BaseException, extra: str | None) -> int:
+    """One line for an error that a user can do something about, and the exit code; others are raised again."""
+    match error:
+        case VTAError():
+            say(error)
+        case ModuleNotFoundError() if extra is not None:
+            say(VTAError(f'{error.name} is not installed; it comes with: pip install "vta-rt[{extra}]"'))
+        case KeyboardInterrupt():
+            _tell("interrupted")
+            return 128 + signal.SIGINT
+        case BrokenPipeError():
+            _drop_output()
+            return BROKEN_PIPE
+        case OSError():
+            _drop_output()
+            say(error)
+        case _:
+            raise error
+    return BAD_INPUT
 
 
 def say(error: Exception) -> None:
@@ -75,8 +84,8 @@ def _tell(text: str) -> None:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Clean up before a signal ends the process, as Python does for Ctrl-C only.
+def _stopped_by_signals(received: list[int]) -> Iterator[None]:
+    """Clean up before a signal ends the process, as Python does for Ctrl-C only; ``received`` gets its number.
 
     Meanwhile Ctrl-C is ignored and the other signals end the process at once. A signal that is ignored (``nohup``) or that
     has another handler stays so.
@@ -89,6 +98,7 @@ def _stopped_by_signals() -> Iterator[None]:
     process = os.getpid()
 
     def stop(number: int, _: Any) -> None:
+        received.append(number)
         forked = os.getpid() != process  # a worker process; its parent reports how it ends
         for other in ours:
             signal.signal(other, signal.SIG_IGN if other == signal.SIGINT and not forked else signal.SIG_DFL)
