@@ -148,7 +148,7 @@ def add_generate(commands: Any) -> None:
     files.add_argument(
         "--encode",
         action="store_true",
-        help="encode video as H.264 that cannot be copied, as of GIF, APNG, animated WebP, WMV",
+        help="encode video as H.264 that cannot be copied, as of GIF, APNG, animated WebP",
     )
     files.add_argument("--strict", action="store_true", help="refuse truncated files and headers that promise more")
     files.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE", help="see docs/files.md")

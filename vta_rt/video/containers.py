@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,6 +25,7 @@ class Container(NamedTuple):
     options: dict[str, str]  # of the muxer
     audio_codec: Literal["aac", "libopus"]
     hides_start: bool  # frames before time 0 are not shown, by an edit list
+    holds_any: bool = False  # codecs that PyAV does not let this muxer have are written too
 
 
 # The index goes first, so that playing can begin before everything is downloaded. Dolby Vision's configuration is written only
@@ -35,6 +38,7 @@ CONTAINERS = {
     ".webm": Container("webm", {}, "libopus", False),
 }
 
+TEE_SPECIAL, ESCAPED = r"([\\'|:\[\]\s])", r"\\\1"  # in a name given to FFmpeg's tee muxer
 ENCODED_CONTAINERS = (
     ".mp4",
     ".mov",
@@ -57,6 +61,27 @@ def find_container(out: StrPath) -> Container:
     return kind
 
 
+def open_sink(kind: Container, file: Any, options: dict[str, str]) -> OutputContainer:
+    """Open a file for writing: a path, or a file object, which is not written to where ``kind.holds_any``.
+
+    Matroska holds whatever Video for Windows and its sound have a code for, but PyAV asks FFmpeg for a shorter list. FFmpeg's
+    tee muxer, which hands packets on to other muxers, is not asked.
+    """
+    if not kind.holds_any:
+        return av.open(file, "w", format=kind.format, container_options=options)
+    path = file if isinstance(file, str) else f"file:{os.devnull}"
+    settings = ":".join(f"{key}={value}" for key, value in {"f": kind.format, **options}.items())
+    return av.open(f"[{settings}]{re.sub(TEE_SPECIAL, ESCAPED, path)}", "w", format="tee")
+
+
+def fit_container(
+    kind: Container, stream: Stream, *, add: Callable[[OutputContainer, Any], Stream]
+) -> Container | None:
+    """How a kind of file is written so that it can hold a copy of this stream; None if it cannot."""
+    ways = [kind, kind._replace(holds_any=True)] if kind.format == "matroska" else [kind]
+    return next((way for way in ways if can_hold(way, stream, add=add)), None)
+
+
 def can_hold(kind: Container, *streams: Stream, add: Callable[[OutputContainer, Any], Stream]) -> bool:
     """Whether a container can hold copies of these streams together, each added by ``add``.
 
@@ -67,7 +92,7 @@ def can_hold(kind: Container, *streams: Stream, add: Callable[[OutputContainer, 
         return False
     options = {key: value for key, value in kind.options.items() if key != "movflags"}
     try:
-        with av.open(io.BytesIO(), "w", format=kind.format, container_options=options) as sink:
+        with open_sink(kind, io.BytesIO(), options) as sink:
             for stream in streams:
                 add(sink, stream)
             sink.start_encoding()
@@ -82,7 +107,7 @@ def holds_copy(out: StrPath, stream: VideoStream) -> bool:
     Raises:
         OptionError: it names none of ours.
     """
-    return can_hold(find_container(out), stream, add=_add)
+    return fit_container(find_container(out), stream, add=_add) is not None
 
 
 def choose_container(path: StrPath, stream: VideoStream) -> str | None:
@@ -95,7 +120,7 @@ def choose_container(path: StrPath, stream: VideoStream) -> str | None:
         return None
     own = Path(path).suffix.lower()
     suffixes = sorted(CONTAINERS, key=lambda suffix: suffix != own)  # stable: the others stay in their order
-    return next((suffix for suffix in suffixes if can_hold(CONTAINERS[suffix], stream, add=_add)), None)
+    return next((suffix for suffix in suffixes if fit_container(CONTAINERS[suffix], stream, add=_add)), None)
 
 
 def _add(sink: OutputContainer, stream: Stream) -> Stream:

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import av
 import numpy as np
 from av.audio.stream import AudioStream
+from av.codec.context import Flags
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import Disposition, Stream
@@ -24,9 +25,9 @@ from av.video.stream import VideoStream
 from vta_rt.errors import OptionError, OutputError, VideoError
 from vta_rt.files import StrPath, atomic_write
 from vta_rt.video import matroska
-from vta_rt.video.containers import CONTAINERS, Container, can_hold, find_container
+from vta_rt.video.containers import CONTAINERS, Container, can_hold, find_container, fit_container, open_sink
 from vta_rt.video.packets import FINER, CopyPlan
-from vta_rt.video.reader import MOV, Video, VideoReader, VideoSource
+from vta_rt.video.reader import MATROSKA, MOV, Video, VideoReader, VideoSource
 
 Part = Literal["audio", "subtitles", "chapters", "metadata", "covers", "attachments", "data", "timecode"]
 PARTS: tuple[Part, ...] = get_args(Part)  # what a file may hold beside the video stream
@@ -165,12 +166,16 @@ def _plan(video: Video, out: StrPath, drop: Collection[str]) -> MuxPlan:
     if os.path.exists(out) and os.path.samefile(video.path, out):
         raise OutputError(f"{out}: is the video itself, another name is needed")
     reader = video.rewind()
-    if not can_hold(kind, reader.stream, add=_add_video_stream):
-        able = [name for name, other in CONTAINERS.items() if can_hold(other, reader.stream, add=_add_video_stream)]
+    fitting = fit_container(kind, reader.stream, add=_add_video_stream)
+    if fitting is None:
+        able = [
+            name for name, other in CONTAINERS.items() if fit_container(other, reader.stream, add=_add_video_stream)
+        ]
         codec = reader.stream.codec_context.codec.canonical_name
         raise OutputError(
             f"{out}: {kind.format} cannot hold {codec} video; {' or '.join(able) or 'none of our containers'} can"
         )
+    kind = fitting
     start = video.plan.start * reader.time_base / FINER
     reader = video.rewind()
     others, covers = _choose_streams(video, reader, kind, dropped)
@@ -178,6 +183,9 @@ def _plan(video: Video, out: StrPath, drop: Collection[str]) -> MuxPlan:
     if "timecode" in dropped:
         metadata.pop("timecode", None)
     chapters = [] if "chapters" in dropped else _shift_chapters(reader.container.chapters(), start)
+    if kind.holds_any and chapters:
+        chapters = []
+        video.note("its chapters cannot be written beside video of its codec; left out")
     covers_read = _read_covers(reader, covers)
     if kind.format == "mov" and _has_dolby_vision(video.rewind().stream):
         video.note("mov cannot hold its Dolby Vision configuration; left out, .mp4 and .mkv can hold it")
@@ -288,7 +296,7 @@ def _write(reader: VideoReader, plan: MuxPlan, samples: np.ndarray, sample_rate:
         options |= matroska.OPTIONS
     if isinstance(file, Nowhere):
         options.pop("movflags", None)  # the index could not be moved to the front
-    with av.open(file, "w", format=plan.kind.format, container_options=options) as sink:
+    with open_sink(plan.kind, file, options) as sink:
         sink.metadata.update(plan.metadata)
         sink.set_chapters(plan.chapters)
         copy, track = _add_video_stream(sink, reader.stream), _add_audio_stream(sink, plan.kind, sample_rate)
@@ -307,7 +315,7 @@ def _write(reader: VideoReader, plan: MuxPlan, samples: np.ndarray, sample_rate:
 
 def _add_video_stream(sink: OutputContainer, template: VideoStream) -> VideoStream:
     copy = sink.add_stream_from_template(template, opaque=True)  # by the decoder's name: not every codec has an encoder
-    if sink.format.name in ("mp4", "mov") and template.codec_context.codec_tag in KEPT_TAGS:
+    if _keeps_tag(sink.format.name, template):
         copy.codec_context.codec_tag = template.codec_context.codec_tag
     if template.sample_aspect_ratio:
         copy.codec_context.sample_aspect_ratio = template.sample_aspect_ratio  # the container's, before the codec's
@@ -316,6 +324,17 @@ def _add_video_stream(sink: OutputContainer, template: VideoStream) -> VideoStre
     copy.metadata.update(_select(template.metadata, STREAM_METADATA))
     copy.disposition = template.disposition | Disposition.default
     return copy
+
+
+def _keeps_tag(muxer: str, stream: VideoStream) -> bool:
+    """Whether a copy gets the codec tag of its source: some decoders know the format of pixels from it alone.
+
+    So do those of ProRes with transparency and of Hap in QuickTime, and of many lossless codecs in AVI.
+    """
+    source, tag = stream.container.format.name, stream.codec_context.codec_tag
+    if muxer in ("mp4", "mov"):
+        return tag in KEPT_TAGS or (muxer == "mov" and source == MOV)
+    return muxer == "tee" and source in (MATROSKA, "avi", "asf")
 
 
 def _add_copy(sink: OutputContainer, template: Stream) -> Stream:
@@ -339,6 +358,8 @@ def _add_audio_stream(sink: OutputContainer, kind: Container, sample_rate: int) 
     bit_rate = min(128_000, 6 * rate)  # AAC's limit is 6 bits a sample
     track = sink.add_stream(kind.audio_codec, rate=rate, layout="mono", bit_rate=bit_rate)
     track.disposition = Disposition.default
+    if kind.holds_any:
+        track.codec_context.flags |= Flags.global_header  # as PyAV sets it for Matroska
     return track
 
 

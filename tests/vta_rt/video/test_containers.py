@@ -29,14 +29,16 @@ CLIPS = [  # suffix, codec, format of its pixels, container
     (".avi", "mpeg4", "yuv420p", ".mp4"),
     (".avi", "mjpeg", "yuvj420p", ".mp4"),
     (".avi", "ffv1", "yuv420p", ".mp4"),
-    (".avi", "utvideo", "yuv422p", None),
+    (".avi", "utvideo", "yuv422p", ".mkv"),
     (".nut", "libvpx", "yuv420p", ".mkv"),
     (".avi", "rawvideo", "bgr24", None),
     (".nut", "rawvideo", "yuv420p", None),
     (".mov", "rawvideo", "uyvy422", None),
     (".gif", "gif", "rgb8", None),  # .mov can hold it, but players do not show it
     (".apng", "apng", "rgb24", None),
-    (".wmv", "wmv2", "yuv420p", None),
+    (".wmv", "wmv2", "yuv420p", ".mkv"),  # as Video for Windows
+    (".flv", "flv", "yuv420p", ".mkv"),
+    (".avi", "huffyuv", "yuv422p", ".mkv"),
 ]
 
 

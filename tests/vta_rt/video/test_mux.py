@@ -84,6 +84,48 @@ class TestMux:
         assert after.packets == before.packets
         np.testing.assert_allclose(after.times, before.times, atol=0.0006)
 
+    @pytest.mark.parametrize(
+        ("codec", "pix_fmt", "source"),
+        [
+            ("wmv2", "yuv420p", ".wmv"),
+            ("wmv1", "yuv420p", ".asf"),
+            ("msmpeg4v2", "yuv420p", ".avi"),
+            ("flv", "yuv420p", ".flv"),
+            ("huffyuv", "yuv422p", ".avi"),
+            ("utvideo", "yuv420p", ".avi"),  # the codec tag says how pixels lie
+            ("utvideo", "gbrp", ".avi"),
+            ("ffvhuff", "yuv420p", ".avi"),
+        ],
+    )
+    @pytest.mark.parametrize("out", ["out.mkv", "it's [an] out: a|b\\c 100%.mkv"])
+    def test_matroska_holds_what_video_for_windows_does(self, tmp_path: Path, codec, pix_fmt, source, out) -> None:
+        path = make_clip(tmp_path / f"clip{source}", codec=codec, pix_fmt=pix_fmt, seconds=1)
+        videos.check_mux(path, tmp_path / out)
+        sine(1).mux(path, tmp_path / out)
+        before, after = Copy(path), Copy(tmp_path / out)
+        assert after.packets == before.packets
+        np.testing.assert_allclose(after.times, np.subtract(before.times, before.times[0]), atol=0.0011)
+        assert after.sounds == ["aac"]
+        np.testing.assert_array_equal(
+            videos.sample_frames(tmp_path / out, 25, fit="squash"), videos.sample_frames(path, 25, fit="squash")
+        )
+        assert sorted(tmp_path.iterdir()) == sorted([path, tmp_path / out])
+
+    @pytest.mark.parametrize(
+        ("codec", "pix_fmt", "options", "tag"),
+        [
+            ("prores_ks", "yuv422p10le", {"profile": "0"}, "apco"),
+            ("prores_ks", "yuva444p10le", {"profile": "4444"}, "ap4h"),  # with transparency
+            ("dnxhd", "yuv422p10le", {"profile": "dnxhr_hqx"}, "AVdh"),
+        ],
+    )
+    def test_quicktime_keeps_the_codec_tag(self, tmp_path: Path, codec, pix_fmt, options, tag) -> None:
+        source, out = tmp_path / "clip.mov", tmp_path / "out.mov"
+        make_clip(source, codec=codec, pix_fmt=pix_fmt, options=options, size=(256, 128), seconds=0.2)
+        sine(0.2).mux(source, out)
+        assert Copy(out).tag == Copy(source).tag == tag
+        np.testing.assert_array_equal(videos.sample_frames(out, 25), videos.sample_frames(source, 25))
+
     @pytest.mark.skipif(not SAMPLE_VIDEOS.is_dir(), reason=f"the published sample videos are not at {SAMPLE_VIDEOS}")
     def test_published_sample(self, tmp_path: Path) -> None:
         source, out = SAMPLE_VIDEOS / "yoaSondvkw_000071.mp4", tmp_path / "out.mp4"
