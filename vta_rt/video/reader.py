@@ -700,7 +700,12 @@ def _find_orientation(frame: VideoFrame) -> Transpose | None:
     The matrix (ISO/IEC 14496-12, 8.3.2) maps a stored point (x, y) to (a x + c y, b x + d y), with y pointing down.
     PyAV ties a frame that is asked for side data into a reference cycle, so ask few.
     """
-    side_data: Any = frame.side_data  # PyAV's type hints leave the matrix out
+    try:
+        side_data: Any = frame.side_data  # PyAV's type hints leave the matrix out
+    except (
+        ValueError
+    ):  # one of a kind that PyAV does not know, such as Exif; it still says by what angle frames are rotated
+        return {degrees: turn for turn, degrees in CLOCKWISE_DEGREES.items()}.get(-frame.rotation % 360)
     if "DISPLAYMATRIX" not in side_data:
         return None
     a, b, _, c, d = np.frombuffer(side_data["DISPLAYMATRIX"], np.int32)[:5].tolist()

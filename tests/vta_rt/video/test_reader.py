@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.vta_rt.conftest import make_clip
 from vta_rt import video as videos
@@ -165,3 +166,31 @@ def test_ffmpeg_keeps_quiet(tmp_path: Path, noise: Draw) -> None:
     code = "import sys; from vta_rt import video; print(len(video.sample_frames(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("10\n", "")
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("suffix", [".mjpeg", ".apng"])
+def test_exif_in_frames(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """Cameras write it into every frame of Motion JPEG; PyAV does not know it."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Camera", orientation
+    corner = np.zeros((48, 64, 3), np.uint8)
+    corner[:24, :32] = 255  # white at the top left as stored
+    path, image = tmp_path / f"clip{suffix}", Image.fromarray(corner)
+    if suffix == ".apng":
+        image.save(path, "PNG", save_all=True, append_images=[image.point(lambda v: v // 2)], duration=100, exif=exif)
+    else:
+        image.save(tmp_path / "frame.jpg", exif=exif)
+        path.write_bytes((tmp_path / "frame.jpg").read_bytes() * 10)
+    rotation = {1: 0, 3: 180, 6: 90, 8: 270}[orientation]
+    with videos.encode_video(path, tmp_path) as encoded:
+        for file in (path, encoded):
+            assert videos.probe(file).rotation == rotation
+            frame = videos.sample_frames(file, 10, 64, fit="squash")[0].mean(axis=2)
+            quarters = [
+                frame[:24, :24],
+                frame[:24, 40:],
+                frame[40:, 40:],
+                frame[40:, :24],
+            ]  # clockwise from the top left
+            assert [quarter.mean() > 127 for quarter in quarters].index(True) == rotation // 90
