@@ -581,8 +581,9 @@ class VideoReader:
     def _demux_as_stored(self, *others: Stream) -> Iterator[Packet[Any]]:
         peeked, self._peeked = self._peeked, []
         yield from peeked
-        # IndexError: PyAV stumbles over streams that damaged data seem to add
-        with raise_video_errors(self.path), suppress(av.InvalidDataError, av.EOFError, IndexError):
+        # PermissionError: what GXF's demuxer returns at the end, -1, is the number of one.
+        # IndexError: PyAV stumbles over streams that damaged data seem to add.
+        with raise_video_errors(self.path), suppress(av.InvalidDataError, av.EOFError, av.PermissionError, IndexError):
             for packet in self.container.demux(self.stream, *others):
                 if self._origin is None and packet.stream_index == self.stream.index and packet.size:
                     self._origin = _identify(packet)
@@ -704,7 +705,7 @@ def _find_orientation(frame: VideoFrame) -> Transpose | None:
         side_data: Any = frame.side_data  # PyAV's type hints leave the matrix out
     except (
         ValueError
-    ):  # one of a kind that PyAV does not know, such as Exif; it still says by what angle frames are rotated
+    ):  # one of a kind that PyAV does not know, such as Exif; the angle of rotation is known all the same
         return {degrees: turn for turn, degrees in CLOCKWISE_DEGREES.items()}.get(-frame.rotation % 360)
     if "DISPLAYMATRIX" not in side_data:
         return None
