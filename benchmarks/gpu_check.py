@@ -24,7 +24,7 @@ import machine
 import numpy as np
 
 from vta_rt import Pipeline, VTAError
-from vta_rt.cli import run_command
+from vta_rt.cli.command import run_command
 
 LIMITS = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}  # relative error of a stage
 LOOP_LIMITS = {"fp32": 1e-2, "fp16": 1e-1, "bf16": 3e-1}  # of the loop, whose steps build on each other

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vta_rt.backends.tensorrt.index import BuilderOptions
 from vta_rt.bundle import Bundle
-from vta_rt.cli import run_command
+from vta_rt.cli.command import run_command
 from vta_rt.errors import OptionError
 from vta_rt.files import raise_output_errors
 from vta_rt.manifest import Precision

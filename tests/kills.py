@@ -71,8 +71,8 @@ def find_leftovers(folder: Path) -> list[str]:
 
 
 def _is_starting(said: str) -> bool:
-    """Whether Python itself was still starting, before any of our code ran."""
-    return "vta_rt" not in said and "export" not in said and "train" not in said
+    """Whether Python itself was still starting, before the command could take care of signals."""
+    return "run_command" not in said and "in main" not in said
 
 
 def _clear(folder: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vta_rt.cli import BAD_INPUT, run_command
+from vta_rt.cli.command import BAD_INPUT, run_command
 from vta_rt.errors import VTAError
 
 if TYPE_CHECKING:

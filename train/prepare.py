@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from vta_rt.cli import run_command
+from vta_rt.cli.command import run_command
 from vta_rt.errors import OptionError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vta_rt.cli import run_command
+from vta_rt.cli.command import run_command
 from vta_rt.errors import OptionError
 from vta_rt.files import atomic_write
 

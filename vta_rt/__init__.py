@@ -8,7 +8,6 @@ audio.mux("clip.mp4", "clip_with_sound.mp4")
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Audio", "Bundle", "Pipeline", "VTAError", "generate"]
 __version__ = "0.1.0"
-
-logging.getLogger("vta_rt").addHandler(logging.NullHandler())  # silent unless the program that uses it wants to hear
 
 _HOMES = {"Audio": "audio", "Bundle": "bundle", "Pipeline": "pipeline", "VTAError": "errors", "generate": "pipeline"}
 

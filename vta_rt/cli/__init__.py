@@ -1,31 +1,35 @@
-"""The command ``vta``."""
+"""The command ``vta``. Everything is imported late, so that Ctrl-C during the seconds that it may take is one line."""
 
 from __future__ import annotations
 
-import argparse
-import signal
+import sys
 from collections.abc import Sequence
-
-import vta_rt
-from vta_rt.cli.command import BAD_INPUT, run_command
-
-__all__ = ["BAD_INPUT", "main", "run", "run_command"]
 
 
 def run() -> int:
     """Entry point of the program ``vta``; ``main`` is the command as a function."""
-    code = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Ctrl-C while the interpreter ends changes nothing
+    try:
+        import signal
+
+        code = main()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Ctrl-C while the interpreter ends changes nothing
+    except KeyboardInterrupt:  # before the command could take care of it
+        print("interrupted", file=sys.stderr)
+        return 130
     return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command ``vta``; returns the exit code: 0 done, 1 partly, 2 bad input, 128 and its number for a signal."""
+    """The command ``vta``; returns the exit code: 0 done, 1 done in part, 2 bad input, 128 and its number for a signal."""
+    from vta_rt.cli.command import run_command
+
     return run_command(_dispatch, arguments)
 
 
 def _dispatch(arguments: Sequence[str] | None) -> int:
-    # Imported here, where Ctrl-C during the seconds that the packages may take is one line.
+    import argparse
+
+    import vta_rt
     from vta_rt.cli.bundles import add_bundles
     from vta_rt.cli.generate import add_generate
 
@@ -35,4 +39,5 @@ def _dispatch(arguments: Sequence[str] | None) -> int:
     add_generate(commands)
     add_bundles(commands)
     options = parser.parse_args(arguments)
-    return options.run(options)
+    code: int = options.run(options)
+    return code

@@ -36,6 +36,7 @@ from vta_rt.video.structure import is_cut_off
 from vta_rt.video.thinning import decode_frames, decode_packet
 
 LOGGER = logging.getLogger("vta_rt.video")
+logging.getLogger("vta_rt").addHandler(logging.NullHandler())  # silent unless the program that uses it wants to hear
 Stamped = TypeVar("Stamped", bound="VideoFrame | Packet[VideoStream]")
 
 MATROSKA = "matroska,webm"  # FFmpeg's names of containers

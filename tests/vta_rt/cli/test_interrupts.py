@@ -40,7 +40,7 @@ def test_a_signal_while_an_object_is_deleted() -> None:
     """Python drops what is raised there; the command ends all the same."""
     code = (
         "import os, signal, sys, time\n"
-        "from vta_rt.cli import run_command\n"
+        "from vta_rt.cli.command import run_command\n"
         "class Thing:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.01)\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from vta_rt.backends import BACKENDS
-from vta_rt.cli import run_command
+from vta_rt.cli.command import run_command
 from vta_rt.documents import read_document
 from vta_rt.errors import OptionError, check_integer
 from vta_rt.files import atomic_write, raise_output_errors

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vta_rt.cli import run_command
+from vta_rt.cli.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
