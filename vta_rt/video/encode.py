@@ -23,8 +23,9 @@ from PIL.Image import Transpose
 from vta_rt.cores import usable_cores
 from vta_rt.errors import OutputError, VideoError
 from vta_rt.files import StrPath, atomic_write
+from vta_rt.video.file import Video
 from vta_rt.video.opening import VideoOptions, open_file
-from vta_rt.video.reader import TRANSPOSED, UPRIGHT, Video, raise_video_errors
+from vta_rt.video.reader import TRANSPOSED, UPRIGHT, raise_video_errors
 
 MAX_BLOCKS = 139_264  # macroblocks of 16 x 16 pixels in a frame of H.264 (ITU-T H.264, table A-1, level 6.2)
 MAX_PIXELS = 1 << 38  # of all frames; an hour of 1080p at 36 frames a second

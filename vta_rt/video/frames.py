@@ -18,7 +18,8 @@ from PIL import Image
 from vta_rt.config import Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, check_integer
 from vta_rt.video.colour import is_high_dynamic_range, map_tones
-from vta_rt.video.reader import FirstFrame, Video, VideoInfo, VideoReader, VideoSource, raise_video_errors
+from vta_rt.video.file import Video, VideoInfo, VideoSource
+from vta_rt.video.reader import FirstFrame, raise_video_errors
 
 KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -129,9 +130,8 @@ def _sample(
         raise_video_errors(video.path),
         ThreadPoolExecutor(1) as fitter,  # fits one frame while the next are decoded
     ):
-        reader = video.rewind()
         previous = waiting = None
-        for frame in _on_screen(_read_shown(reader, frame_rate), frame_rate, seconds):
+        for frame in _on_screen(_read_shown(video, frame_rate), frame_rate, seconds):
             if frame is not previous:
                 fitting = _start(fitter, partial(_show_and_fit, fit, video.find_first(), side, converter), frame)
             previous = frame
@@ -164,21 +164,21 @@ def _on_screen(
             return
 
 
-def _read_shown(reader: VideoReader, frame_rate: Fraction) -> Iterator[tuple[Fraction, VideoFrame | None]]:
+def _read_shown(video: Video, frame_rate: Fraction) -> Iterator[tuple[Fraction, VideoFrame | None]]:
     """(start, frame) in the order of display, in seconds from the first frame, then (end, None).
 
     Frames that are on screen at no multiple of 1/frame_rate may be missing.
     """
-    start = None
+    start, reader = None, video.rewind()
     for time, frame in reader.timeline(reader.frames(frame_rate)):
         start = time if start is None else start
         if frame is not None:
             yield time - start, frame
         else:
-            reader.video.check_complete(time)  # frames that cannot be decoded are missing too
-            yield reader.video.duration, None
+            video.check_complete(time)  # frames that cannot be decoded are missing too
+            yield video.duration, None
     if start is None:
-        reader.video.find_first()  # raises
+        video.find_first()  # raises
 
 
 def _show_and_fit(

@@ -26,8 +26,9 @@ from vta_rt.errors import OptionError, OutputError, VideoError
 from vta_rt.files import StrPath, atomic_write
 from vta_rt.video import matroska
 from vta_rt.video.containers import CONTAINERS, Container, can_hold, find_container, fit_container, open_sink
+from vta_rt.video.file import Video, VideoSource
 from vta_rt.video.packets import FINER, CopyPlan
-from vta_rt.video.reader import MATROSKA, MOV, Video, VideoReader, VideoSource
+from vta_rt.video.reader import MATROSKA, MOV, VideoReader
 
 Part = Literal["audio", "subtitles", "chapters", "metadata", "covers", "attachments", "data", "timecode"]
 PARTS: tuple[Part, ...] = get_args(Part)  # what a file may hold beside the video stream

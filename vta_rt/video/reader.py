@@ -1,28 +1,23 @@
-"""A video file open for reading: what it is, its packets and frames, when each frame is shown and where the video ends.
+"""An open file's video stream: its packets and frames, when each frame is shown and where the stream ends.
 
 Times come from timestamps, never from counting frames, so any frame rate will do, a varying one too. They are exact
-fractions of a second on the stream's own clock, which need not start at zero. Time 0 of the video is the first frame that
-can be decoded and is meant to be shown.
+fractions of a second on the stream's own clock, which need not start at zero.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition, Stream
+from av.stream import Stream
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 from PIL.Image import Transpose
@@ -30,9 +25,8 @@ from PIL.Image import Transpose
 from vta_rt.cores import usable_cores
 from vta_rt.errors import VideoError
 from vta_rt.files import StrPath
-from vta_rt.video.opening import VideoOptions, check_seconds, open_container, open_file
-from vta_rt.video.packets import FINER, Clock, CopyPlan, Row, Shown, plan_copy
-from vta_rt.video.structure import is_cut_off
+from vta_rt.video.opening import VideoOptions
+from vta_rt.video.packets import Clock, Row, Shown
 from vta_rt.video.thinning import decode_frames, decode_packet
 
 LOGGER = logging.getLogger("vta_rt.video")
@@ -50,11 +44,8 @@ SPARE_THREADS = 2  # a frame waits for those it refers to; FFmpeg's own choice o
 MAX_THREADS = 16  # FFmpeg's own limit; every thread holds frames
 MAX_THREADED_PIXELS = 1 << 28  # of the frames that threads hold, so that memory is bounded for very large frames
 DEFAULT_FRAME_RATE = Fraction(25)  # frames a second where neither timestamps nor headers say
-FLASH_SECONDS = Fraction(1, 1000)  # that hidden frames are shown by containers that cannot hide them; Matroska's unit
 MAX_COMPARED_PACKETS = 16  # looked at to see whether presentation times are those of decoding
 MAX_PACKETS_TO_KEYFRAME, MAX_BYTES_TO_KEYFRAME = 600, 64 << 20  # held until one is found
-PROBE_PACKETS = 256  # read at most to see which of several video streams moves
-STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 MAX_ASPECT = Fraction(20)  # of a pixel; what is further from square is taken for damage
 
 # FFmpeg's decoders that make frames of packets that refer to a frame that is not there.
@@ -90,20 +81,6 @@ CLOCKWISE_DEGREES = {None: 0, Transpose.ROTATE_270: 90, Transpose.ROTATE_180: 18
 
 
 @dataclass(frozen=True)
-class VideoInfo:
-    """What a video file is."""
-
-    duration: float  # seconds from the start of the first frame to the end of the last; the audio plays no part
-    width: int  # of the frames after the rotation for display, in pixels
-    height: int  # likewise
-    frame_rate: float  # frames a second on average; 0.0 if the file does not say
-    rotation: int  # degrees clockwise by which stored frames are rotated for display: 0, 90, 180 or 270
-    codec: str  # FFmpeg's name of the video codec, such as h264
-    has_audio: bool
-    sample_aspect_ratio: float = 1.0  # width over height of a pixel after the rotation; width times it is shown
-
-
-@dataclass(frozen=True)
 class FirstFrame:
     """What the first frame that is shown says of all."""
 
@@ -115,67 +92,19 @@ class FirstFrame:
     sample_aspect_ratio: Fraction  # width over height of a pixel, once upright
 
 
-class Video:
-    """A video file that is opened once for all that is asked of it, by one thread at a time.
-
-    Use it in a ``with`` block. ``close`` gives the file back earlier; it is opened again when it is needed again.
+class Findings:
+    """What was found out about a file so far.
 
     Args:
-        path: the file; its headers are read now.
+        path: the file.
         options: which track is meant, what is refused.
-
-    Attributes:
-        warnings: one line for each thing that the user should know of the file; more come while it is read. They go to the
-            logger ``vta_rt.video`` too.
-
-    Raises:
-        VideoError: the file is missing, unreadable, no video of a kind that is read, without a video stream, or asks for more
-            than the limits allow.
     """
 
-    def __init__(self, path: StrPath, options: VideoOptions | None = None) -> None:
+    def __init__(self, path: StrPath, options: VideoOptions) -> None:
         self.path = path
-        self.options = options or VideoOptions()
+        self.options = options
         self.warnings: list[str] = []
         self.first: FirstFrame | None = None  # None until a frame was decoded
-        self._descriptor: int | None = None
-        self._identity: tuple[int, ...] | None = None  # of the file that was opened first
-        self._reader: VideoReader | None = None
-        self._track: int | None = None  # index of the video stream in the container
-        self._trusts_pts: bool | None = None  # None until that was looked at
-        try:
-            self.rewind()
-        except BaseException:
-            self.close()
-            raise
-
-    @classmethod
-    @contextmanager
-    def open(cls, source: VideoSource) -> Iterator[Video]:
-        """The file at a path, open for the block; or a Video as it is, which stays open."""
-        if isinstance(source, Video):
-            yield source
-        else:
-            with cls(source) as video:
-                yield video
-
-    def __enter__(self) -> Video:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def close(self) -> None:
-        """Close the file. What is known of it stays known."""
-        if self._reader is not None:
-            self._reader.container.close()
-            self._reader = None
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
 
     def warn(self, text: str) -> None:
         """Note what the user should know, once.
@@ -193,172 +122,6 @@ class Video:
             self.warnings.append(text)
             LOGGER.warning("%s: %s", self.path, text)
 
-    def rewind(self, *, reopen: bool = False) -> VideoReader:
-        """A reader at the beginning of the file; it replaces the one before.
-
-        Args:
-            reopen: open the file again unless nothing was read; all streams are at their beginning, not the video alone.
-        """
-        if self._reader is not None:
-            if not self._reader.has_moved or (not reopen and self._reader.seek_beginning()):
-                return self._reader
-            self._reader.container.close()
-            self._reader = None
-        container = self._open_container()
-        try:
-            if self._track is None:
-                self._track, has_moved = _find_track(self, container)
-                if has_moved:
-                    container.close()
-                    container = self._open_container()
-            if self._trusts_pts is None:
-                self._trusts_pts = True
-                reader = self._read(container)
-                self._trusts_pts = reader.has_true_order()
-                if self._trusts_pts and (not reader.has_moved or reader.seek_beginning()):
-                    self._reader = reader
-                    return reader
-                container.close()
-                container = self._open_container()
-            self._reader = self._read(container)
-        except BaseException:
-            container.close()
-            raise
-        return self._reader
-
-    def _read(self, container: InputContainer) -> VideoReader:
-        stream: Any = container.streams[self._track or 0]
-        return VideoReader(self, container, stream, trusts_pts=bool(self._trusts_pts))
-
-    def _open_container(self) -> InputContainer:
-        if self._descriptor is None:
-            self._descriptor = open_file(self.path)
-            status = os.fstat(self._descriptor)
-            identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-            if self._identity not in (None, identity):
-                raise VideoError(f"{self.path}: was replaced or changed while it was in use")
-            self._identity = identity
-        with raise_video_errors(self.path):
-            return open_container(self.path, self._descriptor, self.options)
-
-    @cached_property
-    def info(self) -> VideoInfo:
-        """From the headers, the first frame and the last timestamps; ends an iteration over the frames.
-
-        Raises:
-            VideoError: no frame can be decoded, or the options are strict and the end of the file is missing.
-        """
-        first = self.find_first()
-        reader = self._reader or self.rewind()
-        size = first.width, first.height
-        width, height = size[::-1] if first.orientation in TRANSPOSED.values() else size
-        return VideoInfo(
-            width=width,
-            height=height,
-            frame_rate=float(reader.stream.average_rate or reader.stream.guessed_rate or 0),
-            rotation=CLOCKWISE_DEGREES.get(first.orientation, 0),
-            codec=reader.stream.codec_context.codec.canonical_name,
-            has_audio=bool(reader.container.streams.audio),
-            sample_aspect_ratio=float(first.sample_aspect_ratio),
-            duration=float(self.duration),  # last: it may close the reader
-        )
-
-    def find_first(self) -> FirstFrame:
-        """The first frame that is shown; it is decoded if none was yet, which moves the reading position.
-
-        Raises:
-            VideoError: no frame can be decoded.
-        """
-        if self.first is None:
-            next(self.rewind().frames(), None)
-        if self.first is None:
-            sizes = (
-                ""
-                if self.rewind().stream.codec_context.width
-                else f" within the limit pixels, {self.options.limits.pixels}"
-            )
-            raise VideoError(f"{self.path}: none of its frames can be decoded{sizes}")
-        return self.first
-
-    @cached_property
-    def duration(self) -> Fraction:
-        """Seconds from the start of the first frame that is shown to the end of the last. Moves the reading position.
-
-        Raises:
-            VideoError: no frame can be decoded, or the options are strict and the end of the file is missing.
-        """
-        first = self.find_first()
-        reader = self._reader or self.rewind()
-        tail = None
-        if first.pts is not None and not reader.is_discontinuous:
-            tail = reader.find_end()
-        if tail is None:
-            unit = reader.time_base / FINER
-            start, end = self.plan.start * unit, self.plan.end * unit
-        else:
-            start, end = (first.pts or 0) * reader.time_base, tail
-        self.check_complete(end)
-        check_seconds(self.path, end - start, self.options.limits)
-        return end - start
-
-    def check_complete(self, end: Fraction) -> None:
-        """Warn if the frames of the file end, at ``end`` on the stream's clock, long before the end that the headers state.
-
-        Raises:
-            VideoError: they do, and the options are strict.
-        """
-        reader = self._reader or self.rewind()
-        stated, found = reader.stated_end, float(end - reader.start)
-        is_short = stated is not None and stated - end > MAX_MISSING_SECONDS
-        promised = f"{float(stated - reader.start):.1f} s" if stated is not None else ""
-        if self._is_cut_off:
-            self.warn(f"is truncated: its frames end at {found:.1f} s" + (f" of {promised}" if is_short else ""))
-        elif is_short:
-            self.warn(f"its header says {promised}, but its frames end at {found:.1f} s")
-
-    @cached_property
-    def _is_cut_off(self) -> bool:
-        return self._descriptor is not None and is_cut_off(self._descriptor)
-
-    @cached_property
-    def plan(self) -> CopyPlan:
-        """How the video stream is copied to a file that can hide frames before its start; see ``plan_for``."""
-        return self.plan_for(hides_start=True)
-
-    def plan_for(self, *, hides_start: bool) -> CopyPlan:
-        """How the video stream is copied, from a look at all its packets, once. Moves the reading position.
-
-        Raises:
-            VideoError: no frame can be decoded, or there are more packets than the limit.
-        """
-        rows, first, shown, reader = self._packets
-        end = reader.edited_end
-        edited = None if end is None else round(end / reader.time_base)
-        flash = None if hides_start else math.ceil(FLASH_SECONDS / reader.time_base)
-        return plan_copy(rows, first, shown, reader.interval, flash=flash, end=edited)
-
-    @cached_property
-    def _packets(self) -> tuple[list[Row], int, Shown | None, VideoReader]:
-        """All packets, the first frame's index, when frames are shown if packets do not say, and a reader's facts."""
-        first = self.find_first()
-        reader = self.rewind()
-        rows, shown = reader.read_rows(), None
-        stamps = [row.pts for row in rows]
-        is_backward = not reader.reorders and any(
-            before is not None and after is not None and after < before for before, after in pairwise(stamps)
-        )
-        if None in stamps or is_backward:
-            shown = self.rewind().read_shown()
-        index = first.index
-        if index is None or index >= len(rows):  # a decoder that does not say whose frame it gives
-            index = next((place for place, row in enumerate(rows) if row.pts == first.pts), 0)
-        if reader.decoder_name in GREY_DECODERS:
-            rows[index] = rows[index]._replace(is_keyframe=True)  # whatever the index of the file says
-        return rows, index, shown, reader
-
-
-VideoSource = StrPath | Video
-
 
 @contextmanager
 def raise_video_errors(path: StrPath) -> Iterator[None]:
@@ -373,7 +136,7 @@ class VideoReader:
     """An open file and its video stream. There is one reading position: use one iterator at a time."""
 
     def __init__(
-        self, video: Video, container: InputContainer, stream: VideoStream, *, trusts_pts: bool = True
+        self, video: Findings, container: InputContainer, stream: VideoStream, *, trusts_pts: bool = True
     ) -> None:
         self.video = video
         self.path = video.path
@@ -632,68 +395,6 @@ def _skip_to_keyframe(packets: Iterator[Packet[Any]]) -> Iterator[Packet[Any]]:
 
 def _identify(packet: Packet[Any]) -> tuple[int | None, ...]:
     return packet.pts, packet.dts, packet.size, packet.pos
-
-
-def _find_track(video: Video, container: InputContainer) -> tuple[int, bool]:
-    """The index of the video stream that is meant, and whether packets were read to find it.
-
-    Without a choice of the user's: moving frames before a still or a cover, then the default one, then the largest.
-    """
-    path, options = video.path, video.options
-    streams = list(container.streams.video)
-    if not streams or (
-        options.track is None and all(stream.disposition & Disposition.attached_pic for stream in streams)
-    ):
-        raise VideoError(f"{path}: has no video stream" + (", only sound" if container.streams.audio else ""))
-    counts: dict[int, int] = {}
-    if options.track is not None:
-        if options.track >= len(streams):
-            raise VideoError(
-                f"{path}: has {len(streams)} video streams, 0 to {len(streams) - 1}, and no track {options.track}"
-            )
-        chosen = streams[options.track]
-    else:
-        candidates = [stream for stream in streams if not stream.disposition & Disposition.attached_pic]
-        counts = _count_packets(container, candidates) if len(candidates) > 1 else {}
-        chosen = max(
-            candidates,
-            key=lambda stream: (
-                stream.codec_context is not None,
-                not stream.disposition & STILL and counts.get(stream.index, 2) > 1,
-                bool(stream.disposition & Disposition.default),
-                stream.codec_context.width * stream.codec_context.height if stream.codec_context is not None else 0,
-                -stream.index,
-            ),
-        )
-        if len(candidates) > 1:
-            video.note(
-                f"has {len(candidates)} video streams; track {streams.index(chosen)} is used, --video-track chooses another"
-            )
-    if chosen.codec_context is None:
-        raise VideoError(f"{path}: its video codec is one that this FFmpeg cannot decode")
-    _check_limits(video, chosen)
-    return chosen.index, bool(counts)
-
-
-def _count_packets(container: InputContainer, streams: list[VideoStream]) -> dict[int, int]:
-    """How many packets of each stream are among the first that are read."""
-    counts = dict.fromkeys((stream.index for stream in streams), 0)
-    with suppress(av.FFmpegError, IndexError):
-        for number, packet in enumerate(container.demux(*streams)):
-            counts[packet.stream_index] += bool(packet.size)
-            if number >= PROBE_PACKETS:
-                break
-    return counts
-
-
-def _check_limits(video: Video, stream: VideoStream) -> None:
-    limits, width, height = video.options.limits, stream.codec_context.width, stream.codec_context.height
-    if width * height > limits.pixels:
-        raise VideoError(f"{video.path}: its frames are {width} x {height} pixels, the limit pixels is {limits.pixels}")
-    if stream.average_rate and stream.average_rate > limits.frame_rate:
-        raise VideoError(
-            f"{video.path}: has {float(stream.average_rate):.0f} frames a second, the limit frame_rate is {limits.frame_rate}"
-        )
 
 
 def _find_orientation(frame: VideoFrame) -> Transpose | None:
