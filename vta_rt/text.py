@@ -15,6 +15,7 @@ from vta_rt.config import TextConfig
 from vta_rt.errors import OptionError, PromptWarning, VTAError
 
 TOKENIZER = "tokenizer.json"
+MAX_TOKENIZER_BYTES = 64 << 20  # CLIP's has 2 MB
 
 
 class PromptTokenizer:
@@ -69,6 +70,8 @@ def _open(path: Path) -> Any:
         raise VTAError('tokenizers is not installed; prompts need: pip install "vta-rt[text]"') from error
     if not path.is_file():
         raise OptionError(f"{path}: is not there; the tokenizer.json of CLIP is needed")
+    if (size := path.stat().st_size) > MAX_TOKENIZER_BYTES:
+        raise OptionError(f"{path}: has {size} bytes, at most {MAX_TOKENIZER_BYTES} are read")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more specific

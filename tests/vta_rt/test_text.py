@@ -93,3 +93,10 @@ def test_a_tokenizer_of_clips_own_kind_gives_its_ids(tmp_path: Path) -> None:
         assert found == expected[: expected.index(len(tokens) - 1) + 1]  # as far as it is read
     with pytest.warns(PromptWarning, match="is 14 tokens long; the model reads the first 12"):
         tokenizer("bell " * 12)
+
+
+def test_a_tokenizer_that_is_too_large(tmp_path: Path) -> None:
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(1 << 40)  # takes no space
+    with pytest.raises(OptionError, match="has 1099511627776 bytes, at most 67108864 are read"):
+        PromptTokenizer(tmp_path / "tokenizer.json", TextConfig())

@@ -54,6 +54,7 @@ class Limits:
     packets: int = 20_000_000  # of the video stream; 92 hours at 60 frames a second
     probe_bytes: int = 5_000_000  # read to find out what the streams are
     open_seconds: int = 60  # that opening the file and looking at its headers may take
+    read_seconds: int = 24 * 3600  # that reading it from one end to the other, once, may take
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():

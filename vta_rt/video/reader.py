@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from time import monotonic
 from typing import Any, TypeVar
 
 import av
@@ -326,8 +327,11 @@ class VideoReader:
             max_jump=Fraction(MAX_JUMP_SECONDS),
             max_step_back=MAX_STEP_BACK_SECONDS,
         )
-        index = 0
+        index, limit = 0, self.video.options.limits.read_seconds
+        deadline = monotonic() + limit
         for packet in self._demux_as_stored(*others):
+            if monotonic() > deadline:
+                raise VideoError(f"{self.path}: takes more than {limit} s to read, the limit read_seconds")
             if packet.stream_index == self.stream.index and packet.size:
                 if not self._trusts_pts:
                     packet.pts = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import struct
 import subprocess
 import sys
@@ -158,6 +159,17 @@ def test_the_number_of_packets_is_limited(clip: Path, tmp_path: Path) -> None:
         pytest.raises(VideoError, match="more frames than 74, the limit packets"),
     ):
         videos.check_mux(video, tmp_path / "out.mp4")
+
+
+def test_the_time_of_reading_is_limited(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr("vta_rt.video.reader.monotonic", lambda: float(next(clock)))
+    options = videos.VideoOptions(limits=videos.Limits(read_seconds=20))
+    with (
+        videos.Video(clip, options) as video,
+        pytest.raises(VideoError, match=r"takes more than 20 s to read, the limit"),
+    ):
+        videos.sample_frames(video)
 
 
 @pytest.mark.parametrize(
