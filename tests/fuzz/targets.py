@@ -28,6 +28,8 @@ def read_video_of(data: bytes, folder: Path) -> None:
     """A file is read as far as an error lets it, as the command does."""
     path = folder / "video.mp4"
     path.write_bytes(data)
+    with contextlib.suppress(VTAError):
+        sample_frames(path, 4, 16, seconds=5)
     with contextlib.suppress(VTAError), Video(path) as video:
         with contextlib.suppress(VTAError):
             _ = video.info
