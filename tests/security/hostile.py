@@ -35,11 +35,6 @@ Hostile = Callable[[Scene], str]
 
 REFUSED: dict[str, Hostile] = {}  # must end in an error
 BOUNDED: dict[str, Hostile] = {}  # may be read, within time and memory
-KNOWN = {  # what takes too much still, and why
-    "gif_8000x8000_40_frames.gif": "frames just below the limit pixels take more than 1.5 GB",
-    "h264_8192x8192_many.h264": "nothing limits the pixels that a small file makes us decode",
-    "many_edits.mp4": "an edit list may show the same packets again and again, millions of them",
-}
 
 # Playlists, scripts, descriptions and text, whatever their suffix
 

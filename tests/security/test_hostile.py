@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import Share
 from tests.files.studio import COPY, Studio, stock
-from tests.security.hostile import BOUNDED, KNOWN, REFUSED, Hostile, Scene
+from tests.security.hostile import BOUNDED, REFUSED, Hostile, Scene
 
 MAX_SECONDS = 20
 MAX_KILOBYTES = 1_500_000
@@ -103,14 +103,6 @@ def test_refused(name: str, tmp_path: Path, stocked: Path) -> None:
     assert all(text.startswith("VideoError: ") for text in results.values()), results
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=[pytest.mark.slow, pytest.mark.xfail(strict=True, reason=KNOWN[name])] if name in KNOWN else []
-        )
-        for name in BOUNDED
-    ],
-)
+@pytest.mark.parametrize("name", BOUNDED)
 def test_bounded(name: str, tmp_path: Path, stocked: Path) -> None:
     run(BOUNDED[name], tmp_path, stocked)

@@ -216,7 +216,7 @@ class Video(Findings):
             start, end = (first.pts or 0) * reader.time_base, tail
         self.check_complete(end)
         check_seconds(self.path, end - start, self.options.limits)
-        return end - start
+        return end - start if end > start else 1 / reader.frame_rate
 
     def check_complete(self, end: Fraction) -> None:
         """Warn if the frames of the file end, at ``end`` on the stream's clock, long before the end that the headers state.
@@ -252,7 +252,9 @@ class Video(Findings):
         end = reader.edited_end
         edited = None if end is None else round(end / reader.time_base)
         flash = None if hides_start else math.ceil(FLASH_SECONDS / reader.time_base)
-        return plan_copy(rows, first, shown, reader.interval, flash=flash, end=edited)
+        plan = plan_copy(rows, first, shown, reader.interval, flash=flash, end=edited)
+        check_seconds(self.path, (plan.end - plan.start) * reader.time_base / FINER, self.options.limits)
+        return plan
 
     @cached_property
     def _packets(self) -> tuple[list[Row], int, Shown | None, VideoReader]:

@@ -16,7 +16,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
-from vta_rt.errors import OptionError, check_integer
+from vta_rt.errors import OptionError, VideoError, check_integer
 from vta_rt.video.colour import is_high_dynamic_range, map_tones
 from vta_rt.video.file import Video, VideoInfo, VideoSource
 from vta_rt.video.reader import FirstFrame, raise_video_errors
@@ -178,7 +178,8 @@ def _read_shown(video: Video, frame_rate: Fraction) -> Iterator[tuple[Fraction, 
             video.check_complete(time)  # frames that cannot be decoded are missing too
             yield video.duration, None
     if start is None:
-        video.find_first()  # raises
+        video.find_first()  # says more, if it finds none either
+        raise VideoError(f"{video.path}: none of its frames can be decoded")
 
 
 def _show_and_fit(

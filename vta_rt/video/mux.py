@@ -54,6 +54,7 @@ KEPT_TAGS = (
     "dva1",
     "dvav",
 )  # by which Apple's players know what FFmpeg's default tag does not say
+FINEST_CLOCK = Fraction(1, 1_000_000_000)  # of timestamps whose own unit cannot be divided
 MAX_PREROLL = Fraction(80, 1000)  # seconds; packets this long before time 0 prepare a decoder of sound
 MAX_COVER_BYTES = 64 << 20
 MAX_PACKETS_TO_COVERS = 64
@@ -166,6 +167,7 @@ def _plan(video: Video, out: StrPath, drop: Collection[str]) -> MuxPlan:
         raise OptionError(f"drop is {part!r}, one of {', '.join(PARTS)} is needed")
     if os.path.exists(out) and os.path.samefile(video.path, out):
         raise OutputError(f"{out}: is the video itself, another name is needed")
+    video.find_first()  # a file without frames is that before all else
     reader = video.rewind()
     fitting = fit_container(kind, reader.stream, add=_add_video_stream)
     if fitting is None:
@@ -262,7 +264,7 @@ def _read_covers(reader: VideoReader, indices: list[int]) -> tuple[Cover, ...]:
         reader.container.seek(0)  # FFmpeg gives covers first after every seek
         for packet in islice(reader.container.demux(*streams), MAX_PACKETS_TO_COVERS):
             index = packet.stream_index
-            if 0 < packet.size <= MAX_COVER_BYTES:
+            if index in codecs and 0 < packet.size <= MAX_COVER_BYTES:
                 found.setdefault(index, Cover(index, codecs[index], bytes(packet)))
             if len(found) == len(indices):
                 break
@@ -382,6 +384,8 @@ def _copy_packets(
     """The packets of the video stream and of the others, bound for their copies, on a clock that starts at 0."""
     video, unit = plan.video, reader.time_base / FINER
     start = video.start * unit
+    clock = unit if unit.denominator < 1 << 31 else FINEST_CLOCK  # FFmpeg's fractions are of 32 bits
+    scale = unit / clock
     earliest = -MAX_PREROLL if plan.kind.hides_start else Fraction(0)
     latest: dict[int, int] = {}
     others: list[Any] = [reader.container.streams[index] for index in copies]
@@ -391,10 +395,13 @@ def _copy_packets(
             place: Any = packet.opaque
             if place >= len(video.copied) or not video.copied[place]:
                 continue
-            packet.pts, packet.dts = video.pts[place] - video.start, video.dts[place] - video.start
-            packet.duration, packet.time_base, packet.stream = video.durations[place], unit, copy
+            packet.pts, packet.dts, packet.duration = (
+                round(time * scale)
+                for time in (video.pts[place] - video.start, video.dts[place] - video.start, video.durations[place])
+            )
+            packet.time_base, packet.stream = clock, copy
             yield packet
-        elif packet.dts is not None or packet.pts is not None:
+        elif index in copies and (packet.dts is not None or packet.pts is not None):
             shift = round(start / packet.time_base)
             stamps = [stamp - shift for stamp in (packet.pts, packet.dts) if stamp is not None]
             pts, dts = stamps[0], stamps[-1]

@@ -47,7 +47,7 @@ PLAYLIST_PROTOCOLS = "file,crypto,data,http,https,tcp,tls,httpproxy"
 class Limits:
     """What one file may ask for; no ordinary video comes near the defaults. More is refused with a ``VideoError``."""
 
-    pixels: int = 1 << 26  # of a frame, width times height; 8K is half of it
+    pixels: int = 36_000_000  # of a frame, width times height; 8K in any of its shapes is less
     frame_rate: int = 100_000  # frames a second, on average
     streams: int = 200  # of all kinds; a whole broadcast multiplex has about a hundred
     seconds: int = 48 * 3600  # from the first frame to the end of the last, as declared and as found
@@ -149,6 +149,8 @@ def open_container(path: StrPath, descriptor: int, options: VideoOptions) -> Inp
         raise VideoError(
             f"{path}: is not of a kind that is read; a self-contained video file is needed, no playlist, script, image or text"
         ) from error
+    except av.MemoryError as error:
+        raise VideoError(f"{path}: asks for more memory than any video needs, or for more tracks") from error
     except av.ExitError as error:
         raise VideoError(f"{path}: cannot be opened in {limits.open_seconds} s, the limit open_seconds") from error
     try:

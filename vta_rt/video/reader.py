@@ -46,6 +46,8 @@ MAX_THREADS = 16  # FFmpeg's own limit; every thread holds frames
 MAX_THREADED_PIXELS = 1 << 28  # of the frames that threads hold, so that memory is bounded for very large frames
 DEFAULT_FRAME_RATE = Fraction(25)  # frames a second where neither timestamps nor headers say
 MAX_COMPARED_PACKETS = 16  # looked at to see whether presentation times are those of decoding
+# How often a file may show what it holds, by an edit list: what follows costs no bytes of it.
+MAX_REPEATS, MAX_REPEATED_BYTES = 4, 1 << 20
 MAX_PACKETS_TO_KEYFRAME, MAX_BYTES_TO_KEYFRAME = 600, 64 << 20  # held until one is found
 MAX_ASPECT = Fraction(20)  # of a pixel; what is further from square is taken for damage
 
@@ -148,6 +150,8 @@ class VideoReader:
         self._peeked: list[Packet[Any]] = []
         self._trusts_pts = trusts_pts  # otherwise presentation times are taken for missing
         # Facts, read now: PyAV's streams must not be asked once their container is closed.
+        size = container.size  # negative where FFmpeg does not know it
+        self._max_bytes = MAX_REPEATS * size + MAX_REPEATED_BYTES if size > 0 else None
         self.time_base = stream.time_base or Fraction(1, av.time_base)  # seconds per unit of the stream's timestamps
         self.start = (stream.start_time or 0) * self.time_base  # of the first frame, by the headers
         self.frame_rate = stream.average_rate or stream.guessed_rate or DEFAULT_FRAME_RATE
@@ -327,11 +331,16 @@ class VideoReader:
             max_jump=Fraction(MAX_JUMP_SECONDS),
             max_step_back=MAX_STEP_BACK_SECONDS,
         )
-        index, limit = 0, self.video.options.limits.read_seconds
+        index, size, limit = 0, 0, self.video.options.limits.read_seconds
         deadline = monotonic() + limit
         for packet in self._demux_as_stored(*others):
             if monotonic() > deadline:
                 raise VideoError(f"{self.path}: takes more than {limit} s to read, the limit read_seconds")
+            size += packet.size
+            if self._max_bytes is not None and size > self._max_bytes:
+                raise VideoError(
+                    f"{self.path}: shows its frames again and again; at most {MAX_REPEATS} times are allowed"
+                )
             if packet.stream_index == self.stream.index and packet.size:
                 if not self._trusts_pts:
                     packet.pts = None
@@ -349,13 +358,20 @@ class VideoReader:
     def _demux_as_stored(self, *others: Stream) -> Iterator[Packet[Any]]:
         peeked, self._peeked = self._peeked, []
         yield from peeked
+        is_flushed = False
         # PermissionError: what GXF's demuxer returns at the end, -1, is the number of one.
         # IndexError: PyAV stumbles over streams that damaged data seem to add.
         with raise_video_errors(self.path), suppress(av.InvalidDataError, av.EOFError, av.PermissionError, IndexError):
             for packet in self.container.demux(self.stream, *others):
-                if self._origin is None and packet.stream_index == self.stream.index and packet.size:
-                    self._origin = _identify(packet)
+                if packet.stream_index == self.stream.index:
+                    is_flushed = not packet.size
+                    if self._origin is None and packet.size:
+                        self._origin = _identify(packet)
                 yield packet
+        if not is_flushed:  # after damage PyAV gives no empty packet, without which a decoder keeps its last frames
+            last: Packet[Any] = Packet()
+            last.stream = self.stream
+            yield last
 
 
 def _find_stated_end(

@@ -62,7 +62,8 @@ def _count_packets(container: InputContainer, streams: list[VideoStream]) -> dic
     counts = dict.fromkeys((stream.index for stream in streams), 0)
     with suppress(av.FFmpegError, IndexError):
         for number, packet in enumerate(container.demux(*streams)):
-            counts[packet.stream_index] += bool(packet.size)
+            if packet.stream_index in counts:  # damaged data may add streams
+                counts[packet.stream_index] += bool(packet.size)
             if number >= PROBE_PACKETS:
                 break
     return counts
