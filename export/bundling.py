@@ -37,6 +37,7 @@ from export.onnx_file import (
     count_operations,
     export_stage,
     make_runnable,
+    record_form,
     relative_errors,
     run_torch,
 )
@@ -208,7 +209,9 @@ def _export_group(
         )
         with report.step(f"{name}: check"), make_runnable(path, record.precision) as file:
             feeds = {key: value.numpy() for key, value in stage.inputs.items()}
-            errors = relative_errors(OnnxRuntimeSession(name, record, file).run(feeds), references[name])
+            errors = relative_errors(
+                OnnxRuntimeSession(name, record_form(record, file), file).run(feeds), references[name]
+            )
         _check_errors(name, errors, record.precision)
         records[name] = replace(record, error=errors)
         report.add_built(name, records[name])

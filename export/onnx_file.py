@@ -12,6 +12,7 @@ import operator
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,8 @@ import onnx_ir as ir
 import torch
 
 from export.stages import Stage
-from vta_rt.manifest import Precision, TensorSpec
+from vta_rt.manifest import GraphRecord, Precision, TensorSpec
+from vta_rt.verification import record_file
 
 OPSET = 23  # the first with Attention: one operator that every runtime fuses
 INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference can see them
@@ -151,6 +153,12 @@ def make_runnable(path: Path, precision: Precision) -> Iterator[Path]:
     finally:
         copy.unlink(missing_ok=True)
         copy.with_name(weights).unlink(missing_ok=True)
+
+
+def record_form(record: GraphRecord, path: Path) -> GraphRecord:
+    """The record of another form of a graph, at ``path``, whose weights may lie beside it under a name of its own."""
+    own = path.with_name(f"{path.name}.data")
+    return replace(record, weights=(record_file(own),)) if own.exists() else record
 
 
 def _widen(model: ir.Model) -> ir.Model:

@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.bundle_folder import staging_folder, write_bundle
-from export.onnx_file import WeightsFile, quiet_logging, relative_errors, save_graph
+from export.onnx_file import WeightsFile, quiet_logging, record_form, relative_errors, save_graph
 from export.report import BuildReport
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession, ort
 from vta_rt.bundle import Bundle
@@ -173,7 +173,9 @@ def _quantize_graph(
             with report.step(f"{name}: quantize"):
                 _quantize_layers(path, made, feeds, sensitive)
             with report.step(f"{name}: check"):
-                errors = _find_worst_errors(OnnxRuntimeSession(name, record, made), feeds, references)
+                errors = _find_worst_errors(
+                    OnnxRuntimeSession(name, record_form(record, made), made), feeds, references
+                )
             kept = not all(error <= MAX_INT8_ERROR for error in errors.values())
             count, worst = len(signals) - len(sensitive), max(errors.values())
             report.note(f"{name}: {count} of {len(signals)} layers at int8, relative error {worst:.2g}")

@@ -1047,6 +1047,8 @@ for name, make, out, right in (
     ("old.wmv", written(DRAWN, "-c:v", "wmv2", "-q:v", "3"), ".mp4", {"is_encoded": True}),
     ("wmv1.asf", written(DRAWN, "-c:v", "wmv1", "-q:v", "3"), ".mp4", {"is_encoded": True}),
     ("msmpeg4.avi", written(DRAWN, "-c:v", "msmpeg4v2", "-g", "1", "-q:v", "3"), ".mp4", {"is_encoded": True}),
+    ("wmv_to_mkv.wmv", written(DRAWN, "-c:v", "wmv2", "-q:v", "3"), ".mkv", {}),
+    ("sorenson_to_mkv.flv", written(DRAWN, "-c:v", "flv", "-q:v", "3"), ".mkv", {}),
     ("theora.ogv", written(DRAWN, THEORA), ".mkv", {}),
     ("prores.mov", written(bars(), drawn(pix_fmt="yuv422p10le"), "-c:v", "prores_ks"), ".mov", {}),
     ("dnxhr.mov", written(bars(), drawn("256x128", "yuv422p"), "-c:v", "dnxhd", "-profile:v", "dnxhr_lb"), ".mov", {}),

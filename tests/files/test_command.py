@@ -30,7 +30,7 @@ CHOSEN = {
     "theora.ogv": ".mkv",
     "loop.gif": ".mp4",
     "loop.webp": ".mp4",
-    "old.wmv": ".mp4",
+    "old.wmv": ".mkv",
     "phone.3gp": ".mov",
     "broadcast.mxf": ".mp4",
 }
@@ -69,7 +69,6 @@ def test_folder(bundle_short: Path, tmp_path: Path, stocked: Path, capfd: pytest
         ("sound_alone.wav", "out.mp4", "no video stream"),
         ("only_a_cover.mp4", "out.mkv", "no video stream"),
         ("recorder.webm", "out.mp4", "cannot hold vp8"),
-        ("old.wmv", "out.mkv", "--encode"),
         ("loop.webp", "out.mp4", "--encode"),
         ("ordinary.ts", "out.avi", ".mp4, .mov, .mkv, .webm"),
     ],
