@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--ckpt",
         metavar="DIR",
-        help="the checkpoint: a folder with pytorch_model_2.bin or model_2.safetensors and summary.jsonl, or a hub id",
+        help="the checkpoint: a folder with pytorch_model_2.bin or model_2.safetensors and summary.jsonl, or hf:owner/name",
     )
     source.add_argument(
         "--bundle", metavar="DIR", help="a bundle that is there, to build engines for; needs no checkpoint and no torch"
@@ -158,8 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--first-stage",
         metavar="PATH",
-        help="VAE and vocoder: audioldm-s-full.ckpt, a diffusers AudioLDM folder, or a model-hub id such as "
-        "cvssp/audioldm-s-full; looked for beside the checkpoint if not given",
+        help="VAE and vocoder: audioldm-s-full.ckpt, a diffusers AudioLDM folder, or one on the model hub, such as "
+        "hf:cvssp/audioldm-s-full; looked for beside the checkpoint if not given",
     )
     parser.add_argument(
         "--tokenizer",

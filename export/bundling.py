@@ -79,7 +79,7 @@ def open_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike
     """The first half of the line: files to modules.
 
     Args:
-        ckpt: the weights file, its folder, a folder with one such folder, or a model-hub id ``owner/name``.
+        ckpt: the weights file, its folder, a folder with one such folder, or ``hf:owner/name``.
         first_stage: file, folder or hub id of the autoencoder and vocoder; None looks beside the checkpoint.
 
     Raises:

@@ -73,7 +73,7 @@ def read_checkpoint(ckpt: str | os.PathLike[str], first_stage: str | os.PathLike
     """Find and identify a checkpoint's files, and read them; of tensors only names and shapes.
 
     Args:
-        ckpt: the weights file, its folder, a folder with one such folder, or a model-hub id ``owner/name``.
+        ckpt: the weights file, its folder, a folder with one such folder, or ``hf:owner/name``.
         first_stage: file, folder or hub id of the autoencoder and vocoder; None looks beside the checkpoint.
 
     Raises:

@@ -35,7 +35,7 @@ HUB_PATTERNS = [
 ]
 WHERE_TO_GET_IT = (
     f"give --first-stage PATH with AudioLDM's {PUBLISHED_NAME}.ckpt or a diffusers folder with vae/ and vocoder/, or "
-    f"--first-stage cvssp/{PUBLISHED_NAME} to fetch that one from the model hub; "
+    f"--first-stage hf:cvssp/{PUBLISHED_NAME} to fetch that one from the model hub; "
     "these weights are licensed CC BY-NC-SA 4.0 (non-commercial)"
 )
 

@@ -25,7 +25,8 @@ def test_the_wheel_holds_vta_rt_alone(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {Path(name).parts[0].partition("-")[0] for name in names} == {"vta_rt"}
     modules = {str(path.relative_to(PROJECT)) for path in (PROJECT / "vta_rt").rglob("*.py")}
-    assert modules | {"vta_rt/py.typed"} == {name for name in names if ".dist-info/" not in name}
+    demo = {f"vta_rt/bundles/demo/{path.name}" for path in (PROJECT / "engines" / "demo").iterdir() if path.is_file()}
+    assert modules | demo | {"vta_rt/py.typed"} == {name for name in names if ".dist-info/" not in name}
 
 
 @pytest.mark.parametrize(

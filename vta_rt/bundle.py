@@ -6,17 +6,22 @@ import os
 from pathlib import Path
 
 from vta_rt.errors import BundleError, OptionError
-from vta_rt.files import StrPath, find_path
+from vta_rt.files import StrPath, find_path, is_hub_name
 from vta_rt.manifest import MANIFEST, read_manifest
 from vta_rt.text import TOKENIZER, PromptTokenizer
 from vta_rt.verification import FileRecord, has_hash, matches
+
+PACKAGED, DEMO = (
+    Path(__file__).parent / "bundles",
+    "demo",
+)  # the bundles that come with the package, and the default one
 
 
 class Bundle:
     """An opened, verified bundle.
 
     Args:
-        path: the folder, or a model-hub id ``owner/name`` (extra ``hub``).
+        path: the folder, or ``hf:owner/name`` for one on the model hub (extra ``hub``).
 
     Raises:
         BundleError: the folder or its manifest is missing, malformed or of a newer version, or a file is missing or
@@ -95,17 +100,34 @@ class Bundle:
             )
 
 
-def find_bundle() -> Path:
-    """The default bundle: ``$VTA_BUNDLE``, else the newest in ``engines/`` of this folder or of the project.
+def find_bundle(name: StrPath | None = None) -> StrPath:
+    """Where a bundle is: a path, a name of ``list_bundles``, or ``hf:owner/name`` as it stands.
+
+    Args:
+        name: None for ``$VTA_BUNDLE``, or else the small model that comes with the package.
 
     Raises:
-        BundleError: there is none.
+        BundleError: nothing of that name is here, or several bundles are.
     """
-    if named := os.environ.get("VTA_BUNDLE"):
-        return Path(named)
-    for engines in (Path("engines"), Path(__file__).parents[1] / "engines"):
-        if found := sorted(engines.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
-            return found[-1].parent
-    raise BundleError(
-        "no bundle in engines/; build one (python -m export.build --ckpt …) or name one (--bundle, $VTA_BUNDLE)"
-    )
+    if name is None and not (name := os.environ.get("VTA_BUNDLE")):
+        return PACKAGED / DEMO
+    if is_hub_name(name) or os.path.exists(os.path.expanduser(name)) or Path(name).name != str(name):
+        return name
+    found = list_bundles().get(str(name), [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BundleError(f"{name}: is the name of several bundles, {', '.join(map(str, found))}; give the path of one")
+    here = ", ".join(list_bundles())
+    raise BundleError(f"{name}: no such folder, and no bundle of that name; here are {here}")
+
+
+def list_bundles() -> dict[str, list[Path]]:
+    """The bundles in ``engines/`` of this folder and of the checkout, and the one in the package: by name, each once."""
+    found: dict[str, list[Path]] = {}
+    for folder in (Path("engines"), Path(__file__).parents[1] / "engines", PACKAGED):
+        for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+            others = found.setdefault(manifest.parent.name, [])
+            if not any(os.path.samefile(manifest, other / MANIFEST) for other in others):
+                others.append(manifest.parent)
+    return found

@@ -25,6 +25,7 @@ except ModuleNotFoundError:  # Windows
 StrPath = str | os.PathLike[str]
 PART = ".part"  # in the name of a temporary file
 LEFTOVER = re.compile(r"\.[0-9a-f]{16}\.part(\.\w+)*")
+HUB = "hf:"  # begins the name of a repository on the model hub
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -197,27 +198,44 @@ def check_ordinary(status: os.stat_result) -> None:
 
 
 def find_path(name: StrPath, error: type[VTAError], patterns: list[str]) -> Path:
-    """The local path of ``name``: itself if it exists, else the files of a model-hub repository that match ``patterns``.
+    """The local path of ``name``: an existing path, or, for ``hf:owner/name``, the files of that repository on the model hub.
 
-    Hub files in the local cache are used when the hub cannot be reached (or with ``HF_HUB_OFFLINE=1``).
+    Hub files in the local cache are used when the hub cannot be reached (or with ``HF_HUB_OFFLINE=1``). No other name is
+    ever asked for.
+
+    Args:
+        patterns: of the files that are fetched.
 
     Raises:
-        error: neither an existing path nor a hub id whose files are available.
+        error: there is no such path, or no such repository whose files are available.
     """
+    if is_hub_name(name):
+        return _fetch(str(name), error, patterns)
     path = os.path.expanduser(name)
     if os.path.exists(path):  # unlike Path.exists, False for a path that may not be looked at
         return Path(path)
-    if not HUB_ID.fullmatch(str(name)):
-        raise error(f"{name}: no such file or folder")
+    hint = f"; {HUB}{name} would fetch it from the model hub" if HUB_ID.fullmatch(str(name)) else ""
+    raise error(f"{name}: no such file or folder{hint}")
+
+
+def is_hub_name(name: StrPath) -> bool:
+    """Whether a name is that of a repository on the model hub rather than a path."""
+    return isinstance(name, str) and name.startswith(HUB)
+
+
+def _fetch(name: str, error: type[VTAError], patterns: list[str]) -> Path:
+    repository = name.removeprefix(HUB)
+    if not HUB_ID.fullmatch(repository):
+        raise error(f"{name}: is no name on the model hub, {HUB}owner/name is needed")
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise error(f'{name}: no such folder; to fetch it as a model-hub id, pip install "vta-rt[hub]"') from None
+        raise error(f'{name}: to fetch it from the model hub, pip install "vta-rt[hub]"') from None
     try:
-        return Path(snapshot_download(str(name), allow_patterns=patterns))
+        return Path(snapshot_download(repository, allow_patterns=patterns))
     except Exception as problem:  # the hub's client raises many kinds
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise error(f"{name}: no such folder, and not available from the model hub ({reason})") from problem
+        raise error(f"{name}: is not available from the model hub ({reason})") from problem
 
 
 def _check_name(path: Path) -> None:

@@ -64,7 +64,7 @@ class Pipeline:
         at_once: int = 1,
         capture: str = "loop",
     ) -> None:
-        self.bundle = Bundle(find_bundle() if bundle is None else bundle)
+        self.bundle = Bundle(find_bundle(bundle))
         self.model = self.bundle.manifest.model
         self.frames = self.bundle.manifest.frames
         self.schedule = self.bundle.manifest.schedule
@@ -371,7 +371,7 @@ def generate(video: VideoSource | None = None, *, bundle: StrPath | None = None,
 
     vta_rt.generate("clip.mp4", seed=1).mux("clip.mp4", "clip_with_sound.mp4")
     """
-    path = os.fspath(find_bundle() if bundle is None else bundle)
+    path = os.fspath(find_bundle(bundle))
     manifest = os.path.join(path, MANIFEST)
     built = os.stat(manifest).st_mtime_ns if os.path.exists(manifest) else None
     with _loading:  # of several first calls at the same time, only one loads the bundle

@@ -146,7 +146,7 @@ def test_hub_ids(folder: Path, hub: Path, tmp_path: Path) -> None:
     pipeline = save_pipeline(tmp_path / "stage", build_vae(SMALL_VAE), build_vocoder(SMALL_VOCODER))
     files = {str(path.relative_to(pipeline)): path for path in pipeline.rglob("*") if path.is_file()}
     put_in_cache(hub, "owner/stage", files)
-    checkpoint = open_checkpoint("owner/model", "owner/stage")
+    checkpoint = open_checkpoint("hf:owner/model", "hf:owner/stage")
     assert checkpoint.files.name == "model"
     assert checkpoint.config.vocoder == SMALL_VOCODER
     assert set(checkpoint.files.sha256()) == {
@@ -162,8 +162,10 @@ def test_a_path_that_exists_wins_over_a_hub_id(folder: Path, hub: Path, monkeypa
 
 
 def test_hub_id_that_is_not_to_be_had(folder: Path, hub: Path) -> None:
-    assert refusal("owner/unknown").startswith("owner/unknown: no such folder")
-    assert refusal(folder, "owner/unknown").startswith("owner/unknown: no such folder")
+    for name in ("hf:owner/unknown", "owner/unknown"):
+        message = "is not available from the model hub" if name.startswith("hf:") else "no such file or folder; hf:"
+        assert refusal(name).startswith(f"{name}: {message}")
+        assert refusal(folder, name).startswith(f"{name}: {message}")
 
 
 def test_sha256(folder: Path) -> None:

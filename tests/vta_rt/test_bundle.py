@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vta_rt.bundle import Bundle, find_bundle
+from vta_rt.bundle import Bundle, find_bundle, list_bundles
 from vta_rt.errors import BundleError
 from vta_rt.manifest import FORMAT_VERSION, MANIFEST
 
@@ -205,16 +205,45 @@ def test_a_user_without_a_home_folder_can_open_bundles(bundle_copy: Path, monkey
     assert Bundle(bundle_copy).path == bundle_copy
 
 
-def test_the_newest_bundle_here_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def make_named(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / MANIFEST).write_text("{}")
+
+
+def test_the_demo_is_the_default_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stays so, whatever lies in the folder."""
     monkeypatch.chdir(tmp_path)
-    for age, name in enumerate(("newest", "older")):
-        folder = tmp_path / "engines" / name
-        folder.mkdir(parents=True)
-        (folder / MANIFEST).write_text("{}")
-        os.utime(folder / MANIFEST, (1e9 - age, 1e9 - age))
-    assert find_bundle() == Path("engines/newest")
-    monkeypatch.setenv("VTA_BUNDLE", "elsewhere")
-    assert find_bundle() == Path("elsewhere")
+    make_named(tmp_path / "engines", "newer", "demo")
+    assert Bundle(find_bundle()).manifest.source.checkpoint
+    assert (Path(find_bundle()) / MANIFEST).samefile(Path(__file__).parents[2] / "engines" / "demo" / MANIFEST)
+    monkeypatch.setenv("VTA_BUNDLE", "newer")
+    assert find_bundle() == Path("engines/newer")
+
+
+def test_names_of_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_named(tmp_path / "engines", "one", "demo")
+    make_named(tmp_path, "here")
+    assert find_bundle("one") == Path("engines/one")
+    assert find_bundle("here") == "here"
+    assert find_bundle("engines/two") == "engines/two"
+    assert find_bundle("hf:owner/name") == "hf:owner/name"
+    assert list_bundles()["one"] == [Path("engines/one")]
+    with pytest.raises(
+        BundleError, match=r"demo: is the name of several bundles, engines/demo, .*; give the path of one"
+    ):
+        find_bundle("demo")
+    with pytest.raises(BundleError, match=r"two: no such folder, and no bundle of that name; here are demo, one"):
+        find_bundle("two")
+
+
+def test_only_hf_asks_the_model_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("it was asked"))
+    with pytest.raises(BundleError, match="someone/demo: no such file or folder; hf:someone/demo would fetch it"):
+        Bundle("someone/demo")
+    with pytest.raises(BundleError, match="hf:demo: is no name on the model hub, hf:owner/name is needed"):
+        Bundle("hf:demo")
 
 
 def test_a_hub_id_is_found_in_the_local_cache(
@@ -227,6 +256,6 @@ def test_a_hub_id_is_found_in_the_local_cache(
     bundle_copy.rename(repository / "snapshots" / "abc123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert Bundle("someone/demo").path.name == "abc123"
-    with pytest.raises(BundleError, match="someone/else: no such folder, and not available from the model hub"):
-        Bundle("someone/else")
+    assert Bundle("hf:someone/demo").path.name == "abc123"
+    with pytest.raises(BundleError, match="hf:someone/else: is not available from the model hub"):
+        Bundle("hf:someone/else")

@@ -1,15 +1,18 @@
-"""``vta info``, ``vta check`` and ``vta bench``: what a bundle contains, whether it is intact, and what it costs here."""
+"""``vta models``, ``info``, ``check`` and ``bench``: what is here, what it contains, whether it is intact and what it costs."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from vta_rt.backends import BACKENDS
 from vta_rt.backends.tensorrt.index import check_engines, describe
-from vta_rt.bundle import Bundle, find_bundle
+from vta_rt.bundle import Bundle, find_bundle, list_bundles
+from vta_rt.files import is_hub_name
+from vta_rt.manifest import MANIFEST, read_manifest
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import read_sampling_options
 
@@ -46,15 +49,36 @@ def add_bundles(commands: Any) -> None:
     _add_bundle(check)
     check.set_defaults(run=_check)
 
+    models = commands.add_parser(
+        "models",
+        help="list the bundles that are here",
+        description="List the bundles that can be named, and the default one.",
+    )
+    models.set_defaults(run=_models)
+
 
 def _add_bundle(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "bundle", nargs="?", metavar="BUNDLE", help="a bundle's folder or hub id (default: as for generate)"
+        "bundle",
+        nargs="?",
+        metavar="BUNDLE",
+        help="a bundle: its name, folder or hf:owner/name (default: as for generate)",
     )
 
 
+def _models(_: argparse.Namespace) -> int:
+    default = Path(find_bundle()) if not is_hub_name(find_bundle()) else None
+    for name, folders in list_bundles().items():
+        for folder in folders:
+            manifest = read_manifest(folder / MANIFEST)
+            is_default = default is not None and default.exists() and folder.samefile(default)
+            facts = f"{manifest.model.seconds:.2f} s, {manifest.precision}, {manifest.sampling.steps} steps"
+            print(f"{name}: {facts}, {folder}{' (default)' if is_default else ''}")
+    return 0
+
+
 def _info(options: argparse.Namespace) -> int:
-    bundle = Bundle(find_bundle() if options.bundle is None else options.bundle)
+    bundle = Bundle(find_bundle(options.bundle))
     manifest, model, frames = bundle.manifest, bundle.manifest.model, bundle.manifest.frames
     print(f"{bundle.path}")
     print(f"  format       {manifest.format_version}, {manifest.precision}")

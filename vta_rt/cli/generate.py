@@ -93,7 +93,7 @@ def add_generate(commands: Any) -> None:
     generate.add_argument(
         "--bundle",
         metavar="DIR",
-        help="the model: a bundle's folder or hub id (default: $VTA_BUNDLE, or the newest in engines/)",
+        help="the model: a bundle's name, folder or hf:owner/name (default: $VTA_BUNDLE, or the small one that comes along)",
     )
     generate.add_argument(
         "--steps",
