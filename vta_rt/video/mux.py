@@ -28,7 +28,7 @@ from vta_rt.video import matroska
 from vta_rt.video.containers import CONTAINERS, Container, can_hold, find_container, fit_container, open_sink
 from vta_rt.video.file import Video, VideoSource
 from vta_rt.video.packets import FINER, CopyPlan
-from vta_rt.video.reader import MATROSKA, MOV, VideoReader
+from vta_rt.video.reader import MATROSKA, MOV, VideoReader, find_index
 
 Part = Literal["audio", "subtitles", "chapters", "metadata", "covers", "attachments", "data", "timecode"]
 PARTS: tuple[Part, ...] = get_args(Part)  # what a file may hold beside the video stream
@@ -392,8 +392,8 @@ def _copy_packets(
     for packet in reader.packets(*others):
         index = packet.stream_index
         if index == reader.stream.index:
-            place: Any = packet.opaque
-            if place >= len(video.copied) or not video.copied[place]:
+            place = find_index(packet)
+            if place is None or place >= len(video.copied) or not video.copied[place]:
                 continue
             packet.pts, packet.dts, packet.duration = (
                 round(time * scale)

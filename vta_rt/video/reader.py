@@ -244,11 +244,10 @@ class VideoReader:
         return self.decoder_name not in GREY_DECODERS or frame.pict_type == PictureType.I
 
     def _note_first(self, frame: VideoFrame) -> None:
-        index: Any = frame.opaque
         orientation, aspect = _find_orientation(frame), self.sample_aspect_ratio
         self.video.first = FirstFrame(
             pts=frame.pts,
-            index=index,
+            index=find_index(frame),
             width=frame.width,
             height=frame.height,
             orientation=orientation,
@@ -296,8 +295,9 @@ class VideoReader:
         for time, frame in self.timeline(self.frames()):
             end = round(time / self.time_base)
             if frame is not None:
-                index: Any = frame.opaque
-                shown[index] = end
+                index = find_index(frame)
+                if index is not None:
+                    shown[index] = end
         return Shown(shown, end)
 
     def find_end(self) -> Fraction | None:
@@ -345,7 +345,7 @@ class VideoReader:
                 if not self._trusts_pts:
                     packet.pts = None
                 offset = 0 if self.is_indexed else clock.advance(packet.dts, packet.pts, packet.duration or 0)
-                packet.opaque = index
+                packet.opaque = (index,)  # not the number, of which there is one object: PyAV goes by the object
                 index += 1
             else:
                 offset = clock.offset
@@ -372,6 +372,12 @@ class VideoReader:
             last: Packet[Any] = Packet()
             last.stream = self.stream
             yield last
+
+
+def find_index(item: VideoFrame | Packet[Any]) -> int | None:
+    """The index of a packet, or of a frame's packet, among those of the stream; None if the decoder has lost it."""
+    opaque: Any = item.opaque
+    return None if opaque is None else int(opaque[0])
 
 
 def _find_stated_end(
