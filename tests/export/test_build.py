@@ -44,7 +44,7 @@ def test_bad_input_on_the_command_line_is_one_line(
 
 
 def test_the_command_as_in_the_readme(micro_checkpoint: Path, bundle_short: Path, tmp_path: Path) -> None:
-    """Also: quiet in a pipe but for the table, and the bundle is where ``vta`` looks for it."""
+    """Also: quiet in a pipe but for the table, and the bundle is where ``vta`` looks for its name."""
     link_tree(bundle_short, tmp_path / "engines" / micro_checkpoint.name)
     (tmp_path / "engines" / micro_checkpoint.name / "vae_decoder.onnx").unlink()  # the one graph that is built again
     done = subprocess.run(
@@ -57,9 +57,8 @@ def test_the_command_as_in_the_readme(micro_checkpoint: Path, bundle_short: Path
     for text in ("visual_encoder", "kept", "relative error", "MB", "peak memory"):
         assert text in done.stdout
     assert done.stderr.count("\n") == 1
-    shown = subprocess.run(
-        [sys.executable, "-m", "vta_rt.cli", "info"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "vta_rt.cli", "info", micro_checkpoint.name]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "engines/micro" in shown.stdout
     shutil.rmtree(tmp_path / "engines")
 
