@@ -30,7 +30,10 @@ TICK = 0.0016  # seconds; Matroska counts in milliseconds
 CUT_SECONDS = 0.25  # of the end of a file that was cut off, where programs may differ in what they make of it
 FLASH = 0.0025  # seconds that a frame which cannot be hidden may be on screen
 
-pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ MAX_KILOBYTES = 1_500_000
 IN_ACCESS, IN_OPEN = 1, 32
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed"),
     pytest.mark.skipif(sys.platform != "linux", reason="Linux tells who opens a file"),
 ]
