@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from vta_rt.errors import FallbackWarning, LicenceWarning, PromptWarning, VTAError
@@ -71,6 +74,24 @@ def _report(error: BaseException, extra: str | None) -> int:
         case _:
             raise error
     return BAD_INPUT
+
+
+def print_json(fields: Mapping[str, Any]) -> None:
+    """One object of JSON on a line of standard output, in ASCII. Paths are strings, and numbers that are not finite null."""
+    print(json.dumps(_plain(fields), allow_nan=False), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case Path():
+            return str(value)
+        case float():
+            return value if math.isfinite(value) else None
+    return value
 
 
 def say(error: Exception) -> None:
