@@ -10,16 +10,63 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vta_rt.errors import (
+    BundleError,
+    CancelledError,
+    DeviceError,
+    EngineError,
+    FallbackWarning,
+    LicenceWarning,
+    OptionError,
+    OutputError,
+    PromptWarning,
+    StoppedError,
+    TimedOutError,
+    VideoError,
+    VTAError,
+)
+
 if TYPE_CHECKING:
     from vta_rt.audio import Audio
     from vta_rt.bundle import Bundle
-    from vta_rt.errors import VTAError
     from vta_rt.pipeline import Pipeline, generate
+    from vta_rt.video import Frames, Limits, Video, VideoOptions
 
-__all__ = ["Audio", "Bundle", "Pipeline", "VTAError", "generate"]
+__all__ = [
+    "Audio",
+    "Bundle",
+    "BundleError",
+    "CancelledError",
+    "DeviceError",
+    "EngineError",
+    "FallbackWarning",
+    "Frames",
+    "LicenceWarning",
+    "Limits",
+    "OptionError",
+    "OutputError",
+    "Pipeline",
+    "PromptWarning",
+    "StoppedError",
+    "TimedOutError",
+    "VTAError",
+    "Video",
+    "VideoError",
+    "VideoOptions",
+    "generate",
+]
 __version__ = "0.1.0"
 
-_HOMES = {"Audio": "audio", "Bundle": "bundle", "Pipeline": "pipeline", "VTAError": "errors", "generate": "pipeline"}
+_HOMES = {
+    "Audio": "audio",
+    "Bundle": "bundle",
+    "Frames": "video",
+    "Limits": "video",
+    "Pipeline": "pipeline",
+    "Video": "video",
+    "VideoOptions": "video",
+    "generate": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

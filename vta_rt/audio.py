@@ -47,6 +47,11 @@ class Audio:
         """Length in seconds."""
         return len(self.samples) / self.sample_rate
 
+    @property
+    def peak(self) -> float:
+        """The largest absolute sample."""
+        return float(np.abs(self.samples).max())
+
     def to_int16(self) -> np.ndarray:
         """``[N]`` int16: samples times 32768, truncated towards zero and clipped at full scale."""
         return np.clip(self.samples * 32768, -32768, 32767).astype(np.int16)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from vta_rt.errors import VideoError, VTAError
+from vta_rt.stopping import Stop
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-GoOn = Callable[[], None]
 
 # What is taken of a folder; a file that is named itself may have any suffix.
 VIDEO_SUFFIXES = (
@@ -84,30 +84,22 @@ def _why_not(file: Path, videos: Collection[str]) -> str | None:
     return None
 
 
-class Stopped(Exception):
-    """Raised in work whose result nobody waits for any more."""
-
-
 def work_through(
-    work: Callable[[Item, GoOn], Result], items: Sequence[Item], at_once: int
+    work: Callable[[Item, threading.Event], Result], items: Sequence[Item], at_once: int
 ) -> Generator[Result | VTAError, None, None]:
     """Yield what ``work`` returned for every item, or the VTAError it raised, in the order of the items.
 
     Args:
-        work: called with an item and a function that it calls now and then, which raises ``Stopped`` once this generator
-            was closed.
+        work: called with an item and an event that is set once this generator was closed, so that nobody waits for its
+            result any more; work that heeds it raises ``CancelledError``.
         at_once: how many items are worked on at the same time, in threads; 1 uses no other thread.
     """
     closed = threading.Event()
 
-    def go_on() -> None:
-        if closed.is_set():
-            raise Stopped
-
     def outcome(item: Item) -> Result | VTAError:
-        go_on()
         try:
-            return work(item, go_on)
+            Stop(closed).check()  # what waits is not begun
+            return work(item, closed)
         except VTAError as error:
             return error
 

@@ -36,6 +36,18 @@ class DeviceError(VTAError):
     """A GPU that failed or has too little memory; the message says whether this process can go on using it."""
 
 
+class StoppedError(VTAError):
+    """A call that was stopped before it had its result."""
+
+
+class CancelledError(StoppedError):
+    """A call that its caller cancelled."""
+
+
+class TimedOutError(StoppedError, TimeoutError):
+    """A call that was not done within its timeout."""
+
+
 class PromptWarning(UserWarning):
     """A prompt of which the model reads only the beginning."""
 
@@ -66,6 +78,17 @@ def show(value: object, limit: int = 60) -> str:
         return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def describe(value: object) -> str:
+    """What a value is, in few words: an array by its type and shape."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if dtype is not None and isinstance(shape, tuple):
+        return f"{dtype} {list(shape)}"
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 
 def one_line(error: object, limit: int = 300) -> str:

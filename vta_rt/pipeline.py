@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
-from typing import Any, TypeVar, Unpack, cast, overload
+from typing import Any, NamedTuple, Self, TypeGuard, TypeVar, Unpack, cast, overload
 
 import numpy as np
 
@@ -17,26 +18,50 @@ from vta_rt.backends import Backend, choose
 from vta_rt.backends.base import Session
 from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.denoise import Noise
-from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError, check_integer
+from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError, check_integer, describe
 from vta_rt.files import StrPath
 from vta_rt.manifest import MANIFEST
 from vta_rt.sampling import SamplingOptions, SamplingPlan
 from vta_rt.stages import Stages, graphs, pad_tokens
+from vta_rt.stopping import NEVER, Stop
 from vta_rt.text import PromptTokenizer
-from vta_rt.video import Video, VideoSource, frames_of
+from vta_rt.video import SOURCES, Frames, Video, VideoSource, frames_of
 
 __all__ = ["Pipeline", "generate", "pad_tokens"]
 
+LOGGER = logging.getLogger("vta_rt")
 Seed = int | None
 T = TypeVar("T")
-Prompts = str | list[str] | tuple[str, ...] | None
+Prompts = str | Sequence[str] | None
+VideoInput = VideoSource | Frames | np.ndarray
+"""What sound is made for: a path, bytes, an open binary file, a Video, Frames, or an array of frames."""
 ProgressCallback = Callable[[str, int, int], Any]
 """Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
+QUIET = 1e-3  # of full scale, -60 dBFS; a sound whose peak is below is hardly heard
 _loading = threading.Lock()
 
 
+class Clip(NamedTuple):
+    """What a call makes sound for."""
+
+    name: str  # for messages
+    frames: np.ndarray | None  # that the model takes; None for a prompt alone
+    duration: float  # seconds of sound
+
+
+class CallOptions(SamplingOptions, total=False):
+    """The keyword arguments of ``Pipeline.generate`` that are the same whatever sound is made for."""
+
+    fps: float | None
+    times: Sequence[float] | np.ndarray | None
+    seed: Seed
+    progress: ProgressCallback | None
+    cancel: threading.Event | None
+    timeout: float | None
+
+
 class Pipeline:
-    """An opened bundle. One is enough for many videos and any number of threads.
+    """An opened bundle. One is enough for many videos and any number of threads. In a ``with`` block it is closed at its end.
 
     The attribute ``backend`` says in one line what runs the graphs and why. If the bundle has engines but none suits this
     machine, the same line is a ``FallbackWarning``.
@@ -69,6 +94,7 @@ class Pipeline:
         self.frames = self.bundle.manifest.frames
         self.schedule = self.bundle.manifest.schedule
         self._options = (backend, threads, at_once, capture)
+        self._backend: Backend | None  # None once it was closed
         self._backend, self.backend = choose(self.bundle, *self._options)
         if backend == "auto" and self.bundle.manifest.engines and self._backend.name != "tensorrt":
             warnings.warn(f"engines are not used: {self.backend}", FallbackWarning, stacklevel=2)
@@ -77,55 +103,65 @@ class Pipeline:
     @property
     def loaded_graphs(self) -> frozenset[str]:
         """Names of the graphs that are loaded."""
-        return frozenset(self._backend.sessions)
+        return frozenset(self._open_backend().sessions)
 
     def session(self, graph: str) -> Session:
         """The graph of that name, loaded when it is first asked for."""
-        return self._backend.session(graph)
+        return self._open_backend().session(graph)
 
-    def run(self, work: Callable[[Stages], T]) -> T:
+    def run(self, work: Callable[[Stages], T], *, stop: Stop = NEVER) -> T:
         """Call ``work`` with the stages of one call of the backend; what it returns must not be in the stages' lane.
 
         If an engine turns out to be unusable, ``work`` is called again with the next backend.
         """
         while True:
-            backend = self._backend
+            backend = self._open_backend()
             try:
                 with backend.lane() as lane:
+                    lane.stop = stop
                     return work(Stages(backend.session, lane, self.model, self.frames))
             except EngineError as error:
                 self._fall_back(backend, error)
 
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
         self,
-        video: VideoSource | None = None,
+        video: VideoInput | None = None,
         *,
         text: str | None = None,
         negative_prompt: str | None = None,
-        seed: Seed = 0,
-        progress: ProgressCallback | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
     ) -> Audio: ...
     @overload
     def generate(
         self,
-        video: list[VideoSource] | tuple[VideoSource, ...] | None = None,
+        video: Sequence[VideoInput],
         *,
         text: Prompts = None,
         negative_prompt: Prompts = None,
-        seed: Seed = 0,
-        progress: ProgressCallback | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
+    ) -> list[Audio]: ...
+    @overload
+    def generate(
+        self,
+        video: None = None,
+        *,
+        text: Sequence[str],
+        negative_prompt: Prompts = None,
+        **options: Unpack[CallOptions],
     ) -> list[Audio]: ...
     def generate(
         self,
-        video: VideoSource | list[VideoSource] | tuple[VideoSource, ...] | None = None,
+        video: VideoInput | Sequence[VideoInput] | None = None,
         *,
         text: Prompts = None,
         negative_prompt: Prompts = None,
+        fps: float | None = None,
+        times: Sequence[float] | np.ndarray | None = None,
         seed: Seed = 0,
         progress: ProgressCallback | None = None,
+        cancel: threading.Event | None = None,
+        timeout: float | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Audio | list[Audio]:
         """Make sound for a video, or for a prompt alone.
@@ -133,85 +169,137 @@ class Pipeline:
         The sound is as long as the video, but no longer than the model's window, ``model.seconds``.
 
         Args:
-            video: a video file, or a ``vta_rt.video.Video``, or several; each gets the sound that it would get alone. None
-                makes sound of the model's full length from ``text`` alone.
+            video: the path of a video file, its bytes, a binary file that is open, a ``vta_rt.Video``, frames in memory
+                (``[T, H, W, 3]`` uint8 RGB of any size, with ``fps`` or ``times``) or ``vta_rt.Frames``; or a sequence of
+                them, of which each gets the sound that it would get alone. None makes sound of the model's full length from
+                ``text`` alone.
             text: a prompt, or one for each video; without a video, several prompts make several sounds. Needs a model
                 that was trained with prompts, as does ``negative_prompt``.
             negative_prompt: what should not be heard, one prompt or one for each video; guidance leads away from it.
+            fps: of frames that are given as arrays, how many there are a second.
+            times: instead, when each of them appears, in seconds; see ``vta_rt.Frames``.
             seed: of the noise. The same seed gives the same sound; None gives another one at each call.
             progress: called as ``progress(stage, done, total)`` as the work proceeds.
+            cancel: the call ends with a ``CancelledError`` soon after another thread has set this event.
+            timeout: seconds after which the call ends with a ``TimedOutError``.
             sampling: the fields of ``vta_rt.sampling.Sampling``: ``steps``, ``solver``, ``guidance``, ``spacing``,
                 ``guidance_interval``. Those left out, or None, come from the bundle, ``bundle.manifest.sampling``.
 
         Raises:
             VideoError: a file cannot be opened or has no frames.
             OptionError: a value outside what is allowed, or a prompt for a model that takes none.
+            StoppedError: it was cancelled, or its time was up.
         """
         negative_prompt = _accept_old_name(sampling, "negative_prompt", negative_prompt)
-        for path in video if isinstance(video, (list, tuple)) else [video]:
-            if (path is not None and not isinstance(path, (str, os.PathLike, Video))) or (
-                path is None and path is not video
-            ):
-                raise OptionError(f"video is {describe(path)}, a path or a Video is needed, or a list of them")
-        many = isinstance(video, (list, tuple)) or (video is None and isinstance(text, (list, tuple)))
-        paths = list(video) if isinstance(video, (list, tuple)) else [video]
+        stop = Stop(cancel, timeout)
+        many = _is_sequence(video) or (video is None and _is_sequence(text))
+        videos = [_as_source(each, fps, times) for each in (video if _is_sequence(video) else [video])]
         if video is None:
-            paths *= len(text) if isinstance(text, (list, tuple)) else 1
-        if not paths or (video is None and text is None):
+            videos *= len(text) if _is_sequence(text) else 1
+        if not videos or (video is None and text is None):
             raise OptionError("no video given; at least one video, or a prompt (text), is needed")
-        report = progress or (lambda stage, done, total: None)
+        if None in videos and video is not None:
+            raise OptionError(f"video is None, {SOURCES}")
+        if progress is not None and not callable(progress):
+            raise OptionError(f"progress is {describe(progress)}, a function (stage, done, total) is needed")
         plan = self._plan(sampling)
         noise = _seeded_noise(seed)
-        prompts = self._token_ids("text", text, len(paths))
-        negative_prompts = self._token_ids("negative_prompt", negative_prompt, len(paths))
+        prompts = self._token_ids("text", text, len(videos))
+        negative_prompts = self._token_ids("negative_prompt", negative_prompt, len(videos))
         _check_guided(plan, negative_prompt)
 
-        needed = graphs(plan.guidance_scales, _needed_encoders(paths, [*prompts, *negative_prompts]))
-        clips: list[tuple[np.ndarray | None, float]] = [(None, self.model.seconds)] * len(paths)
-        with self._backend.loading(needed):
-            for index, path in enumerate(paths):
-                if path is not None:
-                    report("frames", index, len(paths))
-                    clips[index] = self._read_clip(path)
-                    report("frames", index + 1, len(paths))
+        def report(stage: str, done: int, total: int) -> None:
+            stop.check()
+            if progress is not None:
+                progress(stage, done, total)
+
+        needed = graphs(plan.guidance_scales, _needed_encoders(videos, [*prompts, *negative_prompts]))
+        clips = [Clip("sound for the prompt", None, self.model.seconds)] * len(videos)
+        with self._open_backend().loading(needed):
+            for index, source in enumerate(videos):
+                if source is not None:
+                    report("frames", index, len(videos))
+                    clips[index] = self._read_clip(source, stop)
+                    report("frames", index + 1, len(videos))
 
         def run(stages: Stages) -> list[np.ndarray]:
             stages.load(needed)
             tokens, waves = [], []
-            for index, ((frames, _), prompt) in enumerate(zip(clips, prompts, strict=True)):
-                report("encode", index, len(paths))
-                tokens.append(stages.condition(frames, prompt))
-                report("encode", index + 1, len(paths))
+            for index, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
+                report("encode", index, len(videos))
+                tokens.append(stages.condition(clip.frames, prompt))
+                report("encode", index + 1, len(videos))
             negative_tokens = [None if ids is None else stages.encode_text(ids, 1) for ids in negative_prompts]
             latents = stages.denoise(
                 plan, noise, tokens, negative_tokens=negative_tokens, on_step=partial(report, "denoise")
             )
             at_once = stages.max_batch("vae_decoder", "latents")
-            for start in range(0, len(paths), at_once):
-                stop = min(start + at_once, len(paths))
-                report("decode", start, len(paths))
-                mels = stages.decode(latents[start:stop])
-                report("decode", stop, len(paths))
-                report("vocode", start, len(paths))
+            for start in range(0, len(videos), at_once):
+                end = min(start + at_once, len(videos))
+                report("decode", start, len(videos))
+                mels = stages.decode(latents[start:end])
+                report("decode", end, len(videos))
+                report("vocode", start, len(videos))
                 waves += [stages.lane.get(wave) for wave in stages.vocode(mels)]
-                report("vocode", stop, len(paths))
+                report("vocode", end, len(videos))
             return waves
 
         audios, rate = [], self.model.sample_rate
-        for path, (_, duration), wave in zip(paths, clips, self.run(run), strict=True):
+        for source, clip, wave in zip(videos, clips, self.run(run, stop=stop), strict=True):
             if not np.isfinite(wave).all():
-                name = "sound for the prompt" if path is None else path
-                raise VTAError(f"{name}: the model gave values that are not finite; a bundle at fp32 may help")
-            audios.append(Audio(wave, rate).trim(max(duration, 1 / rate)))
+                raise VTAError(f"{clip.name}: the model gave values that are not finite; a bundle at fp32 may help")
+            audio = Audio(wave, rate).trim(max(clip.duration, 1 / rate))
+            if audio.peak < QUIET and source is not self._blank:
+                LOGGER.warning(
+                    "%s: %s", clip.name, f"its sound is nearly silent, its peak is {audio.peak:.1g} of full scale"
+                )
+            audios.append(audio)
         return audios if many else audios[0]
 
-    def _read_clip(self, source: VideoSource) -> tuple[np.ndarray, float]:
-        """The frames of a video that the model takes, and the seconds of sound that the video gets."""
+    def warm_up(self, **sampling: Unpack[SamplingOptions]) -> None:
+        """Load every graph that a call needs and run it once, so that the first call is as fast as later ones.
+
+        Args:
+            sampling: as those calls will have, for a backend that captures a loop of so many steps.
+        """
+        self.generate(self._blank, text="warm up" if self.model.text else None, **sampling)
+
+    @cached_property
+    def _blank(self) -> Frames:
+        """A video of the model's full length that shows nothing."""
+        size, count = self.frames.size, self.model.frame_count(self.frames)
+        return Frames(np.zeros((count, size, size, 3), np.uint8), self.frames.rate)
+
+    def close(self) -> None:
+        """Give the graphs and what they hold back; calls that are under way end as usual, later ones are refused."""
+        with self._choosing:
+            self._backend = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_backend(self) -> Backend:
+        backend = self._backend
+        if backend is None:
+            raise VTAError(f"{self.bundle.path}: this pipeline was closed")
+        return backend
+
+    def _read_clip(self, source: VideoSource | Frames, stop: Stop) -> Clip:
+        seconds = self.model.seconds
+        if isinstance(source, Frames):
+            return Clip(str(source), frames_of(source, self.frames, seconds, stop=stop), min(source.duration, seconds))
         with Video.open(source) as video:
-            frames = frames_of(video, self.frames, self.model.seconds)
-            duration = min(video.info.duration, self.model.seconds)
-            video.close()  # generating takes longer than reading
-        return frames, duration
+            video.stop = stop
+            try:
+                frames = frames_of(video, self.frames, seconds, stop=stop)
+                duration = min(video.info.duration, seconds)
+            finally:
+                video.stop = NEVER
+                video.close()  # generating takes longer than reading
+            return Clip(str(video), frames, duration)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[N, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, N, D]``.
@@ -236,7 +324,7 @@ class Pipeline:
             return np.stack([self.encode(clip) for clip in frames])
         return _expect_finite("tokens", self.run(lambda stages: stages.lane.get(stages.encode(frames))))
 
-    def encode_text(self, texts: str | list[str] | tuple[str, ...]) -> np.ndarray:
+    def encode_text(self, texts: str | Sequence[str]) -> np.ndarray:
         """A prompt -> tokens ``[T, D]`` float32, its vector for each frame of a window; several -> ``[B, T, D]``.
 
         ``denoise`` takes them alone, as its ``negative_tokens``, or joined on axis -2 before those of ``encode``.
@@ -244,12 +332,12 @@ class Pipeline:
         Raises:
             OptionError: the model takes no prompts, or a prompt is empty or no string.
         """
-        prompts = list(texts) if isinstance(texts, (list, tuple)) else [texts]
+        prompts: list[Any] = list(texts) if _is_sequence(texts) else [texts]
         ids = [self._tokenizer(prompt) for prompt in prompts]
         if not ids:
             raise OptionError("no prompt given; at least one is needed")
         tokens = self.run(lambda stages: np.stack([stages.lane.get(stages.condition(None, prompt)) for prompt in ids]))
-        return tokens if isinstance(texts, (list, tuple)) else tokens[0]
+        return tokens if _is_sequence(texts) else tokens[0]
 
     def denoise(
         self,
@@ -323,7 +411,7 @@ class Pipeline:
         with self._choosing:
             if self._backend is not failed:
                 return  # another thread has done it
-            if self._options[0] != "auto" or failed.name == "cpu":
+            if self._backend is None or self._options[0] != "auto" or failed.name == "cpu":
                 raise error
             self._backend, self.backend = choose(self.bundle, *self._options, below=failed.name, reasons=(str(error),))
         warnings.warn(f"from here on {self.backend}", FallbackWarning, stacklevel=4)
@@ -344,8 +432,8 @@ class Pipeline:
         """Token ids of the prompt of each of ``count`` sounds; a single prompt is for all of them."""
         if prompts is None:
             return [None] * count
-        if not isinstance(prompts, (list, tuple)):
-            return [self._tokenizer(prompts)] * count
+        if not _is_sequence(prompts):
+            return [self._tokenizer(cast(str, prompts))] * count
         if len(prompts) != count:
             raise OptionError(f"{name} has {len(prompts)} prompts for {count} sounds; give one, or one for each")
         return [self._tokenizer(prompt) for prompt in prompts]
@@ -366,7 +454,41 @@ class Pipeline:
         return list(array)
 
 
-def generate(video: VideoSource | None = None, *, bundle: StrPath | None = None, **options: Any) -> Audio:
+@overload
+def generate(  # type: ignore[overload-overlap]
+    video: VideoInput | None = None,
+    *,
+    bundle: StrPath | None = None,
+    text: str | None = None,
+    negative_prompt: str | None = None,
+    **options: Unpack[CallOptions],
+) -> Audio: ...
+@overload
+def generate(
+    video: Sequence[VideoInput],
+    *,
+    bundle: StrPath | None = None,
+    text: Prompts = None,
+    negative_prompt: Prompts = None,
+    **options: Unpack[CallOptions],
+) -> list[Audio]: ...
+@overload
+def generate(
+    video: None = None,
+    *,
+    bundle: StrPath | None = None,
+    text: Sequence[str],
+    negative_prompt: Prompts = None,
+    **options: Unpack[CallOptions],
+) -> list[Audio]: ...
+def generate(
+    video: VideoInput | Sequence[VideoInput] | None = None,
+    *,
+    bundle: StrPath | None = None,
+    text: Prompts = None,
+    negative_prompt: Prompts = None,
+    **options: Unpack[CallOptions],
+) -> Audio | list[Audio]:
     """Make sound for a video in one call, with the options of ``Pipeline.generate``; the bundle stays loaded.
 
     vta_rt.generate("clip.mp4", seed=1).mux("clip.mp4", "clip_with_sound.mp4")
@@ -376,7 +498,8 @@ def generate(video: VideoSource | None = None, *, bundle: StrPath | None = None,
     built = os.stat(manifest).st_mtime_ns if os.path.exists(manifest) else None
     with _loading:  # of several first calls at the same time, only one loads the bundle
         pipeline = _pipeline(os.path.abspath(path) if built else path, built)
-    return pipeline.generate(video, **options)
+    call: Any = pipeline.generate  # which of its overloads, the caller's own types have decided
+    return cast(Audio | list[Audio], call(video, text=text, negative_prompt=negative_prompt, **options))
 
 
 @lru_cache(maxsize=1)
@@ -391,6 +514,27 @@ def _accept_old_name(options: SamplingOptions, name: str, value: T) -> T:
         return value
     warnings.warn(f"negative is now called {name}", DeprecationWarning, stacklevel=3)
     return cast(dict[str, Any], options).pop("negative")
+
+
+def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether a value stands for several: strings, bytes and arrays are one."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
+def _as_source(value: Any, fps: float | None, times: Any) -> VideoSource | Frames | None:
+    """What frames are read from; None for None.
+
+    Raises:
+        OptionError: it is nothing of the kind, or fps or times are given for what is no array.
+    """
+    if isinstance(value, np.ndarray):
+        return Frames(value, fps, times)
+    if fps is not None or times is not None:
+        raise OptionError(f"fps and times are of frames in an array, the video is {describe(value)}")
+    is_source = isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Video, Frames))
+    if value is not None and not is_source and not callable(getattr(value, "read", None)):
+        raise OptionError(f"video is {describe(value)}, {SOURCES}")
+    return cast(VideoSource | Frames | None, value)
 
 
 def _needed_encoders(videos: Sequence[Any], prompts: Sequence[Any]) -> list[str]:
@@ -443,13 +587,6 @@ def _as_array(name: str, value: object) -> np.ndarray:
         return np.asarray(value)
     except (ValueError, TypeError) as error:  # ragged lists
         raise OptionError(f"{name} is {describe(value)}, which is no array; one of real numbers is needed") from error
-
-
-def describe(value: object) -> str:
-    """What a value is, in few words: an array by its type and shape."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype} {list(value.shape)}"
-    return f"a {type(value).__name__}" if value is not None else "None"
 
 
 def _expect_finite(name: str, array: np.ndarray) -> np.ndarray:

@@ -67,7 +67,13 @@ class Sampling:
     guidance_interval: tuple[float, float] | None = None
 
     def replace(self, **options: Unpack[SamplingOptions]) -> Sampling:
-        """A copy with the options that are not None."""
+        """A copy with the options that are not None.
+
+        Raises:
+            TypeError: an option that does not exist.
+        """
+        if unknown := options.keys() - SamplingOptions.__annotations__.keys():
+            raise TypeError(f"there is no option {', '.join(sorted(unknown))}")
         changes: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
         return dataclasses.replace(self, **changes)
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.conftest import relative_error
-from vta_rt.backends.base import Arrays, Session
+from vta_rt.backends.base import Arrays, Bound, Session
 from vta_rt.denoise import State, denoise
 from vta_rt.errors import OptionError
 from vta_rt.manifest import GraphRecord, TensorSpec
 from vta_rt.sampling import SamplingPlan
+from vta_rt.stopping import Stop
 from vta_rt.verification import FileRecord
 
 SHAPE = (2, 3, 4, 5)
@@ -38,8 +39,8 @@ class FakeDenoiser(Session):
     def _run(self, feeds: Arrays) -> dict[str, np.ndarray]:
         raise AssertionError("the loop binds its arrays")
 
-    def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
-        def call() -> None:
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
+        def call(_: Stop) -> None:
             p, q, a, b, c, s, guidance, _ = inputs["step"]
             self.timesteps.append(float(inputs["timestep"][0]))
             denoised = p * inputs["latents"] + q * (np.tanh(inputs["latents"]) + guidance)

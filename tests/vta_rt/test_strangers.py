@@ -256,9 +256,3 @@ def test_other_arguments_of_denoise(pipeline: Pipeline, name: str, kind: str) ->
     tokens = np.zeros((1, 3, pipeline.model.token_width), np.float32)
     with pytest.raises(OptionError, match=name if name != "negative_tokens" else "negative_tokens|takes no prompts"):
         pipeline.denoise(tokens, steps=1, **{name: BAD_VALUES[kind]})
-
-
-@pytest.mark.parametrize("video", [3, b"clip.mp4", 3.5, {}, np.zeros(3), [None], [3], ["clip.mp4", None], object()])
-def test_videos_that_are_none(pipeline: Pipeline, video: Any) -> None:
-    with pytest.raises(OptionError, match=r"video is .*, a path or a Video is needed"):
-        pipeline.generate(video)

@@ -16,13 +16,16 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
-from vta_rt.errors import OptionError, VTAError, one_line
+from vta_rt.errors import OptionError, StoppedError, VTAError, one_line
 from vta_rt.manifest import TensorSpec
+from vta_rt.stopping import NEVER, Stop
 
 Array: TypeAlias = Any
 """A numpy array, or an array in a device's lane: it has a shape and a dtype, and takes ``array[i]`` and ``array[i:j]``."""
 Arrays = Mapping[str, np.ndarray]
 OnRow = Callable[[int], Any]
+Bound = Callable[[Stop], Any]
+"""A graph on arrays that stay in place; a call of it runs the graph once, unless it is stopped."""
 RATE_MATRIX_SIZE = 1536  # side of the matrices whose product shows a processor's rate
 
 
@@ -40,7 +43,12 @@ class Lane:
 
     A device's lane has a stream and memory of its own, so that calls in other lanes can run at the same time. A lane
     serves one thread at a time, and the arrays in it last until it is given back.
+
+    Attributes:
+        stop: when the call in this lane is stopped before its end.
     """
+
+    stop: Stop = NEVER
 
     def put(self, array: np.ndarray) -> Array:
         """Copy a host array into the lane."""
@@ -94,7 +102,7 @@ class BoundScan:
         self,
         scan: Scan,
         allocate: Callable[[np.ndarray], Any],
-        bind: Callable[[dict[str, Any], dict[str, Any]], Callable[[], Any]],
+        bind: Callable[[dict[str, Any], dict[str, Any]], Bound],
     ) -> None:
         # Two sets of state: each row reads one and writes the other, so that nothing is copied between rows.
         self._state = [{name: allocate(scan.start[name]) for name in scan.carried} for _ in range(2)]
@@ -106,7 +114,12 @@ class BoundScan:
         ]
 
     def run(
-        self, scan: Scan, write: Callable[[Any, np.ndarray], Any], read: Callable[[Any], np.ndarray], on_row: OnRow
+        self,
+        scan: Scan,
+        write: Callable[[Any, np.ndarray], Any],
+        read: Callable[[Any], np.ndarray],
+        on_row: OnRow,
+        stop: Stop,
     ) -> dict[str, np.ndarray]:
         """Run a scan of the same shapes; ``write`` copies a host array into one of the arrays, ``read`` copies one out."""
         for name in scan.carried:
@@ -116,7 +129,7 @@ class BoundScan:
         for index, arrays in enumerate(scan.by_row()):
             for name, array in arrays.items():
                 write(self._inputs[name], array)
-            self._calls[index % 2]()
+            self._calls[index % 2](stop)
             on_row(index + 1)
         return {output: read(self._state[scan.count % 2][name]) for name, output in scan.carried.items()}
 
@@ -145,6 +158,7 @@ class Session(ABC):
             lane: where the outputs are left; None for the host.
 
         Raises:
+            StoppedError: the lane's call was stopped.
             OptionError: an input is missing, unknown, or of another shape or type than the graph takes.
             VTAError: the backend could not run the graph.
         """
@@ -163,7 +177,7 @@ class Session(ABC):
         self._check({**scan.start, **scan.fixed}, self.inputs)
         return self._scan(scan, on_row, lane)
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """Bind the graph to arrays that stay in place; returns the function that reads the inputs and fills the outputs.
 
         A call allocates and copies nothing. The arrays must be C-contiguous and outlive the binding. A session may have
@@ -196,10 +210,11 @@ class Session(ABC):
     @abstractmethod
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]: ...
 
-    def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         """For a backend without bindings of its own: run, and copy the outputs."""
 
-        def call() -> None:
+        def call(stop: Stop) -> None:
+            stop.check()
             for name, array in self._run(inputs, None).items():
                 np.copyto(outputs[name], array)
 
@@ -207,9 +222,8 @@ class Session(ABC):
 
     def _scan(self, scan: Scan, on_row: OnRow, lane: Lane | None) -> dict[str, Array]:
         """On host arrays, through ``bind``."""
-        return BoundScan(scan, lambda array: np.array(array, order="C"), self.bind).run(
-            scan, np.copyto, np.array, on_row
-        )
+        bound = BoundScan(scan, lambda array: np.array(array, order="C"), self.bind)
+        return bound.run(scan, np.copyto, np.array, on_row, stop_of(lane))
 
     def _check(self, arrays: Mapping[str, Array], specs: Mapping[str, TensorSpec]) -> None:
         if missing := specs.keys() - arrays.keys():
@@ -229,8 +243,15 @@ class Session(ABC):
         """Whatever the library raises inside becomes one line, raised as ``failure``."""
         try:
             yield
+        except StoppedError:
+            raise
         except Exception as error:  # onnxruntime raises a dozen kinds without a common base, openvino its own
             raise self.failure(f"{self.name}: {self.library} could not run it ({one_line(error)})") from error
+
+
+def stop_of(lane: Lane | None) -> Stop:
+    """When the call in a lane is stopped before its end."""
+    return NEVER if lane is None else lane.stop
 
 
 def measure_rate(product: Callable[[], Any]) -> float:

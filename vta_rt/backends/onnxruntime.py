@@ -7,8 +7,8 @@ and shared by all threads.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import onnxruntime as ort
 
-from vta_rt.backends.base import RATE_MATRIX_SIZE, Array, Arrays, Lane, Session, measure_rate
+from vta_rt.backends.base import RATE_MATRIX_SIZE, Array, Arrays, Bound, Lane, Session, measure_rate, stop_of
 from vta_rt.documents import read_bytes
 from vta_rt.errors import BundleError, VTAError, one_line
 from vta_rt.manifest import GraphRecord, TensorSpec
+from vta_rt.stopping import Stop
 
-__all__ = ["NUMPY_TYPES", "OnnxRuntimeSession", "ort"]
+__all__ = ["NUMPY_TYPES", "OnnxRuntimeSession", "ort", "terminate"]
 
 NUMPY_TYPES = {
     "tensor(float)": "float32",
@@ -78,17 +79,18 @@ class OnnxRuntimeSession(Session):
         return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def _run_options(self) -> Any:
-        return None
+        return ort.RunOptions()
 
     def peak_rate(self) -> float | None:
         return None if self._is_int8 else _fp32_rate()  # half precision is computed at fp32, too
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
-        with self._raises_failure():
-            values = self._session.run(list(self.outputs), dict(feeds), self._run_options())
+        options = self._run_options()
+        with stop_of(lane).interrupting(partial(terminate, options)), self._raises_failure():
+            values = self._session.run(list(self.outputs), dict(feeds), options)
         return dict(zip(self.outputs, values, strict=True))
 
-    def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -96,10 +98,11 @@ class OnnxRuntimeSession(Session):
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         keep_alive = (*inputs.values(), *outputs.values())
 
-        def call() -> None:
+        def call(stop: Stop) -> None:
             assert keep_alive  # the binding holds addresses only
-            with self._raises_failure():
-                self._session.run_with_iobinding(binding, self._run_options())
+            options = self._run_options()
+            with stop.interrupting(partial(terminate, options)), self._raises_failure():
+                self._session.run_with_iobinding(binding, options)
 
         return call
 
@@ -109,6 +112,11 @@ class OnnxRuntimeSession(Session):
         if set(map(_without_axis_names, specs)) != set(map(_without_axis_names, expected.values())):
             there = ", ".join(f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs)
             raise BundleError(f"{path}: is not the graph {self.name}: its {kind} are {there}")
+
+
+def terminate(options: Any) -> None:
+    """End the runs that these options were given to, at the next node of the graph."""
+    options.terminate = True
 
 
 @cache

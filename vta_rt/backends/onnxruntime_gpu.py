@@ -11,17 +11,19 @@ import importlib.metadata
 import io
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vta_rt.backends.base import Array, BoundScan, Lane, OnRow, Scan
-from vta_rt.backends.onnxruntime import NUMPY_TYPES, OnnxRuntimeSession, ort
-from vta_rt.errors import DeviceError, EngineError, FallbackWarning, one_line
+from vta_rt.backends.base import Array, Bound, BoundScan, Lane, OnRow, Scan, stop_of
+from vta_rt.backends.onnxruntime import NUMPY_TYPES, OnnxRuntimeSession, ort, terminate
+from vta_rt.errors import DeviceError, EngineError, FallbackWarning, StoppedError, one_line
 from vta_rt.manifest import GraphRecord
+from vta_rt.stopping import Stop
 
 CUDA = "CUDAExecutionProvider"
 # With TF32, fp32 products would keep 10 bits of their inputs' mantissas. At half precision it must not be turned off: that
@@ -123,7 +125,9 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         return None
 
     def _run_options(self) -> Any:
-        return _run_options(NO_GRAPH) if self._capture else None  # the arrays of a single run may lie anywhere
+        return (
+            _run_options(NO_GRAPH) if self._capture else ort.RunOptions()
+        )  # the arrays of a single run may lie anywhere
 
     def _scan(self, scan: Scan, on_row: OnRow, lane: Lane | None) -> dict[str, Array]:
         key = tuple((name, array.shape) for name, array in sorted({**scan.start, **scan.fixed}.items()))
@@ -133,7 +137,7 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         if bound is None:
             with self._raises_failure():
                 bound = BoundScan(scan, self._allocate, self._bind_values)
-        result = bound.run(scan, self._write, self._read, on_row)
+        result = bound.run(scan, self._write, self._read, on_row, stop_of(lane))
         with self._taking:
             free.append(bound)  # after a failure it is not used again
         return result
@@ -149,7 +153,7 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         with self._raises_failure():
             return np.array(value.numpy())
 
-    def _bind_values(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Callable[[], None]:
+    def _bind_values(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Bound:
         """As ``_bind``, on arrays of the device; what it returns replays a CUDA graph where it can."""
         binding = self._session.io_binding()
         for name, value in inputs.items():
@@ -160,12 +164,15 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
             graph = self._graphs + 1 if self._capture and self._graphs < MAX_GRAPHS else None
             self._graphs = graph or self._graphs
 
-        def call() -> None:
+        def call(stop: Stop) -> None:
             with self._raises_failure(), self._running:  # a session that captures runs one call at a time
                 captured = graph is not None and not self._uncapturable
                 options = _run_options(str(graph)) if captured else self._run_options()
                 try:
-                    self._session.run_with_iobinding(binding, options)
+                    with stop.interrupting(partial(terminate, options)):
+                        self._session.run_with_iobinding(binding, options)
+                except StoppedError:
+                    raise
                 except Exception as error:
                     if not captured:
                         raise

@@ -8,16 +8,17 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vta_rt.backends.base import RATE_MATRIX_SIZE, Array, Arrays, Lane, Session, measure_rate
+from vta_rt.backends.base import RATE_MATRIX_SIZE, Array, Arrays, Bound, Lane, Session, measure_rate, stop_of
 from vta_rt.errors import BundleError, EngineError, VTAError, one_line
 from vta_rt.manifest import GraphRecord
+from vta_rt.stopping import Stop
 
 INSTALL = 'pip install "vta-rt[openvino]"'
 _creating = threading.Lock()
@@ -105,7 +106,7 @@ class OpenVinoSession(Session):
 
     def _run(self, feeds: Mapping[str, Array], lane: Lane | None) -> dict[str, Array]:
         request = self._take()
-        with self._raises_failure():
+        with stop_of(lane).interrupting(request.cancel), self._raises_failure():
             for name, array in feeds.items():
                 request.set_tensor(name, self._module.Tensor(array, shared_memory=True))
             request.infer()
@@ -114,7 +115,7 @@ class OpenVinoSession(Session):
             self._free.append(request)  # after a failure it is not used again
         return values
 
-    def _bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+    def _bind(self, inputs: Arrays, outputs: Arrays) -> Bound:
         request = self._model.create_infer_request()
         arrays = {**inputs, **outputs}
         tensors = {name: self._module.Tensor(array, shared_memory=True) for name, array in arrays.items()}
@@ -122,9 +123,9 @@ class OpenVinoSession(Session):
             for name, tensor in tensors.items():
                 request.set_tensor(name, tensor)
 
-        def call() -> None:
+        def call(stop: Stop) -> None:
             assert tensors  # they hold the arrays' memory
-            with self._raises_failure():
+            with stop.interrupting(request.cancel), self._raises_failure():
                 request.infer()
 
         return call

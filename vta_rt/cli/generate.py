@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from vta_rt.audio import WRITERS
 from vta_rt.backends import BACKENDS
-from vta_rt.batch import RESULT_SUFFIX, GoOn, find_videos, work_through
+from vta_rt.batch import RESULT_SUFFIX, find_videos, work_through
 from vta_rt.cli.command import BAD_INPUT, say
 from vta_rt.cores import usable_cores
 from vta_rt.errors import OptionError, OutputError, VideoError, VTAError
@@ -27,6 +28,7 @@ from vta_rt.files import check_writable, raise_output_errors, write_standard_out
 from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import Sampling, read_sampling_options
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
+from vta_rt.stopping import Stop
 from vta_rt.video import (
     CONTAINERS,
     ENCODED_CONTAINERS,
@@ -235,12 +237,19 @@ def _generate(options: argparse.Namespace) -> int:
     return PARTLY_DONE if done else BAD_INPUT
 
 
-def _make(pipeline: Pipeline, options: argparse.Namespace, files: FileOptions, bar: _Bar, job: Job, go_on: GoOn) -> str:
+def _make(
+    pipeline: Pipeline,
+    options: argparse.Namespace,
+    files: FileOptions,
+    bar: _Bar,
+    job: Job,
+    cancel: threading.Event,
+) -> str:
     """Make the sound for one video and write it; returns the line to print."""
-    start = time.perf_counter()
+    start, stop = time.perf_counter(), Stop(cancel)
 
     def progress(stage: str, done: int, total: int) -> None:
-        go_on()
+        stop.check()
         bar.show((job.video or job.out).name, stage, done, total)
 
     with ExitStack() as stack:
@@ -253,7 +262,7 @@ def _make(pipeline: Pipeline, options: argparse.Namespace, files: FileOptions, b
             check_writable(target, make_folder=True)
         sampling = read_sampling_options(options)
         prompts = {"text": options.text, "negative_prompt": options.negative_text}
-        audio = pipeline.generate(video, **prompts, seed=options.seed, progress=progress, **sampling)
+        audio = pipeline.generate(video, **prompts, seed=options.seed, progress=progress, cancel=cancel, **sampling)
         with raise_output_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         if video is None or job.is_sound:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from vta_rt.video.arrays import Frames
 from vta_rt.video.containers import CONTAINERS, ENCODED_CONTAINERS, choose_container, holds_copy
 from vta_rt.video.encode import encode_video, is_webp
 from vta_rt.video.file import Video, VideoInfo, VideoSource
 from vta_rt.video.frames import fit_frame, frames_of, iter_frames, probe, sample_frames
 from vta_rt.video.mux import PARTS, check_mux, mux
-from vta_rt.video.opening import Limits, VideoOptions
+from vta_rt.video.opening import SOURCES, Limits, VideoOptions
 
 __all__ = [
     "CONTAINERS",
     "ENCODED_CONTAINERS",
     "PARTS",
+    "SOURCES",
+    "Frames",
     "Limits",
     "Video",
     "VideoInfo",

@@ -36,7 +36,7 @@ MAX_THREADS, MAX_THREADED_PIXELS = (
 MAX_UNITS = 1_000_000  # a second; finer timestamps are rounded to it
 MAX_WEBP_BYTES, MAX_WEBP_PIXELS = 1 << 28, 1 << 24  # Pillow holds the file and four canvases of it
 WEBP_SECONDS = Fraction(1, 10)  # for a frame that says 0, as browsers have it
-# Frames that show no difference; in the order of display, since MP4 takes the length of the last one from the last packet.
+# Timeline that show no difference; in the order of display, since MP4 takes the length of the last one from the last packet.
 ENCODER_OPTIONS = {"preset": "veryfast", "crf": "17", "bf": "0"}
 BT709, LIMITED = 1, 1  # primaries, transfer and matrix; range of values (ITU-T H.273, as FFmpeg counts them)
 WHITE = 255  # what is seen through transparent pixels
@@ -55,7 +55,7 @@ class Form:
     metadata: dict[str, str]
 
 
-Frames = Generator[tuple[Fraction, VideoFrame | None], None, None]  # (start in seconds, frame), then (end, None)
+Timeline = Generator[tuple[Fraction, VideoFrame | None], None, None]  # (start in seconds, frame), then (end, None)
 
 
 def is_webp(path: StrPath) -> bool:
@@ -124,19 +124,19 @@ def _build_matrix(orientation: Transpose | None) -> list[int] | None:
     return [a, b, 0, c, d, 0, 0, 0, 1 << 30]
 
 
-def _read_video(video: Video) -> Frames:
+def _read_video(video: Video) -> Timeline:
     reader, begin = video.rewind(), None
-    with raise_video_errors(video.path):
+    with raise_video_errors(video):
         for time, frame in reader.timeline(reader.frames()):
             begin = time if begin is None else begin
             yield (time, frame) if frame is not None else (begin + video.duration, None)
 
 
-def _read_webp(path: StrPath, options: VideoOptions) -> tuple[Form, Frames]:
+def _read_webp(path: StrPath, options: VideoOptions) -> tuple[Form, Timeline]:
     return Form(Fraction(1, 1000), Fraction(1), None, {}), _read_webp_frames(path, options)
 
 
-def _read_webp_frames(path: StrPath, options: VideoOptions) -> Frames:
+def _read_webp_frames(path: StrPath, options: VideoOptions) -> Timeline:
     limit = min(MAX_WEBP_PIXELS, options.limits.pixels)
     with os.fdopen(open_file(path), "rb") as file:
         if os.fstat(file.fileno()).st_size > MAX_WEBP_BYTES:
@@ -161,7 +161,7 @@ def _read_webp_frames(path: StrPath, options: VideoOptions) -> Frames:
     yield time, None
 
 
-def _encode(path: StrPath, form: Form, frames: Frames, out: Path, on_frame: Callable[[int], object]) -> None:
+def _encode(path: StrPath, form: Form, frames: Timeline, out: Path, on_frame: Callable[[int], object]) -> None:
     unit = max(form.time_base, Fraction(1, MAX_UNITS))
     durations: dict[int, int] = {}  # by timestamp
     converter = VideoReformatter()

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any
 
 from av.container import InputContainer
 
-from vta_rt.errors import VideoError
+from vta_rt.errors import OptionError, VideoError
 from vta_rt.files import StrPath
-from vta_rt.video.opening import VideoOptions, check_seconds, open_container, open_file
+from vta_rt.video.opening import Content, VideoOptions, check_seconds, keep, open_container, open_file
 from vta_rt.video.packets import FINER, CopyPlan, Row, Shown, plan_copy
 from vta_rt.video.reader import (
     CLOCKWISE_DEGREES,
@@ -57,21 +57,34 @@ class Video(Findings):
     Use it in a ``with`` block. ``close`` gives the file back earlier; it is opened again when it is needed again.
 
     Args:
-        path: the file; its headers are read now.
+        source: the file, or what is in one: bytes, or a binary file that is open, from where it is to its end. Headers are
+            read now.
         options: which track is meant, what is refused.
 
     Attributes:
+        path: the file, or how messages call what has no name.
+        has_path: whether ``path`` is that of a file.
+        stop: asked while packets are read.
         warnings: one line for each thing that the user should know of the file; more come while it is read. They go to the
             logger ``vta_rt.video`` too.
 
     Raises:
+        OptionError: the source is nothing of the kind.
         VideoError: the file is missing, unreadable, no video of a kind that is read, without a video stream, or asks for more
             than the limits allow.
     """
 
-    def __init__(self, path: StrPath, options: VideoOptions | None = None) -> None:
-        super().__init__(path, options or VideoOptions())
-        self._descriptor: int | None = None
+    def __init__(self, source: StrPath | Content, options: VideoOptions | None = None) -> None:
+        options = options or VideoOptions()
+        self._content: IO[bytes] | None = None  # of what has no path
+        if isinstance(source, (str, os.PathLike)):
+            path = source
+        else:
+            path, self._content = keep(source)
+        self.has_path = self._content is None
+        if options.playlist and not self.has_path:
+            raise OptionError(f"{path}: a playlist is read from a file only, of which the path is needed")
+        super().__init__(path, options)
         self._identity: tuple[int, ...] | None = None  # of the file that was opened first
         self._reader: VideoReader | None = None
         self._track: int | None = None  # index of the video stream in the container
@@ -85,7 +98,7 @@ class Video(Findings):
     @classmethod
     @contextmanager
     def open(cls, source: VideoSource) -> Iterator[Video]:
-        """The file at a path, open for the block; or a Video as it is, which stays open."""
+        """A source, open for the block; or a Video as it is, which stays open."""
         if isinstance(source, Video):
             yield source
         else:
@@ -106,9 +119,9 @@ class Video(Findings):
         if self._reader is not None:
             self._reader.container.close()
             self._reader = None
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
     def rewind(self, *, reopen: bool = False) -> VideoReader:
         """A reader at the beginning of the file; it replaces the one before.
@@ -148,15 +161,15 @@ class Video(Findings):
         return VideoReader(self, container, stream, trusts_pts=bool(self._trusts_pts))
 
     def _open_container(self) -> InputContainer:
-        if self._descriptor is None:
-            self._descriptor = open_file(self.path)
-            status = os.fstat(self._descriptor)
+        if self.descriptor is None:
+            self.descriptor = open_file(self.path) if self._content is None else os.dup(self._content.fileno())
+            status = os.fstat(self.descriptor)
             identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
             if self._identity not in (None, identity):
                 raise VideoError(f"{self.path}: was replaced or changed while it was in use")
             self._identity = identity
-        with raise_video_errors(self.path):
-            return open_container(self.path, self._descriptor, self.options)
+        with raise_video_errors(self):
+            return open_container(self.path, self.descriptor, self.options)
 
     @cached_property
     def info(self) -> VideoInfo:
@@ -235,7 +248,7 @@ class Video(Findings):
 
     @cached_property
     def _is_cut_off(self) -> bool:
-        return self._descriptor is not None and is_cut_off(self._descriptor)
+        return self.descriptor is not None and is_cut_off(self.descriptor)
 
     @cached_property
     def plan(self) -> CopyPlan:
@@ -276,4 +289,5 @@ class Video(Findings):
         return rows, index, shown, reader
 
 
-VideoSource = StrPath | Video
+VideoSource = StrPath | Content | Video
+"""What is opened as a video: a path, the bytes of a file, a binary file that is open, or a Video."""

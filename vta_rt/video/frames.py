@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -17,6 +17,8 @@ from PIL import Image
 
 from vta_rt.config import Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, VideoError, check_integer
+from vta_rt.stopping import NEVER, Stop
+from vta_rt.video.arrays import Frames, exact
 from vta_rt.video.colour import is_high_dynamic_range, map_tones
 from vta_rt.video.file import Video, VideoInfo, VideoSource
 from vta_rt.video.reader import FirstFrame, raise_video_errors
@@ -30,6 +32,7 @@ KERNELS: dict[str, Image.Resampling] = {"bicubic": Image.Resampling.BICUBIC, "bi
 # the new square is cropped first at any size, so that no shape takes much memory.
 MAX_EXACT_SCALE, REDUCING_GAP, MAX_RESIZED = 3.0, 4.0, 32
 SQUARE = Fraction(1)  # sample aspect ratio
+Item = TypeVar("Item", VideoFrame, int)
 
 
 def probe(source: VideoSource) -> VideoInfo:
@@ -43,7 +46,7 @@ def probe(source: VideoSource) -> VideoInfo:
 
 
 def sample_frames(
-    source: VideoSource,
+    source: VideoSource | Frames,
     frame_rate: float = 2.0,
     size: int = 224,
     *,
@@ -60,15 +63,21 @@ def sample_frames(
     return np.stack(list(iter_frames(source, frame_rate, size, fit=fit, seconds=seconds, resize=resize, kernel=kernel)))
 
 
-def frames_of(source: VideoSource, config: FrameConfig, seconds: float | None = None) -> np.ndarray:
-    """``sample_frames`` with a model's own settings."""
-    return sample_frames(
+def frames_of(
+    source: VideoSource | Frames, config: FrameConfig, seconds: float | None = None, *, stop: Stop = NEVER
+) -> np.ndarray:
+    """``sample_frames`` with a model's own settings; ``stop`` is asked before each frame."""
+    frames = []
+    for frame in iter_frames(
         source, config.rate, config.size, fit=config.fit, seconds=seconds, resize=config.resize, kernel=config.kernel
-    )
+    ):
+        stop.check()
+        frames.append(frame)
+    return np.stack(frames)
 
 
 def iter_frames(
-    source: VideoSource,
+    source: VideoSource | Frames,
     frame_rate: float = 2.0,
     size: int = 224,
     *,
@@ -83,8 +92,8 @@ def iter_frames(
     with the video, only frames that are asked for are converted, and decoding stops once ``seconds`` is reached.
 
     Args:
-        source: the video file, or a Video, which is read from its beginning; frames are rotated for display, with their pixels'
-            shape, and those of high dynamic range (PQ, HLG) are mapped to standard dynamic range.
+        source: the video file, a Video, which is read from its beginning, or Frames. A file's frames are rotated for display,
+            with their pixels' shape, and those of high dynamic range (PQ, HLG) are mapped to standard dynamic range.
         frame_rate: frames to take a second, not the video's own rate; one that stays on screen is taken repeatedly.
         size: side of the square frames in pixels.
         fit: "crop" resizes the shorter side to ``size`` and crops the centre; "squash" resizes both sides to ``size``.
@@ -110,14 +119,11 @@ def iter_frames(
         raise OptionError(f"resize is {resize}, 0 or at least the size {size} is needed")
     if seconds is not None and not 0 < seconds < float("inf"):
         raise OptionError(f"seconds is {seconds}, a positive number is needed, or None for all of the video")
-    until = None if seconds is None else _exact(seconds)
+    until = None if seconds is None else exact(seconds)
     fit_one = partial(fit_frame, size=size, fit=fit, resize=resize, kernel=kernel)
-    return _sample(source, _exact(frame_rate), until, max(size, resize), fit_one)
-
-
-def _exact(number: float) -> Fraction:
-    """The fraction that a decimal number stands for: 29.97 is 2997/100, not the binary number nearest to it."""
-    return Fraction(str(number))
+    if isinstance(source, Frames):
+        return _sample_array(source, exact(frame_rate), until, fit_one)
+    return _sample(source, exact(frame_rate), until, max(size, resize), fit_one)
 
 
 def _sample(
@@ -127,7 +133,7 @@ def _sample(
     converter = VideoReformatter()
     with (
         Video.open(source) as video,
-        raise_video_errors(video.path),
+        raise_video_errors(video),
         ThreadPoolExecutor(1) as fitter,  # fits one frame while the next are decoded
     ):
         previous = waiting = None
@@ -142,6 +148,16 @@ def _sample(
             yield waiting()
 
 
+def _sample_array(
+    source: Frames, frame_rate: Fraction, seconds: Fraction | None, fit: Callable[..., np.ndarray]
+) -> Iterator[np.ndarray]:
+    previous, fitted = None, np.empty(0)
+    for index in _on_screen(source.timeline(), frame_rate, seconds):
+        if index != previous:
+            previous, fitted = index, fit(Image.fromarray(source.frames[index]))
+        yield fitted
+
+
 def _start(pool: ThreadPoolExecutor, work: Callable[..., np.ndarray], *arguments: Any) -> Callable[[], np.ndarray]:
     """Start work in the pool; returns a function that waits for its result."""
     try:
@@ -152,8 +168,8 @@ def _start(pool: ThreadPoolExecutor, work: Callable[..., np.ndarray], *arguments
 
 
 def _on_screen(
-    shown: Iterable[tuple[Fraction, VideoFrame | None]], frame_rate: Fraction, seconds: Fraction | None
-) -> Iterator[VideoFrame]:
+    shown: Iterable[tuple[Fraction, Item | None]], frame_rate: Fraction, seconds: Fraction | None
+) -> Iterator[Item]:
     """The frame on screen at every multiple of 1/frame_rate, from (start, frame) pairs that end with (end, None)."""
     index, count = 0, math.inf if seconds is None else seconds * frame_rate
     for (_, frame), (until, _) in pairwise(shown):

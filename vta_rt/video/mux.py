@@ -96,7 +96,7 @@ def mux(
     a millisecond each.
 
     Args:
-        source: the file with the video, or a Video.
+        source: the video: its path, its bytes, an open binary file, or a Video.
         samples: ``[N]`` float32, mono; full scale is [-1, 1], samples beyond it are clipped.
         sample_rate: samples a second.
         out: the file to write, not ``source`` itself; its suffix says the container: .mp4, .mov, .mkv or .webm.
@@ -165,7 +165,7 @@ def _plan(video: Video, out: StrPath, drop: Collection[str]) -> MuxPlan:
     kind, dropped = find_container(out), frozenset(drop)
     for part in dropped - set(PARTS):
         raise OptionError(f"drop is {part!r}, one of {', '.join(PARTS)} is needed")
-    if os.path.exists(out) and os.path.samefile(video.path, out):
+    if video.has_path and os.path.exists(out) and os.path.samefile(video.path, out):
         raise OutputError(f"{out}: is the video itself, another name is needed")
     video.find_first()  # a file without frames is that before all else
     reader = video.rewind()

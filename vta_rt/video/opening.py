@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import stat
+import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import IO, Any
 
 import av
 from av.container import InputContainer
 
-from vta_rt.errors import OptionError, VideoError
+from vta_rt.errors import OptionError, VideoError, describe
 from vta_rt.files import StrPath
+
+Content = bytes | bytearray | memoryview | IO[bytes]
+SOURCES = "a path, bytes, an open binary file, Frames or a Video is needed"
+COPIED_BYTES = 1 << 20  # at a time
 
 # FFmpeg's names of the demuxers that may be used. All of them read one file from its own bytes alone. Left out are those that
 # open other files or addresses (hls, dash, concat, sdp, rtsp, image2 with its patterns, vobsub, lavfi …), text, and formats
@@ -120,6 +128,56 @@ def open_file(path: StrPath) -> int:
         os.close(descriptor)
         raise VideoError(f"{path}: {problem}")
     return descriptor
+
+
+def keep(source: Content) -> tuple[str, IO[bytes] | None]:
+    """The name of what is no path, and a temporary file with its content; none for an open file that can be opened again.
+
+    Raises:
+        OptionError: it is neither bytes nor a binary file.
+        VideoError: it is empty or cannot be read.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name: Any = "bytes"
+        stream: Any = None
+    elif callable(getattr(source, "read", None)):
+        name, stream = getattr(source, "name", None), source
+        if isinstance(name, str) and _is_at_beginning(source, name):
+            return name, None
+        name = name if isinstance(name, str) else "file"
+        if isinstance(source, io.TextIOBase):
+            raise OptionError(f"{name}: is open as text; a binary file, of mode 'rb', is needed")
+    else:
+        raise OptionError(f"video is {describe(source)}, {SOURCES}")
+    with ExitStack() as stack:
+        content: Any = stack.enter_context(tempfile.TemporaryFile(prefix="vta_rt-"))
+        try:
+            if stream is None:
+                content.write(source)
+            while stream is not None and (part := stream.read(COPIED_BYTES)):
+                content.write(part)
+            content.flush()
+        except (OSError, ValueError) as error:  # ValueError: a closed file
+            raise VideoError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        if not content.tell():
+            raise VideoError(f"{name}: is empty (0 bytes)")
+        stack.pop_all()
+        return name, content
+
+
+def _is_at_beginning(file: IO[bytes], name: str) -> bool:
+    """Whether an open binary file is an ordinary one of this name, of which nothing was read."""
+    with suppress(OSError, ValueError, AttributeError):
+        own, other = os.fstat(file.fileno()), os.stat(name)
+        is_same = stat.S_ISREG(own.st_mode) and os.path.samestat(own, other)
+        return is_same and "b" in file.mode and file.tell() == 0
+    return False
+
+
+def read_head(descriptor: int, count: int) -> bytes:
+    """The first bytes of an open file, whose position moves."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, count)
 
 
 def open_container(path: StrPath, descriptor: int, options: VideoOptions) -> InputContainer:

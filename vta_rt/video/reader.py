@@ -26,7 +26,8 @@ from PIL.Image import Transpose
 from vta_rt.cores import usable_cores
 from vta_rt.errors import VideoError
 from vta_rt.files import StrPath
-from vta_rt.video.opening import VideoOptions
+from vta_rt.stopping import NEVER
+from vta_rt.video.opening import VideoOptions, read_head
 from vta_rt.video.packets import Clock, Row, Shown
 from vta_rt.video.thinning import decode_frames, decode_packet
 
@@ -106,6 +107,8 @@ class Findings:
     def __init__(self, path: StrPath, options: VideoOptions) -> None:
         self.path = path
         self.options = options
+        self.descriptor: int | None = None  # of the file while it is open
+        self.stop = NEVER  # asked while packets are read
         self.warnings: list[str] = []
         self.first: FirstFrame | None = None  # None until a frame was decoded
 
@@ -127,12 +130,12 @@ class Findings:
 
 
 @contextmanager
-def raise_video_errors(path: StrPath) -> Iterator[None]:
+def raise_video_errors(video: Findings) -> Iterator[None]:
     """Turn FFmpeg's errors into a ``VideoError`` that names the file."""
     try:
         yield
     except av.FFmpegError as error:
-        raise VideoError(f"{path}: {_describe_error(path, error)}") from error
+        raise VideoError(f"{video.path}: {_describe_error(video, error)}") from error
 
 
 class VideoReader:
@@ -334,6 +337,7 @@ class VideoReader:
         index, size, limit = 0, 0, self.video.options.limits.read_seconds
         deadline = monotonic() + limit
         for packet in self._demux_as_stored(*others):
+            self.video.stop.check()
             if monotonic() > deadline:
                 raise VideoError(f"{self.path}: takes more than {limit} s to read, the limit read_seconds")
             size += packet.size
@@ -361,7 +365,7 @@ class VideoReader:
         is_flushed = False
         # PermissionError: what GXF's demuxer returns at the end, -1, is the number of one.
         # IndexError: PyAV stumbles over streams that damaged data seem to add.
-        with raise_video_errors(self.path), suppress(av.InvalidDataError, av.EOFError, av.PermissionError, IndexError):
+        with raise_video_errors(self.video), suppress(av.InvalidDataError, av.EOFError, av.PermissionError, IndexError):
             for packet in self.container.demux(self.stream, *others):
                 if packet.stream_index == self.stream.index:
                     is_flushed = not packet.size
@@ -441,10 +445,9 @@ def _find_orientation(frame: VideoFrame) -> Transpose | None:
     return TRANSPOSED[b > 0, c > 0] if abs(b) > abs(a) else UPRIGHT[a >= 0, d >= 0]
 
 
-def _describe_error(path: StrPath, error: av.FFmpegError) -> str:
+def _describe_error(video: Findings, error: av.FFmpegError) -> str:
     if not isinstance(error, av.InvalidDataError):
         return f"cannot be read ({error.strerror})"
-    with open(path, "rb") as file:
-        if file.read(8)[4:] == b"ftyp":
-            return "is truncated or damaged: it begins as an MP4 does, but its index (moov) is missing or unreadable"
+    if video.descriptor is not None and read_head(video.descriptor, 8)[4:] == b"ftyp":
+        return "is truncated or damaged: it begins as an MP4 does, but its index (moov) is missing or unreadable"
     return "is not a video that FFmpeg can read"

@@ -16,6 +16,7 @@ from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.onnxruntime_gpu import CUDA, OnnxRuntimeGpuSession, Provider, gpu_provider
 from vta_rt.errors import DeviceError, EngineError, FallbackWarning
 from vta_rt.manifest import GraphRecord, TensorSpec
+from vta_rt.stopping import NEVER
 from vta_rt.verification import record_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate provider")
@@ -156,7 +157,9 @@ def test_rows_that_cannot_be_captured_run_without(graph: Path) -> None:
 def test_host_arrays_are_never_captured(graph: Path, numbers: list[str]) -> None:
     """A captured graph would go on reading what they held the first time."""
     session = gpu_session(graph, CAPTURING, capture=True)
-    session.bind({spec.name: np.ones((1, 3), np.float32) for spec in INPUTS}, {"next": np.empty((1, 3), np.float32)})()
+    session.bind({spec.name: np.ones((1, 3), np.float32) for spec in INPUTS}, {"next": np.empty((1, 3), np.float32)})(
+        NEVER
+    )
     assert numbers == ["-1"]
 
 

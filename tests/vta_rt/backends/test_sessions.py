@@ -18,6 +18,7 @@ from vta_rt.backends.onnxruntime_gpu import OnnxRuntimeGpuSession, Provider
 from vta_rt.backends.openvino import OpenVinoSession
 from vta_rt.errors import BundleError, OptionError, VTAError
 from vta_rt.manifest import GraphRecord, TensorSpec
+from vta_rt.stopping import NEVER
 from vta_rt.verification import record_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:Duplicate provider")
@@ -73,7 +74,7 @@ def test_bound_arrays_are_read_and_filled_in_place(open_session: Open) -> None:
     call = open_session().bind(feeds, {"product": product})
     for factor in (2, 5):
         feeds["a"][:] = factor
-        call()
+        call(NEVER)
         np.testing.assert_allclose(product, feeds["a"] @ feeds["b"], rtol=1e-5, atol=1e-6)
 
 
