@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from vta_rt.errors import BundleError, OptionError
@@ -111,15 +113,28 @@ def find_bundle(name: StrPath | None = None) -> StrPath:
     """
     if name is None and not (name := os.environ.get("VTA_BUNDLE")):
         return PACKAGED / DEMO
-    if is_hub_name(name) or os.path.exists(os.path.expanduser(name)) or Path(name).name != str(name):
+    path = Path(os.path.expanduser(name))
+    if is_hub_name(name) or os.path.exists(path):
         return name
-    found = list_bundles().get(str(name), [])
+    if path.name != str(name):  # a path, whose error comes when it is opened
+        beside = [manifest.parent.name for manifest in path.parent.glob(f"*/{MANIFEST}")] if path.parent.is_dir() else []
+        if near := _name_near(path.name, beside):
+            raise BundleError(f"{name}: no such file or folder; {near} in {path.parent}")
+        return name
+    bundles = list_bundles()
+    found = bundles.get(str(name), [])
     if len(found) == 1:
         return found[0]
     if found:
         raise BundleError(f"{name}: is the name of several bundles, {', '.join(map(str, found))}; give the path of one")
-    here = ", ".join(list_bundles())
-    raise BundleError(f"{name}: no such folder, and no bundle of that name; here are {here}")
+    near = _name_near(str(name), bundles) or f"here are {', '.join(bundles)}"
+    raise BundleError(f"{name}: no such folder, and no bundle of that name; {near}")
+
+
+def _name_near(name: str, names: Iterable[str]) -> str:
+    """Those names that ``name`` may have been meant for, for a message; empty where there are none."""
+    near = get_close_matches(name, list(names))
+    return f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else ""
 
 
 def list_bundles() -> dict[str, list[Path]]:

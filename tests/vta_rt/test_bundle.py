@@ -236,6 +236,10 @@ def test_names_of_bundles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         find_bundle("demo")
     with pytest.raises(BundleError, match=r"two: no such folder, and no bundle of that name; here are demo, one"):
         find_bundle("two")
+    with pytest.raises(BundleError, match=r"dmo: no such folder, and no bundle of that name; the nearest is demo$"):
+        find_bundle("dmo")
+    with pytest.raises(BundleError, match=r"engines/onne: no such file or folder; the nearest is one in engines$"):
+        find_bundle("engines/onne")
 
 
 def test_only_hf_asks_the_model_hub(monkeypatch: pytest.MonkeyPatch) -> None:
