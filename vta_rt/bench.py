@@ -50,11 +50,16 @@ class Row:
 
 
 def measure(
-    pipeline: Pipeline, sampling: Sampling | None = None, batches: Sequence[int] = (1,), repeats: int = 3
+    pipeline: Pipeline,
+    sampling: Sampling | None = None,
+    batches: Sequence[int] = (1,),
+    repeats: int = 3,
+    refuse: Callable[[str], Any] = lambda message: None,
 ) -> Iterator[Row]:
     """Run every stage on made-up input of the bundle's full length and yield a row for each, batch by batch.
 
-    A batch size that the denoiser cannot run in one call is left out.
+    Args:
+        refuse: called with a line for each batch that is left out, since the denoiser cannot run it in one call.
 
     Raises:
         OptionError: a batch or a number of repeats outside what is allowed.
@@ -65,10 +70,13 @@ def measure(
     plan = (sampling or pipeline.bundle.manifest.sampling).plan(pipeline.schedule)
     for batch in batches:
         graphs = dict(_calls(plan.guidance_scales))
-        sizes = [
-            pipeline.session(graph).batch_sizes("latents") for graph in graphs if "denoiser" in graph and batch > 1
-        ]
-        if any(own and batch not in own for own in sizes):
+        denoisers = [graph for graph in graphs if "denoiser" in graph and batch > 1]
+        sizes = {graph: pipeline.session(graph).batch_sizes("latents") for graph in denoisers}
+        if other := next((graph for graph, own in sizes.items() if own and batch not in own), None):
+            refuse(
+                f"a batch of {batch} is not measured: {other} takes batches of {' or '.join(map(str, sizes[other]))} on "
+                f"{pipeline.backend}; build the bundle with --dynamic-batch, or engines with --profile {batch}"
+            )
             continue
         for graph, calls in graphs.items():
             yield _measure(pipeline, graph, calls, batch, repeats, plan)

@@ -117,7 +117,9 @@ def find_bundle(name: StrPath | None = None) -> StrPath:
     if is_hub_name(name) or os.path.exists(path):
         return name
     if path.name != str(name):  # a path, whose error comes when it is opened
-        beside = [manifest.parent.name for manifest in path.parent.glob(f"*/{MANIFEST}")] if path.parent.is_dir() else []
+        beside = (
+            [manifest.parent.name for manifest in path.parent.glob(f"*/{MANIFEST}")] if path.parent.is_dir() else []
+        )
         if near := _name_near(path.name, beside):
             raise BundleError(f"{name}: no such file or folder; {near} in {path.parent}")
         return name

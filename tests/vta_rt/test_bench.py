@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,14 @@ DEMO = Path(__file__).parents[2] / "engines" / "demo"
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     how = Sampling(steps=10, guidance=2.0, guidance_interval=(0.3, 5.0))
-    return list(measure(Pipeline(DEMO, backend="cpu"), how, [1, 2], repeats=1))
+    return list(measure(Pipeline(DEMO, backend="cpu"), how, repeats=1))
 
 
 def test_every_graph_of_a_generation_is_measured(rows: list[Row]) -> None:
     calls = {row.graph: row.calls for row in rows}
     assert list(calls) == ["visual_encoder", "denoiser", "denoiser_unguided", "vae_decoder", "vocoder"]
     assert calls["denoiser"] + calls["denoiser_unguided"] == 10
-    assert all(row.batch == 1 for row in rows)  # the bundle takes no more in one call
+    assert all(row.batch == 1 for row in rows)
     assert all(row.warm > 0 and row.cold > 0 for row in rows)
     assert all(row.peak > 1e9 for row in rows)
 
@@ -57,10 +58,31 @@ def test_numbers_outside_what_is_allowed(option: dict, message: str) -> None:
         list(measure(Pipeline(DEMO, backend="cpu"), **option))
 
 
+FEW = ["--steps", "2", "--guidance", "1", "--repeats", "1", "--backend", "cpu"]
+
+
 def test_the_command(capsys: pytest.CaptureFixture) -> None:
-    few = ["--steps", "2", "--guidance", "1", "--repeats", "1", "--backend", "cpu"]
-    assert main(["bench", str(DEMO), *few]) == 0
-    out = capsys.readouterr().out
-    assert f"2 steps of {Bundle(DEMO).manifest.sampling.solver}, guidance 1" in out
-    assert "denoiser_unguided" in out
+    """A batch that the graphs do not take is named, beside the rows of one that they do, or alone."""
+    assert main(["bench", str(DEMO), *FEW, "--batch", "1", "4"]) == 1
+    shown = capsys.readouterr()
+    assert f"2 steps of {Bundle(DEMO).manifest.sampling.solver}, guidance 1" in shown.out
+    assert "denoiser_unguided" in shown.out
+    refusal = "error: a batch of 4 is not measured: denoiser_unguided takes batches of 1 on ONNX Runtime on the CPU"
+    assert shown.err.startswith(refusal)
+    assert shown.err.count("\n") == 1
+    assert main(["bench", str(DEMO), *FEW, "--batch", "4"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(refusal)
     assert main(["bench", str(DEMO), "--steps", "0"]) == 2
+
+
+def test_the_command_in_json(capsys: pytest.CaptureFixture) -> None:
+    assert main(["bench", str(DEMO), *FEW, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["graph"] for row in rows] == ["visual_encoder", "denoiser_unguided", "vae_decoder", "vocoder"]
+    assert [row["calls"] for row in rows] == [1, 2, 1, 1]
+    assert all(row["seconds"] == row["calls"] * row["warm"] > 0 for row in rows)
+    assert {(row["bundle"], row["backend"], row["steps"]) for row in rows} == {
+        (str(DEMO), "ONNX Runtime on the CPU (asked for)", 2)
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from tqdm import tqdm
 from vta_rt.backends import BACKENDS
 from vta_rt.backends.tensorrt.index import check_engines, describe
 from vta_rt.bundle import Bundle, find_bundle, list_bundles
+from vta_rt.cli.command import BAD_INPUT, print_json, say
+from vta_rt.cli.generate import PARTLY_DONE
+from vta_rt.errors import BundleError, OptionError
 from vta_rt.files import is_hub_name
 from vta_rt.manifest import MANIFEST, read_manifest
 from vta_rt.pipeline import Pipeline
@@ -23,6 +27,7 @@ def add_bundles(commands: Any) -> None:
         "info", help="show what a bundle contains", description="Show what a bundle contains and where it came from."
     )
     _add_bundle(info)
+    _add_json(info)
     info.set_defaults(run=_info)
 
     bench = commands.add_parser(
@@ -39,6 +44,7 @@ def add_bundles(commands: Any) -> None:
     bench.add_argument("--repeats", type=int, default=3, metavar="N", help="calls to take the median of (default: 3)")
     bench.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
     bench.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
+    _add_json(bench)
     bench.set_defaults(run=_bench)
 
     check = commands.add_parser(
@@ -54,6 +60,8 @@ def add_bundles(commands: Any) -> None:
         help="list the bundles that are here",
         description="List the bundles that can be named, and the default one.",
     )
+    models.add_argument("name", nargs="?", metavar="NAME", help="only those of this name")
+    _add_json(models)
     models.set_defaults(run=_models)
 
 
@@ -66,20 +74,56 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _models(_: argparse.Namespace) -> int:
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="one object of JSON a line; docs/guide.md has the fields")
+
+
+def _models(options: argparse.Namespace) -> int:
     default = Path(find_bundle()) if not is_hub_name(find_bundle()) else None
-    for name, folders in list_bundles().items():
-        for folder in folders:
-            manifest = read_manifest(folder / MANIFEST)
+    bundles = list_bundles()
+    if options.name is not None and options.name not in bundles:
+        find_bundle(options.name)  # raises, with the names near it
+        raise BundleError(f"{options.name}: is a path, a name is needed; here are {', '.join(bundles)}")
+    failed = False
+    for name, folders in bundles.items():
+        for folder in folders if options.name in (None, name) else []:
+            try:
+                manifest = read_manifest(folder / MANIFEST)
+            except BundleError as error:
+                failed = True
+                say(error)
+                continue
             is_default = default is not None and default.exists() and folder.samefile(default)
+            fields = {
+                "name": name,
+                "bundle": folder,
+                "default": is_default,
+                "seconds": manifest.model.seconds,
+                "precision": manifest.precision,
+                "steps": manifest.sampling.steps,
+                "prompts": manifest.model.text is not None,
+                "licence": manifest.source.licence,
+            }
+            if options.json:
+                print_json(fields)
+                continue
             facts = f"{manifest.model.seconds:.2f} s, {manifest.precision}, {manifest.sampling.steps} steps"
             print(f"{name}: {facts}, {folder}{' (default)' if is_default else ''}")
-    return 0
+    return PARTLY_DONE if failed else 0
 
 
 def _info(options: argparse.Namespace) -> int:
     bundle = Bundle(find_bundle(options.bundle))
     manifest, model, frames = bundle.manifest, bundle.manifest.model, bundle.manifest.frames
+    if options.json:
+        own = {
+            "bundle": bundle.path,
+            "precision": manifest.precision,
+            "bytes": sum(file.size for file in manifest.files),
+            "built_engines": describe(bundle),
+        }
+        print_json(own | asdict(manifest))
+        return 0
     print(f"{bundle.path}")
     print(f"  format       {manifest.format_version}, {manifest.precision}")
     print(f"  sound        {model.seconds:g} s a pass, {model.sample_rate} Hz mono")
@@ -130,14 +174,23 @@ def _bench(options: argparse.Namespace) -> int:
 
     pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
     sampling = pipeline.bundle.manifest.sampling.replace(**read_sampling_options(options))
-    rows = measure(pipeline, sampling, options.batch, options.repeats)
-    bar = tqdm(rows, desc="measuring", bar_format="{desc} {n_fmt} {elapsed}", disable=None, leave=False)
-    found = list(bar)
-    interval = " in an interval" if sampling.guidance_interval else ""
-    print(f"{pipeline.bundle.path}: {pipeline.model.seconds:g} s a clip, on {pipeline.backend}")
-    print(f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}{interval}")
-    print(table(found))
-    return 0
+    refused: list[str] = []
+    rows = measure(pipeline, sampling, options.batch, options.repeats, refused.append)
+    found = list(tqdm(rows, desc="measuring", bar_format="{desc} {n_fmt} {elapsed}", disable=None, leave=False))
+    for message in refused:
+        say(OptionError(message))
+    if options.json:
+        how = asdict(sampling) | {"bundle": pipeline.bundle.path, "backend": pipeline.backend}
+        for row in found:
+            print_json(how | asdict(row) | {"seconds": row.seconds, "rate": row.rate})
+    elif found:
+        interval = " in an interval" if sampling.guidance_interval else ""
+        print(f"{pipeline.bundle.path}: {pipeline.model.seconds:g} s a clip, on {pipeline.backend}")
+        print(f"{sampling.steps} steps of {sampling.solver}, guidance {sampling.guidance:g}{interval}")
+        print(table(found))
+    if not refused:
+        return 0
+    return PARTLY_DONE if found else BAD_INPUT
 
 
 def _check(options: argparse.Namespace) -> int:
