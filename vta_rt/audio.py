@@ -1,25 +1,31 @@
-"""Generated sound: samples and their rate, to trim, fade, mix, save as WAV or FLAC, or put on a video."""
+"""Sound: samples and their rate, to load, resample, trim, fade, mix, save as WAV or FLAC, or put on a video."""
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import wave
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import av
 import numpy as np
 
-from vta_rt.errors import OptionError, OutputError, check_integer
+from vta_rt.errors import OptionError, OutputError, check_integer, describe
 from vta_rt.files import StrPath, atomic_write
-from vta_rt.video import VideoSource, mux
+from vta_rt.video import Limits, VideoSource, load_sound, mux, resample
+
+MAX_SAMPLE_RATE = 768_000  # of the converters that there are
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
     """Mono sound. Methods that change it return a new one.
+
+    ``len`` is the number of samples, ``np.asarray`` gives them.
 
     Raises:
         OptionError: samples of another shape or type, none, or not all finite; a sample rate that is no integer above 0.
@@ -41,6 +47,30 @@ class Audio:
             raise OptionError("samples hold NaN or infinite values")
         check_integer("sample_rate", rate, 1)
         object.__setattr__(self, "sample_rate", int(rate))
+
+    @classmethod
+    def load(cls, source: VideoSource, sample_rate: int | None = None, *, limits: Limits | None = None) -> Audio:
+        """The sound of a file, of any kind that videos are read of or of sound alone, mixed to mono.
+
+        Args:
+            source: its path, its bytes, a binary file that is open, or a ``vta_rt.Video``.
+            sample_rate: to resample to; None for the file's own.
+            limits: what a file may ask for, for a source that is no Video.
+
+        Raises:
+            VideoError: it cannot be read, or has no sound.
+        """
+        samples, rate = load_sound(source, sample_rate, limits)
+        return cls(samples, rate)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        converted = self.samples.astype(dtype or np.float32, copy=bool(copy))
+        if copy is False and converted is not self.samples:
+            raise ValueError(f"samples cannot become {converted.dtype} without a copy")
+        return converted
 
     @property
     def duration(self) -> float:
@@ -65,6 +95,20 @@ class Audio:
         length = self._samples_in("seconds", seconds)
         return self._with(np.pad(self.samples[:length], (0, max(0, length - len(self.samples)))))
 
+    def resample(self, sample_rate: int) -> Audio:
+        """The same sound at another rate, ``round(N * sample_rate / self.sample_rate)`` samples, at least one.
+
+        By FFmpeg's resampler, a windowed sinc; what the new rate cannot hold is filtered out.
+
+        Raises:
+            OptionError: a rate that is no integer from 1 to 768,000.
+        """
+        check_integer("sample_rate", sample_rate, 1, MAX_SAMPLE_RATE)
+        if sample_rate == self.sample_rate:
+            return self
+        length = max(1, round(len(self.samples) * int(sample_rate) / self.sample_rate))
+        return Audio(resample(self.samples, self.sample_rate, int(sample_rate), length), sample_rate)
+
     def fade(self, in_seconds: float = 0.0, out_seconds: float = 0.0) -> Audio:
         """Fade in linearly over the first seconds and out over the last ones.
 
@@ -86,8 +130,12 @@ class Audio:
         Raises:
             OptionError: the sample rates differ, or ``gain`` is not finite.
         """
+        if not isinstance(other, Audio):
+            raise OptionError(f"other is {describe(other)}, an Audio is needed")
         if other.sample_rate != self.sample_rate:
-            raise OptionError(f"sounds of {self.sample_rate} and {other.sample_rate} samples a second cannot be mixed")
+            raise OptionError(
+                f"sounds of {self.sample_rate} and {other.sample_rate} samples a second cannot be mixed; resample one"
+            )
         if not math.isfinite(gain):
             raise OptionError(f"gain is {gain}, a finite number is needed")
         samples = np.zeros(max(len(self.samples), len(other.samples)), np.float32)
@@ -95,22 +143,52 @@ class Audio:
         samples[: len(other.samples)] += np.float32(gain) * other.samples
         return self._with(samples)
 
-    def save(self, path: StrPath) -> None:
-        """Write a file of 16-bit samples, completely or not at all; its suffix says the format: .wav or .flac.
+    def save(self, file: StrPath | IO[bytes], format: str | None = None) -> None:
+        """Write a file of 16-bit samples, completely or not at all.
+
+        Args:
+            file: a path, or a binary file that is open for writing.
+            format: wav or flac; None for what the path's suffix says, and for wav in an open file.
 
         Raises:
-            OptionError: another suffix.
+            OptionError: another format or suffix.
             OutputError: the file cannot be written.
         """
-        write = WRITERS.get(Path(path).suffix.lower())
-        if write is None:
-            allowed, found = " and ".join(WRITERS), Path(path).suffix or "a name without suffix"
-            raise OptionError(f"{path}: sound is saved as {allowed}, not {found}")
-        with atomic_write(path) as part:
+        if not isinstance(file, (str, os.PathLike)):
+            if not callable(getattr(file, "write", None)):
+                raise OptionError(f"file is {describe(file)}, a path or an open binary file is needed")
+            content = self.to_bytes(format or "wav")
             try:
-                write(part, self.to_int16(), self.sample_rate)
-            except (av.FFmpegError, wave.Error) as error:
-                raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+                file.write(content)
+            except (OSError, ValueError, TypeError) as error:  # closed; open as text
+                name = getattr(file, "name", None) or "file"
+                raise OutputError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+            return
+        suffix = Path(file).suffix.lower() if format is None else f".{format}"
+        if suffix not in WRITERS:
+            allowed, found = " and ".join(WRITERS), suffix or "a name without suffix"
+            raise OptionError(f"{file}: sound is saved as {allowed}, not {found}")
+        with atomic_write(file) as part:
+            self._write(suffix, os.fspath(part), file)
+
+    def to_bytes(self, format: str = "wav") -> bytes:
+        """The content of a file of 16-bit samples, wav or flac.
+
+        Raises:
+            OptionError: another format.
+        """
+        if f".{format}" not in WRITERS:
+            names = " or ".join(suffix[1:] for suffix in WRITERS)
+            raise OptionError(f"format is {format!r}, {names} is needed")
+        content = io.BytesIO()
+        self._write(f".{format}", content, "bytes")
+        return content.getvalue()
+
+    def _write(self, suffix: str, file: Any, name: object) -> None:
+        try:
+            WRITERS[suffix](file, self.to_int16(), self.sample_rate)
+        except (av.FFmpegError, wave.Error) as error:
+            raise OutputError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
     def mux(self, video: VideoSource, out: StrPath, *, drop: Collection[str] = ()) -> None:
         """Write a video with this sound as its default soundtrack, its video stream copied; see ``vta_rt.video.mux``."""
@@ -125,16 +203,16 @@ class Audio:
         return round(seconds * self.sample_rate)
 
 
-def _write_wav(path: Path, samples: np.ndarray, rate: int) -> None:
-    with wave.open(os.fspath(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(samples.astype("<i2").tobytes())
+def _write_wav(file: Any, samples: np.ndarray, rate: int) -> None:
+    with wave.open(file, "wb") as sink:
+        sink.setnchannels(1)
+        sink.setsampwidth(2)
+        sink.setframerate(rate)
+        sink.writeframes(samples.astype("<i2").tobytes())
 
 
-def _write_flac(path: Path, samples: np.ndarray, rate: int) -> None:
-    with av.open(f"file:{os.fspath(path)}", "w", format="flac") as sink:
+def _write_flac(file: Any, samples: np.ndarray, rate: int) -> None:
+    with av.open(f"file:{file}" if isinstance(file, str) else file, "w", format="flac") as sink:
         stream = sink.add_stream("flac", rate=rate, layout="mono", format="s16")
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = rate
@@ -142,4 +220,4 @@ def _write_flac(path: Path, samples: np.ndarray, rate: int) -> None:
         sink.mux(stream.encode(None))
 
 
-WRITERS = {".wav": _write_wav, ".flac": _write_flac}
+WRITERS: dict[str, Callable[[Any, np.ndarray, int], None]] = {".wav": _write_wav, ".flac": _write_flac}

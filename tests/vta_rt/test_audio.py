@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 import wave
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from tests.vta_rt.conftest import make_clip
 from vta_rt.audio import Audio
-from vta_rt.errors import OptionError, OutputError
+from vta_rt.errors import OptionError, OutputError, VideoError
+from vta_rt.video import Video
 
 RATE = 16_000
 
@@ -163,3 +167,100 @@ class TestSave:
         with pytest.raises(OutputError, match=re.escape("sound.flac: cannot be written")):
             Audio(ramp(10).samples, 2_000_000).save(tmp_path / "sound.flac")
         assert not list(tmp_path.iterdir())
+
+
+def tone(frequency: float, rate: int, seconds: float = 0.5) -> Audio:
+    return Audio(np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate).astype(np.float32) / 2, rate)
+
+
+class TestResampling:
+    @pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 44_100, 48_000, 96_000])
+    def test_a_tone_stays_that_tone(self, rate: int) -> None:
+        inside = slice(rate // 50, -rate // 50)
+        found, expected = tone(440, RATE).resample(rate), tone(440, rate)
+        assert len(found) == len(expected)
+        np.testing.assert_allclose(found.samples[inside], expected.samples[inside], atol=1e-4)
+
+    def test_what_the_new_rate_cannot_hold_is_filtered_out(self) -> None:
+        assert np.sqrt(np.mean(tone(7000, RATE).resample(8000).samples ** 2)) < 0.01
+
+    @pytest.mark.parametrize("length", [1, 2, 7, 70_001])
+    def test_length(self, length: int) -> None:
+        assert len(constant(0.5, length).resample(44_100)) == max(1, round(length * 44_100 / RATE))
+
+    def test_its_own_rate_changes_nothing(self) -> None:
+        sound = ramp(10)
+        assert sound.resample(RATE) is sound
+
+    @pytest.mark.parametrize("rate", [0, -1, 44_100.0, "44100", None, True, 10**9])
+    def test_rates_that_are_none(self, rate: Any) -> None:
+        with pytest.raises(OptionError, match=r"sample_rate is .*, an integer from 1 to 768000 is needed"):
+            ramp(10).resample(rate)
+
+
+class TestForms:
+    @pytest.mark.parametrize("form", ["wav", "flac"])
+    def test_bytes_are_those_of_the_file(self, tmp_path: Path, form: str) -> None:
+        sound, path, stream = tone(440, RATE), tmp_path / f"a.{form}", io.BytesIO()
+        sound.save(path)
+        sound.save(stream, form)
+        assert path.read_bytes() == sound.to_bytes(form) == stream.getvalue()
+        for source in (path, str(path), path.read_bytes(), stream.getbuffer(), io.BytesIO(sound.to_bytes(form))):
+            loaded = Audio.load(source)
+            assert (len(loaded), loaded.sample_rate) == (len(sound), RATE)
+            np.testing.assert_allclose(loaded.samples, sound.samples, atol=1 / 32768)
+
+    def test_a_format_may_be_named_for_any_path(self, tmp_path: Path) -> None:
+        ramp(10).save(tmp_path / "sound", "wav")
+        assert (tmp_path / "sound").read_bytes() == ramp(10).to_bytes()
+
+    def test_as_an_array(self) -> None:
+        sound = ramp(10)
+        assert np.asarray(sound) is sound.samples
+        assert np.array(sound) is not sound.samples
+        assert np.asarray(sound, np.float64).dtype == np.float64
+        assert len(sound) == 10
+
+    def test_the_sound_of_a_video(self, tmp_path: Path) -> None:
+        path = make_clip(tmp_path / "a.mp4", seconds=1, audio=True)
+        loaded = Audio.load(path, 8000)
+        assert loaded.sample_rate == 8000
+        assert abs(loaded.duration - 1) < 0.1
+        spectrum = np.abs(np.fft.rfft(loaded.samples[1000:5000]))
+        assert np.argmax(spectrum) * 2 == pytest.approx(440, abs=4)
+        with Video(path) as video:
+            np.testing.assert_array_equal(Audio.load(video, 8000).samples, loaded.samples)
+            assert len(Audio.load(video)) == len(Audio.load(path))
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            (b"", "bytes: is empty"),
+            (b"RIFF" * 100, "bytes: is not a"),
+            ("nothing.wav", "nothing.wav: no such file"),
+            (3, "is an int, a path, bytes"),
+        ],
+    )
+    def test_what_has_no_sound(self, source: Any, message: str) -> None:
+        with pytest.raises((OptionError, VideoError), match=message):
+            Audio.load(source)
+
+    def test_a_silent_video(self, tmp_path: Path) -> None:
+        path = make_clip(tmp_path / "a.mp4", seconds=0.2)
+        with pytest.raises(VideoError, match=r"a\.mp4: has no sound"):
+            Audio.load(path)
+
+    def test_more_sound_than_memory_should_hold(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("vta_rt.video.sound.MAX_LOADED", 9999)
+        with pytest.raises(VideoError, match="has more than 9999 samples of sound"):
+            Audio.load(constant(0, 10_000).to_bytes("flac"))
+
+    @pytest.mark.parametrize("file", [3, None, io.StringIO(), open])
+    def test_files_that_are_none(self, file: Any) -> None:
+        with pytest.raises((OptionError, OutputError), match=r"an open binary file is needed|cannot be written"):
+            ramp(10).save(file)
+
+    @pytest.mark.parametrize("form", ["mp3", ".wav", "", "WAV"])
+    def test_formats_that_are_none(self, tmp_path: Path, form: str) -> None:
+        with pytest.raises(OptionError, match="wav or flac is needed"):
+            ramp(10).to_bytes(form)

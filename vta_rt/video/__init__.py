@@ -9,6 +9,7 @@ from vta_rt.video.file import Video, VideoInfo, VideoSource
 from vta_rt.video.frames import fit_frame, frames_of, iter_frames, probe, sample_frames
 from vta_rt.video.mux import PARTS, check_mux, mux
 from vta_rt.video.opening import SOURCES, Limits, VideoOptions
+from vta_rt.video.sound import load_sound, resample
 
 __all__ = [
     "CONTAINERS",
@@ -29,7 +30,9 @@ __all__ = [
     "holds_copy",
     "is_webp",
     "iter_frames",
+    "load_sound",
     "mux",
     "probe",
+    "resample",
     "sample_frames",
 ]
