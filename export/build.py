@@ -34,6 +34,7 @@ def _build(arguments: Sequence[str] | None) -> int:
     _check_options(options)
     # Imported here, so that --help need not wait for torch.
     from export.engines import EngineBuild, parse_profile
+    from export.references import add_references
     from export.report import BuildReport
 
     profiles = [parse_profile(text) for text in options.profile or ["1"]]
@@ -56,11 +57,14 @@ def _build(arguments: Sequence[str] | None) -> int:
             out = _export(options, options.out, seconds, report, dynamic_batch=batch, dynamic_length=length)
         else:
             bundle = Bundle(options.bundle)
-            if any(record.precision == "int8" for record in bundle.manifest.graphs.values()):
+            precisions = {record.precision for record in bundle.manifest.graphs.values()}
+            if engines is not None and "int8" in precisions:
                 raise OptionError(
                     f"{options.bundle}: is at int8, which is for CPUs; engines are built from fp32 or fp16"
                 )
             out = bundle.path
+        if options.bundle is None or options.precision == "int8" or options.references:
+            add_references(out, report, anew=options.references)
         folder = engines.run(out, report) if engines is not None else None
     report.print_table(out, folder)
     return 0
@@ -113,8 +117,10 @@ def _check_options(options: argparse.Namespace) -> None:
     elif options.calibrate:
         raise OptionError("--calibrate goes with --precision int8")
     if options.engine == "onnx":
-        if options.bundle is not None and options.precision != "int8":
-            raise OptionError(f"{options.bundle}: is a bundle already; name the engines to build for it with --engine")
+        if options.bundle is not None and options.precision != "int8" and not options.references:
+            raise OptionError(
+                f"{options.bundle}: is a bundle already; name the engines to build for it with --engine, or use --references"
+            )
         if options.profile or options.compute_capability:
             raise OptionError("--profile and --compute-capability are for engines; name them with --engine")
         if options.precision == "bf16":
@@ -153,7 +159,9 @@ def _parser() -> argparse.ArgumentParser:
         help="the checkpoint: a folder with pytorch_model_2.bin or model_2.safetensors and summary.jsonl, or hf:owner/name",
     )
     source.add_argument(
-        "--bundle", metavar="DIR", help="a bundle that is there, to build engines for; needs no checkpoint and no torch"
+        "--bundle",
+        metavar="DIR",
+        help="a bundle that is there, to build engines for or to add references to; needs no checkpoint and no torch",
     )
     parser.add_argument(
         "--first-stage",
@@ -186,6 +194,12 @@ def _parser() -> argparse.ArgumentParser:
         "--dynamic-batch",
         action="store_true",
         help="leave the batch axis open, for several clips in one call (by default they run one after the other)",
+    )
+
+    parser.add_argument(
+        "--references",
+        action="store_true",
+        help="keep anew what the graphs give here, for vta check to compare with; new bundles have it",
     )
 
     engines = parser.add_argument_group(

@@ -19,7 +19,7 @@ import msgspec
 from vta_rt.bundle import Bundle
 from vta_rt.errors import BundleError, OutputError
 from vta_rt.files import atomic_write, raise_output_errors
-from vta_rt.manifest import MANIFEST, GraphRecord, Manifest, read_manifest, write_manifest
+from vta_rt.manifest import MANIFEST, REFERENCES, GraphRecord, Manifest, read_manifest, write_manifest
 from vta_rt.text import TOKENIZER
 from vta_rt.verification import matches
 
@@ -103,7 +103,7 @@ def write_bundle(out: Path, staging: Path, manifest: Manifest) -> None:
             os.replace(staging / name, out / name)
     write_manifest(out / MANIFEST, manifest)
     shutil.rmtree(staging)
-    for path in (*out.glob("*.onnx"), *out.glob("*.onnx.data"), *out.glob(TOKENIZER)):
+    for path in (*out.glob("*.onnx"), *out.glob("*.onnx.data"), *out.glob(TOKENIZER), *out.glob(REFERENCES)):
         if path.name not in files:
             path.unlink()
     Bundle(out)  # what was written opens

@@ -102,7 +102,7 @@ def quantize(bundle: Path, out: Path, videos: Sequence[Path], report: BuildRepor
             report.add_built(name, records[name])
         if source.manifest.tokenizer is not None:
             shutil.copyfile(source.path / source.manifest.tokenizer.file, staging / source.manifest.tokenizer.file)
-        write_bundle(out, staging, replace(source.manifest, graphs=records, engines=()))
+        write_bundle(out, staging, replace(source.manifest, graphs=records, engines=(), references=None))
     return out
 
 

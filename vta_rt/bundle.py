@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vta_rt.errors import BundleError, OptionError
 from vta_rt.files import StrPath, find_path, is_hub_name
-from vta_rt.manifest import MANIFEST, read_manifest
+from vta_rt.manifest import MANIFEST, REFERENCES, read_manifest
 from vta_rt.text import TOKENIZER, PromptTokenizer
 from vta_rt.verification import FileRecord, has_hash, matches
 
@@ -31,7 +31,7 @@ class Bundle:
     """
 
     def __init__(self, path: StrPath) -> None:
-        self.path = find_path(path, BundleError, patterns=[MANIFEST, "*.onnx", "*.data", TOKENIZER])
+        self.path = find_path(path, BundleError, patterns=[MANIFEST, "*.onnx", "*.data", TOKENIZER, REFERENCES])
         self.manifest = read_manifest(self.path / MANIFEST)
         self._verify(anew=False)
 

@@ -23,6 +23,7 @@ from vta_rt.schedule import NoiseSchedule
 from vta_rt.verification import FileRecord
 
 MANIFEST = "bundle.json"
+REFERENCES = "references.json"
 FORMAT_VERSION = 1
 
 
@@ -82,12 +83,13 @@ class Manifest:
     engines: tuple[str, ...] = ()  # folders in tensorrt/ that contain engines
     sampling: Sampling = field(default_factory=Sampling)  # the defaults of a call
     tokenizer: FileRecord | None = None  # of prompts; present if model.text is
+    references: FileRecord | None = None  # what the graphs gave where they were built (vta_rt/references.py)
 
     @property
     def files(self) -> tuple[FileRecord, ...]:
         """All files except engines, without repeats."""
         records = [file for record in self.graphs.values() for file in record.files]
-        records += [self.tokenizer] if self.tokenizer else []
+        records += [file for file in (self.tokenizer, self.references) if file]
         return tuple({file.file: file for file in records}.values())
 
     @property

@@ -1,7 +1,7 @@
 """What the graphs of a bundle gave where it was built, to compare with what they give here.
 
-The inputs follow from formulas on integers, so that any runtime can make them. Of an output only a sketch is kept (count
-sketch, Charikar, Chen and Farach-Colton 2002): each value goes, with a random sign, into one of ``BUCKETS`` sums. The norm of the
+The inputs follow from formulas on integers, so that any runtime can make them. Of an output only a count sketch is kept
+(Charikar, Chen and Farach-Colton 2002): each value goes, with a random sign, into one of ``BUCKETS`` sums. The norm of the
 difference of two sketches is that of the difference of the outputs, give or take 4 % (one standard deviation).
 """
 
@@ -11,20 +11,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from vta_rt.bundle import Bundle
 from vta_rt.denoise import Noise
 from vta_rt.documents import read_document
-from vta_rt.errors import BundleError
+from vta_rt.errors import BundleError, OptionError
 from vta_rt.files import atomic_write
-from vta_rt.manifest import Manifest
+from vta_rt.manifest import Manifest, Precision
+from vta_rt.pipeline import Pipeline
 from vta_rt.sampling import UNGUIDED, Sampling, SamplingPlan
 from vta_rt.spectrum import log_mel, spectrum
 from vta_rt.stages import Stages
 
 REFERENCES_VERSION = 1  # of the file and of the formulas
+# Relative. At int8 twice what export.quantize allows against fp32: two processors may differ from it in opposite directions.
+MAX_ERRORS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2, "int8": 4e-2}
 BUCKETS = 256
 MAX_STEPS = 4  # of the denoising loop, so that a check takes no longer than a generation
 BOUNCE = 16  # frames from one time that the square touches the ground to the next
@@ -46,43 +51,78 @@ class References:
     """``references.json``."""
 
     format_version: int
+    made_with: str  # for people
     sampling: Sampling  # of the denoising loop
-    made_on: str  # backend and processor, for people
     outputs: dict[str, Reference]
 
 
-def read_references(path: Path) -> References:
-    """Read a ``references.json``.
+class Difference(NamedTuple):
+    """How far an output is from its reference."""
+
+    stage: str  # a graph, LOOP or SOUND
+    relative_error: float
+    allowed: float
+
+    @property
+    def is_too_large(self) -> bool:
+        return not self.relative_error <= self.allowed
+
+
+def read_references(bundle: Bundle) -> References | None:
+    """A bundle's references; None if it was built without any.
 
     Raises:
-        BundleError: it is missing, is not JSON, has another format version, or a field is wrong, which is named.
+        BundleError: the file is not JSON, has another format version, or a field is wrong, which is named.
     """
-    return read_document(path, References, error=BundleError, versions=range(1, REFERENCES_VERSION + 1))
+    if (record := bundle.manifest.references) is None:
+        return None
+    path = bundle.path / record.file
+    references = read_document(path, References, error=BundleError, versions=range(1, REFERENCES_VERSION + 1))
+    try:
+        references.sampling.plan(bundle.manifest.schedule)
+    except OptionError as error:
+        raise BundleError(f"{path}: its section sampling is not possible: {error}") from None
+    if references.sampling.steps > MAX_STEPS:
+        raise BundleError(f"{path}: sampling.steps is {references.sampling.steps}, at most {MAX_STEPS} are allowed")
+    return references
 
 
-def write_references(path: Path, references: References) -> None:
-    """Write ``references.json``, completely or not at all."""
+def write_references(path: Path, outputs: Mapping[str, np.ndarray], sampling: Sampling, made_with: str) -> None:
+    """Write what ``run_everything`` gave as ``references.json``, completely or not at all."""
+    made = {
+        name: Reference(
+            array.shape, _round(np.linalg.norm(array.astype(np.float64))), tuple(map(_round, _sketch(array)))
+        )
+        for name, array in outputs.items()
+    }
     with atomic_write(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(asdict(references)) + b"\n")
+        document = asdict(References(REFERENCES_VERSION, made_with, sampling, made))
+        temporary.write_bytes(msgspec.json.encode(document) + b"\n")
 
 
-def make_references(outputs: Mapping[str, np.ndarray], sampling: Sampling, made_on: str) -> References:
-    """The references of what ``run_everything`` gave."""
-    made = {name: Reference(array.shape, _round(_norm(array)), tuple(map(_round, _sketch(array)))) for name, array in outputs.items()}
-    return References(REFERENCES_VERSION, sampling, made_on, made)
-
-
-def loop_sampling(sampling: Sampling) -> Sampling:
+def loop_sampling(manifest: Manifest) -> Sampling:
     """The bundle's own sampling, in at most ``MAX_STEPS`` steps."""
-    return sampling.replace(steps=min(sampling.steps, MAX_STEPS))
+    return manifest.sampling.replace(steps=min(manifest.sampling.steps, MAX_STEPS))
 
 
-def relative_error(output: np.ndarray, reference: Reference) -> float:
-    """Norm of the difference over that of the reference, estimated from the sketches; infinite for another shape."""
-    if output.shape != reference.shape or len(reference.sketch) != BUCKETS:
-        return math.inf
-    error = float(np.linalg.norm(_sketch(output) - np.array(reference.sketch))) / max(reference.norm, 1e-30)
-    return error if math.isfinite(error) else math.inf
+def compare_with_references(pipeline: Pipeline, references: References) -> list[Difference]:
+    """Run everything here and compare it with the references.
+
+    A graph may differ as much as its precision allows. In the loop and the sound the errors of several graphs add up, so
+    that twice as much is allowed there as of the coarsest graph.
+    """
+    manifest = pipeline.bundle.manifest
+    outputs = pipeline.run(lambda stages: run_everything(stages, manifest, references.sampling))
+    allowed = {
+        name: MAX_ERRORS[pipeline.session(name).computes_in or record.precision]
+        for name, record in manifest.graphs.items()
+        if name in outputs
+    }
+    sums = dict.fromkeys((LOOP, SOUND), 2 * max(allowed.values()))
+    return [
+        Difference(name, _relative_error(outputs[name], references.outputs.get(name)), most)
+        for name, most in (allowed | sums).items()
+    ]
 
 
 def run_everything(stages: Stages, manifest: Manifest, sampling: Sampling) -> dict[str, np.ndarray]:
@@ -94,7 +134,9 @@ def run_everything(stages: Stages, manifest: Manifest, sampling: Sampling) -> di
     shape, count = model.latent_shape()[1:], model.token_count(frames)
     initial, tokens = make_noise(1, (1, *shape)), make_noise(2, (count, model.token_width))
     mask = np.arange(count)[None] < count - count // 3
-    mel = make_noise(4, (1, model.mel_frames, model.mel_bins)) * np.float32(2) - np.float32(4)  # about the range of log-mels
+    mel = make_noise(4, (1, model.mel_frames, model.mel_bins)) * np.float32(2) - np.float32(
+        4
+    )  # about the range of log-mels
     outputs = {}
 
     encoded = stages.encode(make_frames(model.frame_count(frames), frames.size))
@@ -111,8 +153,9 @@ def run_everything(stages: Stages, manifest: Manifest, sampling: Sampling) -> di
     outputs["vae_decoder"] = stages.lane.get(stages.decode([initial[0]])[0])
     outputs["vocoder"] = stages.lane.get(stages.vocode([mel])[0])
 
-    noise = Noise(0, initial=initial, steps=make_noise(6, (sampling.steps, 1, *shape)))
-    latents = stages.denoise(sampling.plan(manifest.schedule), noise, [encoded])
+    plan = sampling.plan(manifest.schedule)
+    noise = Noise(0, initial=initial, steps=make_noise(6, (len(plan), 1, *shape)))
+    latents = stages.denoise(plan, noise, [encoded])
     outputs[LOOP] = stages.lane.get(latents[0])
     wave = stages.lane.get(stages.vocode(stages.decode(latents))[0])
     outputs[SOUND] = log_mel(spectrum(wave), model.sample_rate, model.mel_bins)
@@ -156,9 +199,13 @@ def _sketch(array: np.ndarray) -> np.ndarray:
     return np.bincount((bits % np.uint64(BUCKETS)).astype(np.intp), array.ravel() * signs, BUCKETS)
 
 
-def _norm(array: np.ndarray) -> float:
-    return float(np.linalg.norm(array.astype(np.float64)))
+def _relative_error(output: np.ndarray, reference: Reference | None) -> float:
+    """Norm of the difference over that of the reference, estimated; infinite for another shape, and where it is missing."""
+    if reference is None or output.shape != reference.shape or len(reference.sketch) != BUCKETS:
+        return math.inf
+    error = float(np.linalg.norm(_sketch(output) - np.array(reference.sketch))) / max(abs(reference.norm), 1e-30)
+    return error if math.isfinite(error) else math.inf
 
 
-def _round(value: float) -> float:
+def _round(value: Any) -> float:
     return float(f"{value:.8g}")

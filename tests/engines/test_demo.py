@@ -39,6 +39,10 @@ def test_it_is_complete_small_and_says_where_it_comes_from(name: str) -> None:
     assert bundle.manifest.source.licence == "Apache-2.0"
 
 
+def test_it_gives_here_what_it_gave_where_it_was_built() -> None:
+    assert main(["check", str(DEMO)]) == 0
+
+
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_sample_sounds_when_something_happens(name: str) -> None:
     """On the wave, within 50 ms; the same onsets moved by 0.3 s do not match."""

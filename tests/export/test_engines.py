@@ -235,6 +235,7 @@ def test_several_sizes_in_one_build(
     manifest = Bundle(out).manifest
     assert manifest.precision == "bf16+fp16"  # TensorRT has no transposed convolution for bf16
     assert manifest.model.seconds == 0.32
+    assert manifest.references is not None
     assert all(0 < max(record.error.values()) < 5e-2 for record in manifest.graphs.values())
     assert len(made) == 10
     assert find_engines(Bundle(out), machine).target.precision == "bf16"

@@ -15,6 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from export import stages
 from export.build import main as export_main
 from export.bundling import Checkpoint, Options, build, open_checkpoint
+from export.references import add_references
 from export.tensorrt_builder import EngineBuilder
 from tests.conftest import link_tree, relative_error
 from tests.export.layouts import open_exported
@@ -33,6 +34,7 @@ from vta_rt.config import ModelConfig, TextConfig
 from vta_rt.errors import BundleError, OptionError, PromptWarning, VTAError
 from vta_rt.manifest import read_manifest
 from vta_rt.pipeline import Pipeline
+from vta_rt.references import compare_with_references, read_references
 
 QUICK = {"steps": 2, "guidance": 2.0, "seed": 1}
 
@@ -420,3 +422,15 @@ def test_an_engine_is_built_of_the_text_encoder(bundle: Path) -> None:
     denoiser = {spec.name: spec.shape for spec in profile_inputs(manifest, "denoiser", Profile())}
     assert denoiser["tokens"] == denoiser["negative_tokens"] == (1, 4, 24)  # a vector for each frame, and the frames
     assert denoiser["negative_mask"] == (1, 4)
+
+
+def test_references_of_a_model_that_takes_prompts(copy: Path) -> None:
+    """Also of the text encoder, and of guidance away from other tokens than zeros."""
+    add_references(copy)
+    pipeline = Pipeline(copy, backend="cpu")
+    references = read_references(pipeline.bundle)
+    assert references is not None
+    found = {difference.stage: difference for difference in compare_with_references(pipeline, references)}
+    assert found.keys() >= pipeline.bundle.manifest.graphs.keys()
+    assert "text_encoder" in found
+    assert not any(difference.is_too_large for difference in found.values())

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from vta_rt.errors import OptionError, StoppedError, VTAError, one_line
-from vta_rt.manifest import TensorSpec
+from vta_rt.manifest import Precision, TensorSpec
 from vta_rt.stopping import NEVER, Stop
 
 Array: TypeAlias = Any
@@ -143,6 +143,7 @@ class Session(ABC):
     """
 
     library: ClassVar[str]  # that runs the graph, for messages
+    computes_in: Precision | None = None  # where it is another precision than the graph's
     failure: ClassVar[type[VTAError]] = VTAError  # raised when the library fails to run the graph
 
     def __init__(self, name: str, record: TensorSpecs) -> None:

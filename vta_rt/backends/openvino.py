@@ -85,6 +85,7 @@ class OpenVinoSession(Session):
         self._module = load()
         self._is_int8 = record.precision == "int8"
         self._precision = "bf16" if record.precision != "fp32" and has_bf16() else "f32"
+        self.computes_in = "bf16" if self._precision == "bf16" else None
         options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self._precision}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = min(threads, os.cpu_count() or 1)

@@ -18,6 +18,7 @@ from vta_rt.errors import BundleError, OptionError
 from vta_rt.files import is_hub_name
 from vta_rt.manifest import MANIFEST, read_manifest
 from vta_rt.pipeline import Pipeline
+from vta_rt.references import compare_with_references, read_references
 from vta_rt.sampling import read_sampling_options
 
 
@@ -42,17 +43,19 @@ def add_bundles(commands: Any) -> None:
     bench.add_argument("--steps", type=int, metavar="N", help="of the generation (default: the model's own)")
     bench.add_argument("--guidance", type=float, metavar="G", help="of the generation (default: the model's own)")
     bench.add_argument("--repeats", type=int, default=3, metavar="N", help="calls to take the median of (default: 3)")
-    bench.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
-    bench.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
+    _add_backend(bench)
     _add_json(bench)
     bench.set_defaults(run=_bench)
 
     check = commands.add_parser(
         "check",
         help="verify a bundle",
-        description="Read every file of a bundle, compare its hash, and load every graph.",
+        description="Read every file of a bundle, compare its hash, load every graph, and compare what each gives here, and "
+        "the denoising loop and the sound, with what they gave where the bundle was built.",
     )
     _add_bundle(check)
+    _add_backend(check)
+    _add_json(check)
     check.set_defaults(run=_check)
 
     models = commands.add_parser(
@@ -72,6 +75,11 @@ def _add_bundle(command: argparse.ArgumentParser) -> None:
         metavar="BUNDLE",
         help="a bundle: its name, folder or hf:owner/name (default: as for generate)",
     )
+
+
+def _add_backend(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
+    command.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:
@@ -194,14 +202,44 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    pipeline = Pipeline(options.bundle)
+    pipeline = Pipeline(options.bundle, backend=options.backend, threads=options.threads)
+    path, graphs = pipeline.bundle.path, pipeline.bundle.manifest.graphs
     files = pipeline.bundle.check()
-    for name in pipeline.bundle.manifest.graphs:
+    for name in graphs:
         pipeline.session(name)
     engines = check_engines(pipeline.bundle)
-    print(
-        f"{pipeline.bundle.path}: {len(files)} files intact, {len(pipeline.bundle.manifest.graphs)} graphs load"
-        f"{f', {engines} engines intact' if engines else ''}"
-    )
-    print(f"runs here on {pipeline.backend}")
+    references = read_references(pipeline.bundle)
+    found = [] if references is None else compare_with_references(pipeline, references)
+    wrong = [difference for difference in found if difference.is_too_large]
+    if options.json:
+        print_json(
+            {
+                "bundle": path,
+                "backend": pipeline.backend,
+                "files": len(files),
+                "graphs": len(graphs),
+                "engines": engines,
+                "references": references is not None,
+                "passed": not wrong,
+                "stages": [difference._asdict() for difference in found],
+            }
+        )
+    else:
+        print(
+            f"{path}: {len(files)} files intact, {len(graphs)} graphs load{f', {engines} engines intact' if engines else ''}"
+        )
+        print(f"runs here on {pipeline.backend}")
+        if references is None:
+            print("no references to compare with; python -m export.build --bundle DIR --references adds them")
+        else:
+            print(f"compared with {references.made_with}:")
+            print(f"  {'graph':<20}{'relative error':>15}{'allowed':>10}")
+            for stage, error, allowed in found:
+                print(f"  {stage:<20}{error:>15.1e}{allowed:>10.0e}")
+    if wrong:
+        stage, error, allowed = wrong[0]
+        raise BundleError(
+            f"{path}: {stage} gives something else here than where it was built: relative error {error:.2g}, "
+            f"at most {allowed:g} is allowed"
+        )
     return 0
