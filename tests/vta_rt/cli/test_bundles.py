@@ -36,7 +36,8 @@ def test_info_in_json(capsys: pytest.CaptureFixture) -> None:
     (info,) = printed(capsys, "info", DEMO)
     assert info["bundle"] == str(DEMO)
     assert info["precision"] == "fp16+fp32"
-    assert info["bytes"] == sum(file.stat().st_size for file in DEMO.iterdir() if file.suffix in (".onnx", ".data"))
+    files = [file for file in DEMO.iterdir() if file.suffix in (".onnx", ".data") or file.name == "references.json"]
+    assert info["bytes"] == sum(file.stat().st_size for file in files)
     manifest = json.loads((DEMO / "bundle.json").read_text())
     assert info["graphs"] == manifest["graphs"]
     assert info["sampling"] == manifest["sampling"]
