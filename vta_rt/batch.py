@@ -7,8 +7,9 @@ short to be divided among cores, two clips on one core each are also faster than
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -35,37 +36,73 @@ class Found(NamedTuple):
 
     videos: list[Path]
     passed_over: list[str]  # a line for each file of a folder that is not among them, which names it and says why
+    folders: list[Path]  # of each video, below the folder that was named; Path() for that one, and for a video that was
 
 
-def find_videos(paths: Sequence[Path]) -> Found:
+def find_videos(paths: Sequence[Path], *, recursive: bool = False, leave_out: Path | None = None) -> Found:
     """The paths, each folder replaced by the video files in it, in order of their names; each file once.
 
-    Of a folder are left out: what is in folders below it, hidden files, files without a suffix of videos, and results of an
-    earlier run (``a_with_sound.mp4`` beside a video ``a``). What is neither hidden nor a folder is named in ``passed_over``.
+    Of a folder are left out: hidden files and folders, files without a suffix of videos, and results of an earlier run
+    (``a_with_sound.mp4`` beside a video ``a``). What is neither hidden nor a folder is named in ``passed_over``.
+
+    Args:
+        recursive: take what is in folders below, too; symbolic links to folders are not followed.
+        leave_out: a folder that is not looked into.
 
     Raises:
         VideoError: a folder cannot be read or contains no videos.
     """
-    videos: list[Path] = []
+    videos: dict[Path, Path] = {}
     passed_over: list[str] = []
     for path in paths:
         if not path.is_dir():
-            videos.append(path)
+            videos.setdefault(path, Path())
             continue
-        try:
-            files = sorted(file for file in path.iterdir() if file.name[0] != "." and not file.is_dir())
-        except OSError as error:
-            raise VideoError(f"{path}: cannot be read ({error.strerror})") from error
-        names = {name for file in files if file.suffix.lower() in VIDEO_SUFFIXES for name in (file.stem, file.name)}
-        reasons = {file: _why_not(file, names) for file in files}
+        reasons: dict[Path, str | None] = {}
+        for folder in _walk(path, recursive, leave_out):
+            inside = _look_into(folder)
+            reasons |= inside
+            for file, reason in inside.items():
+                if reason is None:
+                    videos.setdefault(file, folder.relative_to(path))
         if None not in reasons.values():
-            left_out = f"; files passed over: {len(files)}" if files else ""
+            left_out = f"; files passed over: {len(reasons)}" if reasons else ""
+            hint = "" if recursive else "; --recursive looks into those below it"
             raise VideoError(
-                f"{path}: is a folder without videos{left_out}; a file that is named itself may have any suffix"
+                f"{path}: is a folder without videos{left_out}; a file that is named itself may have any suffix{hint}"
             )
-        videos += [file for file, reason in reasons.items() if reason is None]
         passed_over += [f"{file}: {reason}" for file, reason in reasons.items() if reason is not None]
-    return Found(list(dict.fromkeys(videos)), passed_over)
+    return Found([*videos], passed_over, [*videos.values()])
+
+
+def _walk(path: Path, recursive: bool, leave_out: Path | None) -> Iterator[Path]:
+    """A folder and, if wanted, those below it that are neither hidden nor links."""
+    yield path
+    if not recursive:
+        return
+    with _raise_video_errors(path):
+        below = sorted(
+            each for each in path.iterdir() if each.is_dir() and not each.is_symlink() and each.name[0] != "."
+        )
+    for folder in below:
+        if leave_out is None or not leave_out.exists() or not folder.samefile(leave_out):
+            yield from _walk(folder, recursive, leave_out)
+
+
+def _look_into(folder: Path) -> dict[Path, str | None]:
+    """Why each file of a folder is passed over; None for those that are taken. Hidden files are not listed."""
+    with _raise_video_errors(folder):
+        files = sorted(file for file in folder.iterdir() if file.name[0] != "." and not file.is_dir())
+    names = {name for file in files if file.suffix.lower() in VIDEO_SUFFIXES for name in (file.stem, file.name)}
+    return {file: _why_not(file, names) for file in files}
+
+
+@contextmanager
+def _raise_video_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VideoError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 def _why_not(file: Path, videos: Collection[str]) -> str | None:

@@ -84,7 +84,7 @@ def test_results_of_an_earlier_run_are_no_videos(tmp_path: Path, names: list[str
 )
 def test_suffixes(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a{suffix}").touch()
-    assert find_videos([tmp_path]) == ([tmp_path / f"a{suffix}"], [])
+    assert find_videos([tmp_path])[:2] == ([tmp_path / f"a{suffix}"], [])
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

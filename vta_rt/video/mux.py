@@ -176,7 +176,8 @@ def _plan(video: Video, out: StrPath, drop: Collection[str]) -> MuxPlan:
         ]
         codec = reader.stream.codec_context.codec.canonical_name
         raise OutputError(
-            f"{out}: {kind.format} cannot hold {codec} video; {' or '.join(able) or 'none of our containers'} can"
+            f"{out}: {kind.format} cannot hold {codec} video; {' or '.join(able) or 'none of our containers'} can, "
+            "and .wav takes the sound alone"
         )
     kind = fitting
     start = video.plan.start * reader.time_base / FINER

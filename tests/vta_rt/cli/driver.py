@@ -75,6 +75,13 @@ def run_vta(*arguments: object, **options: object) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+def without_model(errors: str) -> str:
+    """What was written to standard error besides the line that names the model, which must be there once."""
+    lines = errors.splitlines(keepends=True)
+    assert sum(line.startswith("model: ") for line in lines) == 1, errors
+    return "".join(line for line in lines if not line.startswith("model: "))
+
+
 def expect_one_line(capfd: pytest.CaptureFixture, named: str) -> None:
     errors = capfd.readouterr().err
     assert errors.startswith("error: ")
