@@ -19,6 +19,7 @@ from vta_rt.files import StrPath, atomic_write
 from vta_rt.video import Limits, VideoSource, load_sound, mux, resample
 
 MAX_SAMPLE_RATE = 768_000  # of the converters that there are
+FADE_SECONDS = 0.02  # from one sound to another that follows it
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +144,36 @@ class Audio:
         samples[: len(other.samples)] += np.float32(gain) * other.samples
         return self._with(samples)
 
+    def splice(self, section: Audio, start: float) -> Audio:
+        """This sound with a section replaced by another sound, from ``start`` seconds on; the rest is the same to the bit.
+
+        Where the section begins and ends inside this sound, it is crossfaded over ``FADE_SECONDS`` within the section.
+
+        Raises:
+            OptionError: the sample rates differ, or the section does not lie within this sound.
+        """
+        if not isinstance(section, Audio):
+            raise OptionError(f"section is {describe(section)}, an Audio is needed")
+        if section.sample_rate != self.sample_rate:
+            raise OptionError(
+                f"a section of {section.sample_rate} samples a second does not fit into {self.sample_rate}; resample it"
+            )
+        first = self._samples_in("start", start)
+        last = first + len(section)
+        if last > len(self):
+            raise OptionError(
+                f"the section ends at {last / self.sample_rate:.2f} s, the sound that it is to be in at {self.duration:.2f} s"
+            )
+        samples, new = self.samples.copy(), section.samples.copy()
+        old = samples[first:last]
+        fade = min(round(FADE_SECONDS * self.sample_rate), len(new) // 2)
+        if first > 0 and fade:
+            new[:fade] = crossfade(old[:fade], new[:fade])
+        if last < len(samples) and fade:
+            new[-fade:] = crossfade(new[-fade:], old[-fade:])
+        samples[first:last] = new
+        return self._with(samples)
+
     def save(self, file: StrPath | IO[bytes], format: str | None = None) -> None:
         """Write a file of 16-bit samples, completely or not at all.
 
@@ -221,3 +252,13 @@ def _write_flac(file: Any, samples: np.ndarray, rate: int) -> None:
 
 
 WRITERS: dict[str, Callable[[Any, np.ndarray, int], None]] = {".wav": _write_wav, ".flac": _write_flac}
+
+
+def crossfade(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """One wave fading into another, both ``[N]`` float32: with constant power, however much the two are alike."""
+    rise = (np.arange(len(after), dtype=np.float32) + 0.5) / max(len(after), 1)
+    fall = 1 - rise
+    power = math.sqrt(float(before @ before) * float(after @ after))
+    alike = max(0.0, float(before @ after) / power) if power else 1.0
+    faded: np.ndarray = (before * fall + after * rise) / np.sqrt(fall**2 + rise**2 + 2 * alike * fall * rise)
+    return faded

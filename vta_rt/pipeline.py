@@ -6,8 +6,9 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, Self, TypeGuard, TypeVar, Unpack, cast, overload
 
@@ -20,12 +21,14 @@ from vta_rt.bundle import Bundle, find_bundle
 from vta_rt.denoise import Noise
 from vta_rt.errors import EngineError, FallbackWarning, OptionError, VTAError, check_integer, describe
 from vta_rt.files import StrPath
+from vta_rt.film import Film
 from vta_rt.manifest import MANIFEST
 from vta_rt.sampling import SamplingOptions, SamplingPlan
 from vta_rt.stages import Stages, graphs, pad_tokens
 from vta_rt.stopping import NEVER, Stop
 from vta_rt.text import PromptTokenizer
-from vta_rt.video import SOURCES, Frames, Video, VideoSource, frames_of
+from vta_rt.video import SOURCES, Frames, Video, VideoSource, frames_of, read_frames
+from vta_rt.windows import FilmNoise, Windows, check_section, section_samples
 
 __all__ = ["Pipeline", "generate", "pad_tokens"]
 
@@ -36,7 +39,8 @@ Prompts = str | Sequence[str] | None
 VideoInput = VideoSource | Frames | np.ndarray
 """What sound is made for: a path, bytes, an open binary file, a Video, Frames, or an array of frames."""
 ProgressCallback = Callable[[str, int, int], Any]
-"""Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order."""
+"""Called as ``progress(stage, done, total)``; stages are frames, encode, denoise, decode and vocode, in this order.
+For a video that is longer than the model's window they are frames and windows, whose total is that of the whole video."""
 QUIET = 1e-3  # of full scale, -60 dBFS; a sound whose peak is below is hardly heard
 _loading = threading.Lock()
 
@@ -45,8 +49,33 @@ class Clip(NamedTuple):
     """What a call makes sound for."""
 
     name: str  # for messages
-    frames: np.ndarray | None  # that the model takes; None for a prompt alone
+    frames: np.ndarray | None  # that the model takes; None for a prompt alone, and for a film
     duration: float  # seconds of sound
+    film: Video | Frames | None = None  # what is longer than the model's window, and read as it is needed
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of a call, checked."""
+
+    videos: list[VideoSource | Frames | None]  # None for a prompt alone
+    prompts: list[np.ndarray | None]  # token ids, of each video
+    negative_prompts: list[np.ndarray | None]
+    plan: SamplingPlan
+    noise: Noise
+    section: tuple[float, float]  # seconds
+    progress: ProgressCallback | None
+    stop: Stop
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The graphs that it needs."""
+        return graphs(self.plan.guidance_scales, _needed_encoders(self.videos, [*self.prompts, *self.negative_prompts]))
+
+    def report(self, stage: str, done: int, total: int) -> None:
+        self.stop.check()
+        if self.progress is not None:
+            self.progress(stage, done, total)
 
 
 class CallOptions(SamplingOptions, total=False):
@@ -54,10 +83,15 @@ class CallOptions(SamplingOptions, total=False):
 
     fps: float | None
     times: Sequence[float] | np.ndarray | None
+    start: float | None
+    end: float | None
     seed: Seed
     progress: ProgressCallback | None
     cancel: threading.Event | None
     timeout: float | None
+
+
+CALL_OPTIONS = tuple(CallOptions.__annotations__.keys() - SamplingOptions.__annotations__.keys())
 
 
 class Pipeline:
@@ -156,17 +190,12 @@ class Pipeline:
         *,
         text: Prompts = None,
         negative_prompt: Prompts = None,
-        fps: float | None = None,
-        times: Sequence[float] | np.ndarray | None = None,
-        seed: Seed = 0,
-        progress: ProgressCallback | None = None,
-        cancel: threading.Event | None = None,
-        timeout: float | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[CallOptions],
     ) -> Audio | list[Audio]:
         """Make sound for a video, or for a prompt alone.
 
-        The sound is as long as the video, but no longer than the model's window, ``model.seconds``.
+        The sound is as long as the video. One that is longer than the model's window, ``model.seconds``, is made in
+        windows that overlap and agree with each other (``vta_rt.film``).
 
         Args:
             video: the path of a video file, its bytes, a binary file that is open, a ``vta_rt.Video``, frames in memory
@@ -178,6 +207,8 @@ class Pipeline:
             negative_prompt: what should not be heard, one prompt or one for each video; guidance leads away from it.
             fps: of frames that are given as arrays, how many there are a second.
             times: instead, when each of them appears, in seconds; see ``vta_rt.Frames``.
+            start, end: seconds of a section, which is made alone; it is, to the bit, that part of the whole sound. None for
+                the video's beginning and its end. ``Audio.splice`` puts a section into a sound.
             seed: of the noise. The same seed gives the same sound; None gives another one at each call.
             progress: called as ``progress(stage, done, total)`` as the work proceeds.
             cancel: the call ends with a ``CancelledError`` soon after another thread has set this event.
@@ -190,71 +221,158 @@ class Pipeline:
             OptionError: a value outside what is allowed, or a prompt for a model that takes none.
             StoppedError: it was cancelled, or its time was up.
         """
-        negative_prompt = _accept_old_name(sampling, "negative_prompt", negative_prompt)
-        stop = Stop(cancel, timeout)
         many = _is_sequence(video) or (video is None and _is_sequence(text))
-        videos = [_as_source(each, fps, times) for each in (video if _is_sequence(video) else [video])]
+        call = self._check_call(video, text, negative_prompt, options)
+        with ExitStack() as opened:
+            clips = self._read_clips(call, opened)
+            whole = iter(self._generate_clips(call, clips))
+            audios = []
+            for index, clip in enumerate(clips):
+                audio = next(whole) if clip.film is None else self._generate_film(call, index, clip)
+                if audio.peak < QUIET and call.videos[index] is not self._blank:
+                    LOGGER.warning(
+                        "%s: %s", clip.name, f"its sound is nearly silent, its peak is {audio.peak:.1g} of full scale"
+                    )
+                audios.append(audio)
+        return audios if many else audios[0]
+
+    def stream(
+        self,
+        video: VideoInput,
+        *,
+        text: str | None = None,
+        negative_prompt: str | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[Audio]:
+        """The sound of ``generate`` in pieces, each as soon as it is final; joined they are that sound to the bit.
+
+        Memory does not grow with the video. What is wrong with the arguments is raised now, and with the video when the first
+        piece is asked for. Close the iterator to end early; a timeout counts from now.
+
+        Args: as for ``generate``, for one video.
+        """
+        call = self._check_call(video, text, negative_prompt, options)
+        if len(call.videos) != 1 or call.videos[0] is None:
+            raise OptionError(f"video is {describe(video)}, {SOURCES}")
+        return self._stream(call)
+
+    def _stream(self, call: Call) -> Iterator[Audio]:
+        with ExitStack() as opened:
+            clips = self._read_clips(call, opened)
+            if clips[0].film is None:
+                yield from self._generate_clips(call, clips)
+            else:
+                yield from self._film_chunks(call, 0, clips[0])
+
+    def _check_call(
+        self,
+        video: VideoInput | Sequence[VideoInput] | None,
+        text: Prompts,
+        negative_prompt: Prompts,
+        options: CallOptions,
+    ) -> Call:
+        given: dict[str, Any] = {**options}
+        own = {name: given.pop(name, None) for name in CALL_OPTIONS}
+        sampling = cast(SamplingOptions, given)
+        negative_prompt = _accept_old_name(sampling, "negative_prompt", negative_prompt)
+        stop = Stop(own["cancel"], own["timeout"])
+        videos = [_as_source(each, own["fps"], own["times"]) for each in (video if _is_sequence(video) else [video])]
         if video is None:
             videos *= len(text) if _is_sequence(text) else 1
         if not videos or (video is None and text is None):
             raise OptionError("no video given; at least one video, or a prompt (text), is needed")
         if None in videos and video is not None:
             raise OptionError(f"video is None, {SOURCES}")
+        progress = own["progress"]
         if progress is not None and not callable(progress):
             raise OptionError(f"progress is {describe(progress)}, a function (stage, done, total) is needed")
         plan = self._plan(sampling)
-        noise = _seeded_noise(seed)
-        prompts = self._token_ids("text", text, len(videos))
-        negative_prompts = self._token_ids("negative_prompt", negative_prompt, len(videos))
         _check_guided(plan, negative_prompt)
+        return Call(
+            videos,
+            self._token_ids("text", text, len(videos)),
+            self._token_ids("negative_prompt", negative_prompt, len(videos)),
+            plan,
+            _seeded_noise(options.get("seed", 0)),
+            check_section(own["start"], own["end"]),
+            progress,
+            stop,
+        )
 
-        def report(stage: str, done: int, total: int) -> None:
-            stop.check()
-            if progress is not None:
-                progress(stage, done, total)
-
-        needed = graphs(plan.guidance_scales, _needed_encoders(videos, [*prompts, *negative_prompts]))
-        clips = [Clip("sound for the prompt", None, self.model.seconds)] * len(videos)
-        with self._open_backend().loading(needed):
-            for index, source in enumerate(videos):
+    def _read_clips(self, call: Call, opened: ExitStack) -> list[Clip]:
+        """What the model takes of each video; graphs are loaded meanwhile."""
+        clips = [Clip("sound for the prompt", None, self.model.seconds)] * len(call.videos)
+        with self._open_backend().loading(call.graphs):
+            for index, source in enumerate(call.videos):
                 if source is not None:
-                    report("frames", index, len(videos))
-                    clips[index] = self._read_clip(source, stop)
-                    report("frames", index + 1, len(videos))
+                    call.report("frames", index, len(call.videos))
+                    clips[index] = self._read_clip(source, call.stop, opened)
+                    call.report("frames", index + 1, len(call.videos))
+        return clips
+
+    def _generate_clips(self, call: Call, clips: Sequence[Clip]) -> list[Audio]:
+        """The sounds of those that are no longer than a window, in a batch."""
+        places = [index for index, clip in enumerate(clips) if clip.film is None]
+        report, plan = call.report, call.plan
 
         def run(stages: Stages) -> list[np.ndarray]:
-            stages.load(needed)
-            tokens, waves = [], []
-            for index, (clip, prompt) in enumerate(zip(clips, prompts, strict=True)):
-                report("encode", index, len(videos))
-                tokens.append(stages.condition(clip.frames, prompt))
-                report("encode", index + 1, len(videos))
-            negative_tokens = [None if ids is None else stages.encode_text(ids, 1) for ids in negative_prompts]
+            stages.load(call.graphs)
+            tokens, waves, count = [], [], len(places)
+            for number, index in enumerate(places):
+                report("encode", number, count)
+                tokens.append(stages.condition(clips[index].frames, call.prompts[index]))
+                report("encode", number + 1, count)
+            negatives = [call.negative_prompts[index] for index in places]
+            negative_tokens = [None if ids is None else stages.encode_text(ids, 1) for ids in negatives]
             latents = stages.denoise(
-                plan, noise, tokens, negative_tokens=negative_tokens, on_step=partial(report, "denoise")
+                plan, call.noise, tokens, negative_tokens=negative_tokens, on_step=partial(report, "denoise")
             )
             at_once = stages.max_batch("vae_decoder", "latents")
-            for start in range(0, len(videos), at_once):
-                end = min(start + at_once, len(videos))
-                report("decode", start, len(videos))
+            for start in range(0, count, at_once):
+                end = min(start + at_once, count)
+                report("decode", start, count)
                 mels = stages.decode(latents[start:end])
-                report("decode", end, len(videos))
-                report("vocode", start, len(videos))
+                report("decode", end, count)
+                report("vocode", start, count)
                 waves += [stages.lane.get(wave) for wave in stages.vocode(mels)]
-                report("vocode", end, len(videos))
+                report("vocode", end, count)
             return waves
 
         audios, rate = [], self.model.sample_rate
-        for source, clip, wave in zip(videos, clips, self.run(run, stop=stop), strict=True):
-            if not np.isfinite(wave).all():
-                raise VTAError(f"{clip.name}: the model gave values that are not finite; a bundle at fp32 may help")
-            audio = Audio(wave, rate).trim(max(clip.duration, 1 / rate))
-            if audio.peak < QUIET and source is not self._blank:
-                LOGGER.warning(
-                    "%s: %s", clip.name, f"its sound is nearly silent, its peak is {audio.peak:.1g} of full scale"
-                )
-            audios.append(audio)
-        return audios if many else audios[0]
+        for index, wave in zip(places, self.run(run, stop=call.stop) if places else [], strict=True):
+            self._expect_sound(clips[index], wave)
+            audio = Audio(wave, rate).trim(max(clips[index].duration, 1 / rate))
+            start, stop = section_samples(call.section, len(audio), rate)
+            audios.append(Audio(audio.samples[start:stop], rate))
+        return audios
+
+    def _generate_film(self, call: Call, index: int, clip: Clip) -> Audio:
+        chunks = [chunk.samples for chunk in self._film_chunks(call, index, clip)]
+        return Audio(np.concatenate(chunks), self.model.sample_rate)
+
+    def _film_chunks(self, call: Call, index: int, clip: Clip) -> Iterator[Audio]:
+        assert clip.film is not None
+        windows, rate = Windows(self.model, self.frames, clip.duration), self.model.sample_rate
+        start, stop = section_samples(call.section, windows.samples, rate)
+        self.run(lambda stages: stages.load(call.graphs))
+        with closing(read_frames(clip.film, self.frames, stop=call.stop)) as frames:
+            film = Film(
+                partial(self.run, stop=call.stop),
+                windows,
+                call.plan,
+                FilmNoise(call.noise.entropy, self.model),
+                frames,
+                call.prompts[index],
+                call.negative_prompts[index],
+                partial(call.report, "windows"),
+            )
+            for chunk in film.chunks(start, stop):
+                self._expect_sound(clip, chunk)
+                yield Audio(chunk, rate)
+
+    def _expect_sound(self, clip: Clip, wave: np.ndarray) -> None:
+        if not np.isfinite(wave).all():
+            raise VTAError(f"{clip.name}: the model gave values that are not finite; a bundle at fp32 may help")
 
     def warm_up(self, **sampling: Unpack[SamplingOptions]) -> None:
         """Load every graph that a call needs and run it once, so that the first call is as fast as later ones.
@@ -287,19 +405,25 @@ class Pipeline:
             raise VTAError(f"{self.bundle.path}: this pipeline was closed")
         return backend
 
-    def _read_clip(self, source: VideoSource | Frames, stop: Stop) -> Clip:
-        seconds = self.model.seconds
+    def _read_clip(self, source: VideoSource | Frames, stop: Stop, opened: ExitStack) -> Clip:
         if isinstance(source, Frames):
-            return Clip(str(source), frames_of(source, self.frames, seconds, stop=stop), min(source.duration, seconds))
-        with Video.open(source) as video:
-            video.stop = stop
-            try:
-                frames = frames_of(video, self.frames, seconds, stop=stop)
-                duration = min(video.info.duration, seconds)
-            finally:
-                video.stop = NEVER
-                video.close()  # generating takes longer than reading
-            return Clip(str(video), frames, duration)
+            duration = source.duration
+            if self._is_film(duration):
+                return Clip(str(source), None, duration, source)
+            return Clip(str(source), frames_of(source, self.frames, self.model.seconds, stop=stop), duration)
+        video = opened.enter_context(Video.open(source))
+        video.stop = stop
+        try:
+            duration = video.info.duration
+            if self._is_film(duration):
+                return Clip(str(video), None, duration, video)
+            return Clip(str(video), frames_of(video, self.frames, self.model.seconds, stop=stop), duration)
+        finally:
+            video.stop = NEVER
+            video.close()  # generating takes longer than reading
+
+    def _is_film(self, duration: float) -> bool:
+        return len(Windows(self.model, self.frames, duration)) > 1
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Frames ``[T, H, W, 3]`` uint8 -> tokens ``[N, D]`` float32; ``[B, T, H, W, 3]`` -> ``[B, N, D]``.

@@ -6,8 +6,9 @@ Clips are run in batches of the sizes that the backend takes, and results stay i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,15 @@ from vta_rt.denoise import Noise, State, denoise
 from vta_rt.sampling import UNGUIDED, SamplingPlan
 
 Clips = list[Array]
+
+
+class Batch(NamedTuple):
+    """Some of the clips of a call, which the denoiser takes at once."""
+
+    clips: slice
+    size: int  # of the batch, at least the number of its clips
+    conditioning: dict[str, Array]  # the graph's constant inputs
+    negative: dict[str, np.ndarray]  # likewise, of a graph that takes prompts
 
 
 class Stages:
@@ -86,37 +96,88 @@ class Stages:
             negative_tokens: tokens ``[M_i, D]`` for the unconditional branch; None, or an empty sequence, for zeros.
             on_step: called with the number of steps done and the number of all steps.
         """
-        parts = [(self._session(graph), rows) for graph, rows in split_by_graph(plan.guidance_scales)]
-        session = parts[0][0]
+        results: Clips = []
+        batches = list(self._batches(plan, tokens, mask, negative_tokens))
+        total = len(batches) * len(plan)
+        for index, batch in enumerate(batches):
+            latents, noises = noise.draw(plan, batch.clips, (batch.size, *self._model.latent_shape()[1:]))
+            state = self._denoise_batch(
+                plan, State(latents), batch, noises, partial(_report_step, on_step, index * len(plan), total)
+            )
+            results += [state.latents[row] for row in range(len(tokens[batch.clips]))]
+        return results
+
+    def advance(
+        self,
+        plan: SamplingPlan,
+        states: Sequence[State],
+        noises: Sequence[np.ndarray],
+        tokens: Sequence[Array],
+        *,
+        negative_tokens: Sequence[np.ndarray | None] = (),
+    ) -> list[State]:
+        """Run rows of a plan on clips that earlier rows, or none, have left as they are.
+
+        Args:
+            plan: the rows, consecutive ones of the whole plan.
+            states: of each clip, on the host and without a batch axis, as are those returned.
+            noises: ``[B, C, T, F]`` for each of the rows that adds any.
+            tokens, negative_tokens: as for ``denoise``.
+        """
+        results: list[State] = []
+        for batch in self._batches(plan, tokens, None, negative_tokens):
+            clips, size = states[batch.clips], batch.size
+            first = [state.denoised for state in clips if state.denoised is not None]
+            state = self._denoise_batch(
+                plan,
+                State(_fill([clip.latents for clip in clips], size), _fill(first, size) if first else None),
+                batch,
+                iter([_fill([*noise[batch.clips]], size) for noise in noises]),
+            )
+            latents, denoised = self.lane.get(state.latents), self.lane.get(state.denoised)
+            results += [State(latents[row], denoised[row]) for row in range(len(clips))]
+        return results
+
+    def _batches(
+        self,
+        plan: SamplingPlan,
+        tokens: Sequence[Array],
+        mask: np.ndarray | None,
+        negative_tokens: Sequence[np.ndarray | None],
+    ) -> Iterator[Batch]:
+        session = self._session(denoiser(plan.guidance_scales[0]))
         mask = token_mask(tokens) if mask is None else mask
         lengths = [0 if clip is None else len(clip) for clip in negative_tokens]
         length = max(mask.shape[1], *lengths, session.fixed_size("tokens", 1) or 0)
         mask = pad_axis(mask, 1, length)
-        results: Clips = []
-        pieces = list(split(len(tokens), session.batch_sizes("latents")))
-        total = len(pieces) * len(plan)
-        for index, (start, stop, size) in enumerate(pieces):
+        for start, stop, size in split(len(tokens), session.batch_sizes("latents")):
             clips, shape = slice(start, stop), (size, length, self._model.token_width)
-            latents, noises = noise.draw(plan, clips, (size, *self._model.latent_shape()[1:]))
-            state = State(latents)
             conditioning = {
                 "tokens": self.lane.batch(tokens[clips], shape),
                 "token_mask": pad_axis(mask[clips], 0, size),
             }
-            negative = _batch_negative(negative_tokens[clips], shape)
-            for part, rows in parts:
-                done = index * len(plan) + rows.start
-                state = denoise(
-                    part,
-                    plan[rows],
-                    state,
-                    conditioning | (negative if "negative_tokens" in part.inputs else {}),
-                    noises=noises,
-                    on_step=lambda step, done=done: on_step(done + step, total),  # type: ignore[misc]
-                    lane=self.lane,
-                )
-            results += [state.latents[row] for row in range(stop - start)]
-        return results
+            yield Batch(clips, size, conditioning, _batch_negative(negative_tokens[clips], shape))
+
+    def _denoise_batch(
+        self,
+        plan: SamplingPlan,
+        state: State,
+        batch: Batch,
+        noises: Iterator[np.ndarray],
+        on_step: Callable[[int], Any] = lambda done: None,
+    ) -> State:
+        for graph, rows in split_by_graph(plan.guidance_scales):
+            part = self._session(graph)
+            state = denoise(
+                part,
+                plan[rows],
+                state,
+                batch.conditioning | (batch.negative if "negative_tokens" in part.inputs else {}),
+                noises=noises,
+                on_step=lambda step, before=rows.start: on_step(before + step),  # type: ignore[misc]
+                lane=self.lane,
+            )
+        return state
 
     def decode(self, latents: Sequence[Array]) -> Clips:
         """Latents ``[C, T, F]`` -> log-mels ``[1, frames, bins]``."""
@@ -148,6 +209,15 @@ def _batch_negative(clips: Sequence[np.ndarray | None], shape: tuple[int, ...]) 
             tokens[row, : len(clip)] = clip
             mask[row, len(clip) :] = False
     return {"negative_tokens": tokens, "negative_mask": mask}
+
+
+def _report_step(on_step: Callable[[int, int], Any], before: int, total: int, done: int) -> None:
+    on_step(before + done, total)
+
+
+def _fill(clips: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """Clips as a batch of a size, the rest of it zeros."""
+    return pad_axis(np.stack(clips), 0, size)
 
 
 def graphs(guidance: float | np.ndarray, encoders: Iterable[str] = ("visual_encoder",)) -> tuple[str, ...]:

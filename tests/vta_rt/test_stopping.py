@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.vta_rt.backends.conftest import save_graph, specs
+from tests.vta_rt.conftest import make_clip
 from vta_rt.backends.base import Lane, Session
 from vta_rt.backends.onnxruntime import OnnxRuntimeSession
 from vta_rt.backends.onnxruntime_gpu import OnnxRuntimeGpuSession, Provider
@@ -75,14 +76,24 @@ class Player:
             self.cancel.set()
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
-def test_a_call_ends_in_the_stage_in_which_it_is_cancelled(bundle_short: Path, clip: Path, backend: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "seconds", "stages"),
+    [
+        ("cpu", 0.4, {"frames", "encode", "denoise", "decode", "vocode"}),
+        ("openvino", 0.4, {"frames", "encode", "denoise", "decode", "vocode"}),
+        ("cpu", 1.2, {"frames", "windows"}),  # longer than the model's window
+    ],
+)
+def test_a_call_ends_in_the_stage_in_which_it_is_cancelled(
+    bundle_short: Path, tmp_path: Path, backend: str, seconds: float, stages: set[str]
+) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", seconds=seconds)
     if backend == "openvino":
         pytest.importorskip("openvino")
     with Pipeline(bundle_short, backend=backend) as pipeline:
         reported: list[tuple[str, int]] = []
         whole = pipeline.generate(clip, steps=3, progress=lambda stage, done, total: reported.append((stage, done)))
-        assert {stage for stage, _ in reported} == {"frames", "encode", "denoise", "decode", "vocode"}
+        assert {stage for stage, _ in reported} == stages
         for place in range(len(reported)):
             player = Player(place)
             if place + 1 < len(reported):

@@ -308,10 +308,8 @@ def _make(
             audio.save(target)
         else:
             audio.mux(video, target, drop=files.drop)
-        length = 0.0 if video is None else video.info.duration
     shown = "standard output" if options.out == STANDARD else str(target)
-    short = f"; the video is {length:.2f} s, longer than the model" if audio.duration < length - 0.01 else ""
-    return Result(job.video, shown, audio.duration, time.perf_counter() - start, short)
+    return Result(job.video, shown, audio.duration, time.perf_counter() - start)
 
 
 def _check_target(target: Path, files: FileOptions) -> None:

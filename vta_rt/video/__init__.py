@@ -6,7 +6,7 @@ from vta_rt.video.arrays import Frames
 from vta_rt.video.containers import CONTAINERS, ENCODED_CONTAINERS, choose_container, holds_copy
 from vta_rt.video.encode import encode_video, is_webp
 from vta_rt.video.file import Video, VideoInfo, VideoSource
-from vta_rt.video.frames import fit_frame, frames_of, iter_frames, probe, sample_frames
+from vta_rt.video.frames import fit_frame, frames_of, iter_frames, probe, read_frames, sample_frames
 from vta_rt.video.mux import PARTS, check_mux, mux
 from vta_rt.video.opening import SOURCES, Limits, VideoOptions
 from vta_rt.video.sound import load_sound, resample
@@ -33,6 +33,7 @@ __all__ = [
     "load_sound",
     "mux",
     "probe",
+    "read_frames",
     "resample",
     "sample_frames",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import partial
@@ -67,13 +67,30 @@ def frames_of(
     source: VideoSource | Frames, config: FrameConfig, seconds: float | None = None, *, stop: Stop = NEVER
 ) -> np.ndarray:
     """``sample_frames`` with a model's own settings; ``stop`` is asked before each frame."""
-    frames = []
-    for frame in iter_frames(
-        source, config.rate, config.size, fit=config.fit, seconds=seconds, resize=config.resize, kernel=config.kernel
-    ):
-        stop.check()
-        frames.append(frame)
-    return np.stack(frames)
+    return np.stack(list(read_frames(source, config, seconds, stop=stop)))
+
+
+def read_frames(
+    source: VideoSource | Frames, config: FrameConfig, seconds: float | None = None, *, stop: Stop = NEVER
+) -> Generator[np.ndarray, None, None]:
+    """``iter_frames`` with a model's own settings; ``stop`` is asked before each frame, and while a Video is read."""
+    if isinstance(source, Video):
+        source.stop = stop
+    try:
+        for frame in iter_frames(
+            source,
+            config.rate,
+            config.size,
+            fit=config.fit,
+            seconds=seconds,
+            resize=config.resize,
+            kernel=config.kernel,
+        ):
+            stop.check()
+            yield frame
+    finally:
+        if isinstance(source, Video):
+            source.stop = NEVER
 
 
 def iter_frames(
