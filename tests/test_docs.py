@@ -11,11 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+import mypy.api
 import pytest
 
 from tests.conftest import link_tree
 from tests.prompts import with_text
 from tests.vta_rt.conftest import make_clip
+from vta_rt.cli.outputs import FORMATS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -79,6 +81,7 @@ def test_blocks_run(block: Block, request: pytest.FixtureRequest) -> None:
     if "tensorrt-rtx" in block.text and find_spec("tensorrt_rtx_bindings") is None:
         pytest.skip("the extra tensorrt-rtx is not installed; it is for Linux on x86-64")
     folder: Path = request.getfixturevalue("sandbox")
+    before = {*folder.rglob("*")}
     environment = {
         **os.environ,
         "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -91,6 +94,19 @@ def test_blocks_run(block: Block, request: pytest.FixtureRequest) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Deprecat" not in done.stderr
+    for path in {*folder.rglob("*")} - before:  # a result that exists is not replaced, and other documents make it too
+        if path.suffix in FORMATS:
+            path.unlink()
+
+
+def test_blocks_of_python_have_the_right_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYPYPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    for number, block in enumerate(blocks()):
+        if block.language == "python":
+            Path(f"block{number}.py").write_text(block.text, encoding="utf-8")
+    output, errors, code = mypy.api.run(["--strict", "--follow-imports=silent", *map(str, Path().glob("*.py"))])
+    assert code == 0, output + errors
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -1,4 +1,4 @@
-"""``vta models``, ``info``, ``check`` and ``bench``: what is here, what it contains, whether it is intact and what it costs."""
+"""``vta models``, ``info``, ``check``, ``compare`` and ``bench``: what a bundle contains, whether it is right, and its cost."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from vta_rt.backends.tensorrt.index import check_engines, describe
 from vta_rt.bundle import Bundle, find_bundle, list_bundles
 from vta_rt.cli.command import BAD_INPUT, print_json, say
 from vta_rt.cli.generate import PARTLY_DONE
+from vta_rt.comparison import as_fields, check_shapes, compare
 from vta_rt.errors import BundleError, OptionError
 from vta_rt.files import is_hub_name
 from vta_rt.manifest import MANIFEST, read_manifest
 from vta_rt.pipeline import Pipeline
 from vta_rt.references import compare_with_references, read_references
 from vta_rt.sampling import read_sampling_options
+from vta_rt.video import frames_of
 
 
 def add_bundles(commands: Any) -> None:
@@ -57,6 +59,30 @@ def add_bundles(commands: Any) -> None:
     _add_backend(check)
     _add_json(check)
     check.set_defaults(run=_check)
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare two bundles, or two backends",
+        description="Run two bundles, or one bundle on two backends, and show how far apart they are: the relative error of "
+        "each stage, fed with what the first one's stage before it gave, and the distance of the sounds. Both begin with the "
+        "same frames and noise, and each is sampled as its bundle says.",
+        epilog="examples: vta compare engines/a engines/b; vta compare engines/a --backend cpu openvino",
+    )
+    compare.add_argument(
+        "bundles", nargs="*", metavar="BUNDLE", help="one or two bundles, as for check (default: as for generate)"
+    )
+    compare.add_argument(
+        "--backend",
+        nargs="+",
+        default=["auto"],
+        metavar="NAME",
+        help=f"one for both, or one each: {', '.join(BACKENDS)}",
+    )
+    compare.add_argument("--threads", type=int, metavar="N", help="processor cores to use (default: all)")
+    compare.add_argument("--video", metavar="FILE", help="a clip to compare on (default: made-up frames)")
+    compare.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
+    _add_json(compare)
+    compare.set_defaults(run=_compare)
 
     models = commands.add_parser(
         "models",
@@ -242,4 +268,38 @@ def _check(options: argparse.Namespace) -> int:
             f"{path}: {stage} gives something else here than where it was built: relative error {error:.2g}, "
             f"at most {allowed:g} is allowed"
         )
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    bundles, backends = options.bundles or [None], options.backend
+    if max(len(bundles), len(backends)) != 2:
+        given = f"{len(options.bundles)} bundles and {len(backends)} backends"
+        raise OptionError(f"{given} are named; two bundles are compared, or one bundle on two backends")
+    sides = [
+        Pipeline(
+            bundles[min(index, len(bundles) - 1)],
+            backend=backends[min(index, len(backends) - 1)],
+            threads=options.threads,
+        )
+        for index in range(2)
+    ]
+    first, second = sides
+    check_shapes(first, second)
+    frames = None if options.video is None else frames_of(options.video, first.frames, first.model.seconds)
+    found = compare(first, second, frames=frames, seed=options.seed)
+    if options.json:
+        named = zip(("first", "second"), sides, strict=True)
+        how = {name: {"bundle": side.bundle.path, "backend": side.backend} for name, side in named}
+        print_json(how | {"video": options.video, "seed": options.seed} | as_fields(found))
+        return 0
+    for side in sides:
+        sampling = side.bundle.manifest.sampling
+        print(f"{side.bundle.path} on {side.backend}, {sampling.steps} steps of {sampling.solver}")
+    print(f"  {'stage':<22}relative error")
+    for stage, error in found.relative_error.items():
+        print(f"  {stage:<22}{error:>14.1e}")
+    print(f"  {'sound: log-mel':<22}{found.log_mel_distance:>11.2f} dB")
+    print(f"  {'sound: spectrum':<22}{found.spectral_convergence:>14.1e}")
+    print(f"  {'sound: level':<22}{found.level:>+11.2f} dB")
     return 0
