@@ -50,7 +50,7 @@ from vta_rt.files import raise_output_errors
 from vta_rt.manifest import FORMAT_VERSION, GraphRecord, Manifest, Precision, Source
 from vta_rt.references import MAX_ERRORS
 from vta_rt.text import TOKENIZER
-from vta_rt.verification import record_file
+from vta_rt.verification import matches, record_file
 
 PRECISIONS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 VERSIONS = {module.__name__: module.__version__ for module in (vta_rt, torch, diffusers, transformers, onnxscript)}
@@ -142,7 +142,8 @@ def build(
         graphs = export_graphs(groups, out, staging, options.precision, report, old)
         engines = old.engines if old else ()  # those of graphs that are new are told by their keys
         manifest = Manifest(FORMAT_VERSION, model, frames, config.noise, graphs, source, engines, config.sampling)
-        if old and (old.model, old.frames, old.schedule, old.graphs) == (model, frames, config.noise, graphs):
+        same = old and (old.model, old.frames, old.schedule, old.graphs) == (model, frames, config.noise, graphs)
+        if old and same and old.references and matches(out / old.references.file, old.references):
             manifest = replace(manifest, references=old.references)
         with raise_output_errors(out):
             if prompts is not None:

@@ -19,7 +19,7 @@ import numpy as np
 from vta_rt.bundle import Bundle
 from vta_rt.denoise import Noise
 from vta_rt.documents import read_document
-from vta_rt.errors import BundleError, OptionError
+from vta_rt.errors import BundleError, OptionError, show
 from vta_rt.files import atomic_write
 from vta_rt.manifest import Manifest, Precision
 from vta_rt.pipeline import Pipeline
@@ -82,6 +82,8 @@ def read_references(bundle: Bundle) -> References | None:
         references.sampling.plan(bundle.manifest.schedule)
     except OptionError as error:
         raise BundleError(f"{path}: its section sampling is not possible: {error}") from None
+    if not references.made_with.isprintable():
+        raise BundleError(f"{path}: made_with is {show(references.made_with)}, a line of text is needed")
     if references.sampling.steps > MAX_STEPS:
         raise BundleError(f"{path}: sampling.steps is {references.sampling.steps}, at most {MAX_STEPS} are allowed")
     return references
@@ -203,7 +205,8 @@ def _relative_error(output: np.ndarray, reference: Reference | None) -> float:
     """Norm of the difference over that of the reference, estimated; infinite for another shape, and where it is missing."""
     if reference is None or output.shape != reference.shape or len(reference.sketch) != BUCKETS:
         return math.inf
-    error = float(np.linalg.norm(_sketch(output) - np.array(reference.sketch))) / max(abs(reference.norm), 1e-30)
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float(np.linalg.norm(_sketch(output) - np.array(reference.sketch))) / max(abs(reference.norm), 1e-30)
     return error if math.isfinite(error) else math.inf
 
 
