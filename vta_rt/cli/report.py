@@ -17,8 +17,6 @@ from tqdm import tqdm
 from vta_rt.cli.command import print_json, say
 from vta_rt.errors import VTAError
 
-MAX_NAMED = 5  # of the files that are passed over
-
 
 class Result(NamedTuple):
     """What was made."""
@@ -62,10 +60,8 @@ class Report:
                 self._note(f"model: {self.model}, {text}")
 
     def name_passed_over(self, lines: Sequence[str]) -> None:
-        for line in lines[:MAX_NAMED]:
+        for line in lines:
             self._note(f"passed over: {line}")
-        if len(lines) > MAX_NAMED:
-            self._note(f"passed over: {len(lines) - MAX_NAMED} more files")
 
     def warn(self, name: object, text: str) -> None:
         """What the user should know of a video."""
