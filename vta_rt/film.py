@@ -70,6 +70,7 @@ class Film:
         windows, hop, fade = self.windows, self.windows.hop, self.windows.fade
         first, last = windows.of_samples(start, stop)
         self._total = sum(high - low + 1 for low, high in [*self._needed(first, last), (first, last)])
+        self._work_done(0)
         batch = self.run(lambda stages: stages.max_batch(denoiser(self.plan.guidance_scales[0]), "latents"))
         tail = None
         for group in range(first, last + 1, batch):

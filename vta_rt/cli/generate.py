@@ -287,7 +287,7 @@ def _make(
 
     def progress(stage: str, done: int, total: int) -> None:
         stop.check()
-        if stage == "encode":  # the model is about to run: whatever is refused was refused before
+        if stage in ("encode", "windows"):  # the model is about to run: whatever is refused was refused before
             report.name_model(_describe_call(options, pipeline))
         bar.show((job.video or job.out).name, stage, done, total)
 

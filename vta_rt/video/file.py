@@ -88,6 +88,7 @@ class Video(Findings):
         self._identity: tuple[int, ...] | None = None  # of the file that was opened first
         self._reader: VideoReader | None = None
         self._track: int | None = None  # index of the video stream in the container
+        self._said_incomplete = False
         self._trusts_pts: bool | None = None  # None until that was looked at
         try:
             self.rewind()
@@ -232,7 +233,7 @@ class Video(Findings):
         return end - start if end > start else 1 / reader.frame_rate
 
     def check_complete(self, end: Fraction) -> None:
-        """Warn if the frames of the file end, at ``end`` on the stream's clock, long before the end that the headers state.
+        """Warn, once, if the frames of the file end, at ``end`` on the stream's clock, long before the headers' end.
 
         Raises:
             VideoError: they do, and the options are strict.
@@ -241,6 +242,9 @@ class Video(Findings):
         stated, found = reader.stated_end, float(end - reader.start)
         is_short = stated is not None and stated - end > MAX_MISSING_SECONDS
         promised = f"{float(stated - reader.start):.1f} s" if stated is not None else ""
+        if self._said_incomplete:
+            return  # frames that cannot be decoded end a little before packets do
+        self._said_incomplete = self._is_cut_off or is_short
         if self._is_cut_off:
             self.warn(f"is truncated: its frames end at {found:.1f} s" + (f" of {promised}" if is_short else ""))
         elif is_short:
