@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from train.progress import progress
 from vta_rt.cli.command import run_command
 from vta_rt.errors import OptionError
 
@@ -49,7 +48,7 @@ def _prepare(arguments: Sequence[str] | None) -> int:
         reuse=Path(options.reuse) if options.reuse else None,
     )
     kinds: Counter[str] = Counter()
-    for outcome in tqdm(outcomes, total=count, unit="clip", disable=None, leave=False):
+    for outcome in progress(outcomes, total=count, desc="preparing", unit="clip"):
         kinds["skipped" if outcome.reason else "prepared" if outcome.is_new else "there already"] += 1
     kinds["skipped"] += wrong
     counts = ", ".join(f"{kinds[kind]} {kind}" for kind in ("prepared", "there already", "skipped"))

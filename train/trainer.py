@@ -38,6 +38,7 @@ from train.checkpoints import (
 from train.data.loader import LoadReport
 from train.data.networks import open_device
 from train.models.weights import CheckpointError
+from train.progress import progress
 from train.settings import MachineSettings, OptimizerSettings, RunSettings, to_dict
 from vta_rt.errors import OptionError, VTAError
 
@@ -213,10 +214,10 @@ class Trainer:
         start, started = self.progress.step, time.perf_counter()
         metrics = MetricsFile(self.task.metrics, self.task.name, start, self.accelerator)
         values, figures = {"loss": math.nan}, dict[str, float]()
-        hidden = None if self.accelerator.is_main_process else True
+        hidden = not self.accelerator.is_main_process
         with (
             closing(self.task.batches(start)) as batches,
-            tqdm(total=self.steps, initial=start, desc=self.task.name, unit="step", disable=hidden, leave=False) as bar,
+            progress(total=self.steps, initial=start, desc=self.task.name, unit="step", hidden=hidden) as bar,
         ):
             while self.steps is None or self.progress.step < self.steps:
                 values = self._timed_step(batches)

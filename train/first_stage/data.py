@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from train.data.audio import read_audio, to_float, to_int16
 from train.data.sample import SampleError
+from train.progress import progress
 from vta_rt.documents import decode_document, read_bytes
 from vta_rt.errors import VTAError
 
@@ -68,7 +68,7 @@ class Sounds:
         self.broken: list[str] = []
         self._lengths: list[int] = []
         self._waves: dict[int, np.ndarray] = {}
-        for file in tqdm(files, desc="reading", unit="file", disable=None, leave=False):
+        for file in progress(files, desc="reading", unit="file"):
             try:
                 wave = to_int16(read_audio(file, sample_rate))
             except SampleError as error:

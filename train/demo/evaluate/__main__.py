@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from train.progress import progress
 from vta_rt.backends import BACKENDS
 from vta_rt.cli.command import run_command
 from vta_rt.documents import read_document
@@ -66,7 +65,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     bundles = _bundles(options)
     systems = _systems(options, clips, bundles)
     taught = read_clips(folder, "train", most=options.judge_clips)
-    judge = fit_judge(tqdm(taught, desc="judge", unit="clip", disable=None, leave=False))
+    judge = fit_judge(progress(taught, desc="judge", unit="clip"))
 
     rows = {name: _scores(name, system, clips, judge) for name, system in systems.items()}
     rows = {name: scores for name, scores in rows.items() if scores}
@@ -86,7 +85,7 @@ def _scores(name: str, system: System, clips: Sequence[Clip], judge: Judge) -> l
     """Scores of every clip for which the system has a sound."""
     from train.demo.evaluate.score import score_clip
 
-    bar = tqdm(clips, desc=name, unit="clip", disable=None, leave=False)
+    bar = progress(clips, desc=name, unit="clip")
     return [score_clip(wave, clip, judge) for clip in bar if (wave := system(clip)) is not None]
 
 
@@ -179,7 +178,7 @@ def _av_align(options: argparse.Namespace) -> int:
     _make(out)
     pipeline = open_bundle(options.bundle, options.backend, options.threads) if options.bundle else None
     results = []
-    for name in tqdm(options.av_align, desc="AV-Align", unit="video", disable=None, leave=False):
+    for name in progress(options.av_align, desc="AV-Align", unit="video"):
         video = Path(name)
         if pipeline is None:
             wave = read_audio(video, SAMPLE_RATE)

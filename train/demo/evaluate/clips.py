@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from train.data.audio import read_audio
 from train.demo.synthetic.audio import SAMPLE_RATE
 from train.demo.synthetic.materials import BARS, DRUM, SOLIDS
+from train.progress import progress
 from vta_rt.documents import read_lines
 from vta_rt.errors import OptionError, VTAError
 
@@ -105,7 +105,7 @@ def read_clips(folder: Path, split: str, count: int | None = None, *, most: int 
         raise OptionError(
             f"clips is {count}, but {folder} has {len(chosen)} in its split {split!r}; 1 to that are allowed"
         )
-    bar = tqdm(chosen[: count or most], desc=f"reading {split}", unit="clip", disable=None, leave=False)
+    bar = progress(chosen[: count or most], desc=f"reading {split}", unit="clip")
     return [_read_clip(folder, record, index) for index, record in enumerate(bar)]
 
 

@@ -3,26 +3,27 @@
 # Run it again after it was stopped: every step goes on where it was.
 #   train/demo/recipes/demo.sh [FOLDER] [SEED] [KEY=VALUE ...]
 # The settings are the denoiser's, over demo.toml's: length.steps=1250 length.batch=32 length.micro_batch=32, say, on a GPU; its
-# time-aligned path, which is trained first, has them too, but for the number of steps. The bundle goes to $BUNDLE; the world has
-# $CLIPS clips, the tower $TOWER_STEPS steps. What is trained to its end is kept, whatever the settings.
+# time-aligned path, which is trained first, has them too, but for the number of steps. What is trained to its end is kept, whatever
+# the settings. How large all else is, variables say: the bundle goes to $BUNDLE; the world has $CLIPS clips, $GLIMPSES glimpses are
+# made (0 for none), $TEST_CLIPS clips judge the result; the settings $VAE, $VOCODER, $TOWER and $PRIOR are those of a stage.
 set -euo pipefail
-work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo}
+work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo} glimpses=${GLIMPSES:-40000}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
 
 python -m train.demo.synthetic "$world" --clips "${CLIPS:-3600}" --seed $((seed + 1))
 
-[ -e "$work/glimpses.safetensors" ] || \
-    python -m train.demo.synthetic "$work/glimpses.safetensors" --glimpses 40000 --seed $((seed + 2))
+[ "$glimpses" = 0 ] || [ -e "$work/glimpses.safetensors" ] || \
+    python -m train.demo.synthetic "$work/glimpses.safetensors" --glimpses "$glimpses" --seed $((seed + 2))
 
 python -m train.first_stage vae --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
-    length.steps=2400 length.batch=8 data.frames=64 seed="$seed" machine.mixed_precision=bf16 --resume
+    length.steps=2400 length.batch=8 data.frames=64 seed="$seed" machine.mixed_precision=bf16 ${VAE:-} --resume
 python -m train.first_stage vocoder --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
-    vae="$first" length.steps=2400 length.batch=8 data.frames=52 seed="$seed" --resume
+    vae="$first" length.steps=2400 length.batch=8 data.frames=52 seed="$seed" ${VOCODER:-} --resume
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
 python -m train.demo.pretrain --config demo data.train="$films/train.jsonl" data.valid="$films/valid.jsonl" out="$tower" \
-    data.events="$world/events.jsonl" data.glimpses="$work/glimpses.safetensors" length.steps="${TOWER_STEPS:-13000}" \
-    length.batch=8 seed="$seed" machine.mixed_precision=bf16
+    data.events="$world/events.jsonl" $([ "$glimpses" = 0 ] || echo data.glimpses="$work/glimpses.safetensors") \
+    length.steps=13000 length.batch=8 seed="$seed" machine.mixed_precision=bf16 ${TOWER:-}
 
 python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12
@@ -42,9 +43,9 @@ trained() {
     touch "$run.done"
 }
 
-trained prior "${@:3}" optimizer.train_unet=false length.steps=3000
+trained prior "${@:3}" optimizer.train_unet=false length.steps=3000 ${PRIOR:-}
 trained run "${@:3}" start.checkpoint="$work/prior/best"
 
 python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
-python -m train.demo.evaluate --bundle "$out" --data "$world" --split test --clips 200 --first-stage "$first" --controls \
+python -m train.demo.evaluate --bundle "$out" --data "$world" --split test --clips "${TEST_CLIPS:-200}" --first-stage "$first" --controls \
     --steps 25 --solver dpmpp_2m --out "$work/report"

@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from train.progress import progress
 from vta_rt.cli.command import run_command
 
 
@@ -28,13 +27,13 @@ def _generate(arguments: Sequence[str] | None) -> int:
     out = Path(options.out)
     recipe = WorldRecipe(options.seed, options.seconds)
     if options.glimpses is not None:
-        with tqdm(total=options.glimpses, unit="glimpse", disable=None, leave=False) as progress:
+        with progress(total=options.glimpses, desc="glimpses", unit="glimpse") as bar:
             for done in write_glimpses(out, recipe, options.glimpses, options.size, options.workers):
-                progress.update(done)
+                bar.update(done)
         written = f"{options.glimpses} glimpses"
     else:
         records = write_dataset(out, recipe, options.clips, options.workers)
-        written = summary(list(tqdm(records, total=options.clips, unit="clip", disable=None, leave=False)))
+        written = summary(list(progress(records, total=options.clips, desc="clips", unit="clip")))
     print(f"{out}: {written}, {time.perf_counter() - start:.1f} s")
     return 0
 
