@@ -6,7 +6,7 @@ import io
 import math
 import os
 import wave
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from vta_rt.errors import OptionError, OutputError, check_integer, describe
 from vta_rt.files import StrPath, atomic_write
-from vta_rt.video import Limits, VideoSource, load_sound, mux, resample
+from vta_rt.video import Limits, Samples, VideoSource, load_sound, mux, resample
 
 MAX_SAMPLE_RATE = 768_000  # of the converters that there are
 FADE_SECONDS = 0.02  # from one sound to another that follows it
@@ -85,7 +85,7 @@ class Audio:
 
     def to_int16(self) -> np.ndarray:
         """``[N]`` int16: samples times 32768, truncated towards zero and clipped at full scale."""
-        return np.clip(self.samples * 32768, -32768, 32767).astype(np.int16)
+        return _to_int16(self.samples)
 
     def trim(self, seconds: float) -> Audio:
         """Cut the end off, or append silence, for exactly ``round(seconds * sample_rate)`` samples.
@@ -195,12 +195,7 @@ class Audio:
                 name = getattr(file, "name", None) or "file"
                 raise OutputError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
             return
-        suffix = Path(file).suffix.lower() if format is None else f".{format}"
-        if suffix not in WRITERS:
-            allowed, found = " and ".join(WRITERS), suffix or "a name without suffix"
-            raise OptionError(f"{file}: sound is saved as {allowed}, not {found}")
-        with atomic_write(file) as part:
-            self._write(suffix, os.fspath(part), file)
+        save_sound(self.samples, self.sample_rate, file, format)
 
     def to_bytes(self, format: str = "wav") -> bytes:
         """The content of a file of 16-bit samples, wav or flac.
@@ -212,14 +207,8 @@ class Audio:
             names = " or ".join(suffix[1:] for suffix in WRITERS)
             raise OptionError(f"format is {format!r}, {names} is needed")
         content = io.BytesIO()
-        self._write(f".{format}", content, "bytes")
+        _write(f".{format}", content, self.samples, self.sample_rate, "bytes")
         return content.getvalue()
-
-    def _write(self, suffix: str, file: Any, name: object) -> None:
-        try:
-            WRITERS[suffix](file, self.to_int16(), self.sample_rate)
-        except (av.FFmpegError, wave.Error) as error:
-            raise OutputError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
     def mux(self, video: VideoSource, out: StrPath, *, drop: Collection[str] = ()) -> None:
         """Write a video with this sound as its default soundtrack, its video stream copied; see ``vta_rt.video.mux``."""
@@ -234,24 +223,48 @@ class Audio:
         return round(seconds * self.sample_rate)
 
 
-def _write_wav(file: Any, samples: np.ndarray, rate: int) -> None:
+def save_sound(samples: Samples, rate: int, path: StrPath, format: str | None = None) -> None:
+    """Write a file of 16-bit samples, a second at a time; see ``Audio.save``."""
+    suffix = Path(path).suffix.lower() if format is None else f".{format}"
+    if suffix not in WRITERS:
+        allowed, found = " and ".join(WRITERS), suffix or "a name without suffix"
+        raise OptionError(f"{path}: sound is saved as {allowed}, not {found}")
+    with atomic_write(path) as part:
+        _write(suffix, os.fspath(part), samples, rate, path)
+
+
+def _write(suffix: str, file: Any, samples: Samples, rate: int, name: object) -> None:
+    seconds = (_to_int16(samples[start : start + rate]) for start in range(0, len(samples), rate))
+    try:
+        WRITERS[suffix](file, seconds, rate)
+    except (av.FFmpegError, wave.Error) as error:
+        raise OutputError(f"{name}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _to_int16(samples: np.ndarray) -> np.ndarray:
+    return np.clip(samples * 32768, -32768, 32767).astype(np.int16)
+
+
+def _write_wav(file: Any, parts: Iterable[np.ndarray], rate: int) -> None:
     with wave.open(file, "wb") as sink:
         sink.setnchannels(1)
         sink.setsampwidth(2)
         sink.setframerate(rate)
-        sink.writeframes(samples.astype("<i2").tobytes())
+        for samples in parts:
+            sink.writeframesraw(samples.astype("<i2").tobytes())
 
 
-def _write_flac(file: Any, samples: np.ndarray, rate: int) -> None:
+def _write_flac(file: Any, parts: Iterable[np.ndarray], rate: int) -> None:
     with av.open(f"file:{file}" if isinstance(file, str) else file, "w", format="flac") as sink:
         stream = sink.add_stream("flac", rate=rate, layout="mono", format="s16")
-        frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-        frame.sample_rate = rate
-        sink.mux(stream.encode(frame))
+        for samples in parts:
+            frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+            frame.sample_rate = rate
+            sink.mux(stream.encode(frame))
         sink.mux(stream.encode(None))
 
 
-WRITERS: dict[str, Callable[[Any, np.ndarray, int], None]] = {".wav": _write_wav, ".flac": _write_flac}
+WRITERS: dict[str, Callable[[Any, Iterable[np.ndarray], int], None]] = {".wav": _write_wav, ".flac": _write_flac}
 
 
 def crossfade(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -130,6 +130,25 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
+def lock_alone(descriptor: int) -> bool:
+    """Lock an open file, until it is closed, unless a process, this one among them, has done so; False then."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def cache_folder() -> Path:
+    """The package's folder among the user's caches; it may not exist.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vta_rt"
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Remove temporary files of processes that were killed: those that nobody holds a lock on."""
     if fcntl is None:

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -229,10 +229,8 @@ class Pipeline:
             audios = []
             for index, clip in enumerate(clips):
                 audio = next(whole) if clip.film is None else self._generate_film(call, index, clip)
-                if audio.peak < QUIET and call.videos[index] is not self._blank:
-                    LOGGER.warning(
-                        "%s: %s", clip.name, f"its sound is nearly silent, its peak is {audio.peak:.1g} of full scale"
-                    )
+                if call.videos[index] is not self._blank:
+                    _warn_if_quiet(clip, audio.peak)
                 audios.append(audio)
         return audios if many else audios[0]
 
@@ -243,7 +241,7 @@ class Pipeline:
         text: str | None = None,
         negative_prompt: str | None = None,
         **options: Unpack[CallOptions],
-    ) -> Iterator[Audio]:
+    ) -> Generator[Audio, None, None]:
         """The sound of ``generate`` in pieces, each as soon as it is final; joined they are that sound to the bit.
 
         Memory does not grow with the video. What is wrong with the arguments is raised now, and with the video when the first
@@ -256,13 +254,14 @@ class Pipeline:
             raise OptionError(f"video is {describe(video)}, {SOURCES}")
         return self._stream(call)
 
-    def _stream(self, call: Call) -> Iterator[Audio]:
+    def _stream(self, call: Call) -> Generator[Audio, None, None]:
         with ExitStack() as opened:
-            clips = self._read_clips(call, opened)
-            if clips[0].film is None:
-                yield from self._generate_clips(call, clips)
-            else:
-                yield from self._film_chunks(call, 0, clips[0])
+            clip, peak = self._read_clips(call, opened)[0], 0.0
+            film = clip.film is not None
+            for chunk in self._film_chunks(call, 0, clip) if film else self._generate_clips(call, [clip]):
+                peak = max(peak, chunk.peak)
+                yield chunk
+            _warn_if_quiet(clip, peak)
 
     def _check_call(
         self,
@@ -643,6 +642,11 @@ def _accept_old_name(options: SamplingOptions, name: str, value: T) -> T:
 def _is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
     """Whether a value stands for several: strings, bytes and arrays are one."""
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview))
+
+
+def _warn_if_quiet(clip: Clip, peak: float) -> None:
+    if peak < QUIET:
+        LOGGER.warning("%s: %s", clip.name, f"its sound is nearly silent, its peak is {peak:.1g} of full scale")
 
 
 def _as_source(value: Any, fps: float | None, times: Any) -> VideoSource | Frames | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vta_rt.errors import OutputError, VTAError
-from vta_rt.files import atomic_write
+from vta_rt.files import atomic_write, cache_folder
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,4 @@ def _save(known: dict[str, Any]) -> None:
 
 
 def _cache_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "vta_rt" / "verified.json"
+    return cache_folder() / "verified.json"

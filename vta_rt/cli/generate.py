@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vta_rt import __version__
+from vta_rt.audio import Audio
 from vta_rt.backends import BACKENDS
 from vta_rt.batch import find_videos, work_through
 from vta_rt.cli.command import BAD_INPUT
@@ -32,10 +35,13 @@ from vta_rt.cli.report import Bar, Report, Result
 from vta_rt.cores import usable_cores
 from vta_rt.errors import OptionError, OutputError, VideoError, VTAError
 from vta_rt.files import check_writable, is_hub_name, raise_output_errors, write_standard_output
+from vta_rt.manifest import MANIFEST
 from vta_rt.pipeline import Pipeline
+from vta_rt.recording import Recording, open_recording
 from vta_rt.sampling import Sampling, read_sampling_options
 from vta_rt.schedule import SOLVERS, TIMESTEP_SPACINGS
 from vta_rt.stopping import Stop
+from vta_rt.verification import file_stamp, sha256_of
 from vta_rt.video import (
     ENCODED_CONTAINERS,
     PARTS,
@@ -48,6 +54,7 @@ from vta_rt.video import (
     holds_copy,
     is_webp,
 )
+from vta_rt.windows import check_section
 
 PARTLY_DONE = 1  # exit code: of several videos some have their result and some failed
 
@@ -133,6 +140,16 @@ def add_generate(commands: Any) -> None:
         help=f"of the timesteps: {', '.join(TIMESTEP_SPACINGS)} (default: the model's own)",
     )
     generate.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same sound (default: 0)")
+    generate.add_argument(
+        "--start", type=float, metavar="S", help="make the sound of a section alone, from S seconds on"
+    )
+    generate.add_argument("--end", type=float, metavar="S", help="up to S seconds")
+    generate.add_argument(
+        "--redo",
+        type=_read_section,
+        metavar="A-B",
+        help="make the sound from A to B seconds again, with another --seed, in the sound file that -o names; the rest stays",
+    )
     generate.add_argument("--backend", default="auto", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: auto)")
     generate.add_argument(
         "--at-once",
@@ -174,6 +191,7 @@ def add_generate(commands: Any) -> None:
 
 
 Progress = Callable[[str, int, int], None]
+RECORDED_SECONDS = 60.0  # of sound from which on it is kept in a file while it is made
 
 
 @dataclass(frozen=True)
@@ -200,7 +218,8 @@ def _generate(options: argparse.Namespace) -> int:
     else:
         jobs = [Job(None, plan_sound(options.text, options.out, options.format))]
     sources = frozenset(os.path.realpath(job.video) for job in jobs if job.video and not job.is_from_standard_input)
-    files = FileOptions(reading, drop, options.encode, options.overwrite, sources)
+    files = FileOptions(reading, drop, options.encode, options.overwrite or options.redo is not None, sources)
+    _check_sections(options, jobs)
     _check_standard_streams(options, jobs)
     if options.overwrite and options.skip_existing:
         raise OptionError("--overwrite and --skip-existing exclude each other; give one of the two")
@@ -239,6 +258,32 @@ def _generate(options: argparse.Namespace) -> int:
     if not failed:
         return 0
     return PARTLY_DONE if done else BAD_INPUT
+
+
+def _read_section(argument: str) -> tuple[float, float]:
+    """What --redo names."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", argument)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{argument!r} is no section; two numbers of seconds are needed, as 12.5-18")
+    return float(match[1]), float(match[2])
+
+
+def _check_sections(options: argparse.Namespace, jobs: Sequence[Job]) -> None:
+    """Check what is asked for parts of a video.
+
+    Raises:
+        OptionError: it is no part, or cannot be made into what is to be written.
+    """
+    check_section(options.start, options.end)
+    if options.start is not None or options.end is not None:
+        if options.redo is not None:
+            raise OptionError("--redo has its own start and end; leave out --start and --end")
+        if not all(job.is_sound for job in jobs):
+            raise OptionError("--start and --end make sound alone; name a .wav or .flac file, or give --format")
+    if options.redo is not None:
+        check_section(*options.redo)
+        if len(jobs) != 1 or jobs[0].video is None or not jobs[0].is_sound or not jobs[0].out.is_file():
+            raise OptionError("--redo changes a sound file that is there; name it with -o, and one video")
 
 
 def _read_path(argument: str) -> Path:
@@ -301,15 +346,56 @@ def _make(
             _check_target(target, files)
         sampling = read_sampling_options(options)
         prompts = {"text": options.text, "negative_prompt": options.negative_text}
-        audio = pipeline.generate(video, **prompts, seed=options.seed, progress=progress, cancel=cancel, **sampling)
+        call: dict[str, Any] = {**prompts, **sampling, "seed": options.seed, "progress": progress, "cancel": cancel}
+        sound: Audio | Recording
+        if video is None:
+            sound = pipeline.generate(video, **call)
+        elif options.redo is not None:
+            begin, end = options.redo
+            previous = Audio.load(target)
+            sound = previous.splice(pipeline.generate(video, **call, start=begin, end=end), begin)
+        else:
+            sound = stack.enter_context(_record(pipeline, video, job, options, call, report))
         with raise_output_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         if video is None or job.is_sound:
-            audio.save(target)
+            sound.save(target)
         else:
-            audio.mux(video, target, drop=files.drop)
+            sound.mux(video, target, drop=files.drop)
     shown = "standard output" if options.out == STANDARD else str(target)
-    return Result(job.video, shown, audio.duration, time.perf_counter() - start)
+    return Result(job.video, shown, sound.duration, time.perf_counter() - start)
+
+
+@contextmanager
+def _record(
+    pipeline: Pipeline, video: Video, job: Job, options: argparse.Namespace, call: dict[str, Any], report: Report
+) -> Iterator[Audio | Recording]:
+    """The sound of a video. A long one is recorded as it is made, and goes on where an earlier call was stopped."""
+    begin, end = check_section(options.start, options.end)
+    rate = pipeline.model.sample_rate
+    first, last = round(begin * rate), round(min(video.info.duration, end) * rate)
+    if last - first < RECORDED_SECONDS * rate:
+        yield pipeline.generate(video, **call, start=options.start, end=options.end)
+        return
+    origin = None
+    if job.video is not None and not job.is_from_standard_input:
+        origin = {
+            "video": [os.path.realpath(job.video), *file_stamp(job.video), options.video_track],
+            "model": [sha256_of(pipeline.bundle.path / MANIFEST), pipeline.backend, __version__],
+            "section": [begin, str(end)],
+            "seed": options.seed,
+            "sampling": vars(pipeline.bundle.manifest.sampling.replace(**read_sampling_options(options))),
+            "prompts": [options.text, options.negative_text],
+        }
+    with open_recording(rate, origin) as recording:
+        if len(recording):
+            report.tell(f"{job.video}: goes on at {begin + recording.duration:.1f} s")
+        begin = (first + len(recording)) / rate
+        if len(recording) < last - first:
+            with closing(pipeline.stream(video, **call, start=begin, end=options.end)) as chunks:
+                for chunk in chunks:
+                    recording.append(chunk.samples)
+        yield recording
 
 
 def _check_target(target: Path, files: FileOptions) -> None:

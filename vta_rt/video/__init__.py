@@ -7,7 +7,7 @@ from vta_rt.video.containers import CONTAINERS, ENCODED_CONTAINERS, choose_conta
 from vta_rt.video.encode import encode_video, is_webp
 from vta_rt.video.file import Video, VideoInfo, VideoSource
 from vta_rt.video.frames import fit_frame, frames_of, iter_frames, probe, read_frames, sample_frames
-from vta_rt.video.mux import PARTS, check_mux, mux
+from vta_rt.video.mux import PARTS, Samples, check_mux, mux
 from vta_rt.video.opening import SOURCES, Limits, VideoOptions
 from vta_rt.video.sound import load_sound, resample
 
@@ -18,6 +18,7 @@ __all__ = [
     "SOURCES",
     "Frames",
     "Limits",
+    "Samples",
     "Video",
     "VideoInfo",
     "VideoOptions",

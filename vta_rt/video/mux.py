@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import av
 import numpy as np
@@ -83,9 +83,14 @@ class MuxPlan:
     chapters: list[Any]  # as PyAV has them, on the new clock
 
 
-def mux(
-    source: VideoSource, samples: np.ndarray, sample_rate: int, out: StrPath, *, drop: Collection[str] = ()
-) -> None:
+class Samples(Protocol):
+    """A sound's samples ``[N]`` float32: an array, or what gives one for a slice."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+def mux(source: VideoSource, samples: Samples, sample_rate: int, out: StrPath, *, drop: Collection[str] = ()) -> None:
     """Write the video stream of a file, copied without encoding it again, with a new soundtrack.
 
     The file starts at 0, with the first frame that can be decoded and is meant to be shown, and so does the sound, which
@@ -97,7 +102,8 @@ def mux(
 
     Args:
         source: the video: its path, its bytes, an open binary file, or a Video.
-        samples: ``[N]`` float32, mono; full scale is [-1, 1], samples beyond it are clipped.
+        samples: ``[N]`` float32, mono, an array or what gives slices as one; full scale is [-1, 1], samples beyond it are
+            clipped.
         sample_rate: samples a second.
         out: the file to write, not ``source`` itself; its suffix says the container: .mp4, .mov, .mkv or .webm.
         drop: what of the source to leave out, of ``PARTS``.
@@ -291,7 +297,7 @@ def _shift_chapters(chapters: list[Any], start: Fraction) -> list[Any]:
     return shifted
 
 
-def _write(reader: VideoReader, plan: MuxPlan, samples: np.ndarray, sample_rate: int, file: Any) -> None:
+def _write(reader: VideoReader, plan: MuxPlan, samples: Samples, sample_rate: int, file: Any) -> None:
     """Write the new file from a reader at the beginning of the source."""
     options = dict(plan.kind.options)
     if "movflags" in options and any(key.startswith(FREE_KEYS) for key in plan.metadata):
@@ -414,11 +420,11 @@ def _copy_packets(
             yield packet
 
 
-def _encode_audio(samples: np.ndarray, sample_rate: int, stream: AudioStream) -> Iterator[Packet[Any]]:
+def _encode_audio(samples: Samples, sample_rate: int, stream: AudioStream) -> Iterator[Packet[Any]]:
     """The sound as packets, encoded a second at a time, its first sample at time 0."""
-    clipped = np.clip(samples, -1, 1)
-    for offset in range(0, len(clipped), sample_rate):
-        frame = av.AudioFrame.from_ndarray(clipped[None, offset : offset + sample_rate], format="fltp", layout="mono")
+    for offset in range(0, len(samples), sample_rate):
+        second = np.clip(samples[offset : offset + sample_rate], -1, 1)
+        frame = av.AudioFrame.from_ndarray(second[None], format="fltp", layout="mono")
         frame.sample_rate, frame.time_base = sample_rate, Fraction(1, sample_rate)
         frame.pts = offset
         yield from stream.encode(frame)
