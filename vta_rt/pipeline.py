@@ -306,6 +306,7 @@ class Pipeline:
                 if source is not None:
                     call.report("frames", index, len(call.videos))
                     clips[index] = self._read_clip(source, call.stop, opened)
+                    self._section_samples(call, clips[index])
                     call.report("frames", index + 1, len(call.videos))
         return clips
 
@@ -341,8 +342,7 @@ class Pipeline:
         for index, wave in zip(places, self.run(run, stop=call.stop) if places else [], strict=True):
             self._expect_sound(clips[index], wave)
             audio = Audio(wave, rate).trim(max(clips[index].duration, 1 / rate))
-            start, stop = section_samples(call.section, len(audio), rate)
-            audios.append(Audio(audio.samples[start:stop], rate))
+            audios.append(Audio(audio.samples[slice(*self._section_samples(call, clips[index]))], rate))
         return audios
 
     def _generate_film(self, call: Call, index: int, clip: Clip) -> Audio:
@@ -351,8 +351,7 @@ class Pipeline:
 
     def _film_chunks(self, call: Call, index: int, clip: Clip) -> Iterator[Audio]:
         assert clip.film is not None
-        windows, rate = Windows(self.model, self.frames, clip.duration), self.model.sample_rate
-        start, stop = section_samples(call.section, windows.samples, rate)
+        windows = Windows(self.model, self.frames, clip.duration)
         self.run(lambda stages: stages.load(call.graphs))
         with closing(read_frames(clip.film, self.frames, stop=call.stop)) as frames:
             film = Film(
@@ -365,9 +364,14 @@ class Pipeline:
                 call.negative_prompts[index],
                 partial(call.report, "windows"),
             )
-            for chunk in film.chunks(start, stop):
+            for chunk in film.chunks(*self._section_samples(call, clip)):
                 self._expect_sound(clip, chunk)
-                yield Audio(chunk, rate)
+                yield Audio(chunk, self.model.sample_rate)
+
+    def _section_samples(self, call: Call, clip: Clip) -> tuple[int, int]:
+        """The first sample that is asked for, and the one after the last."""
+        rate = self.model.sample_rate
+        return section_samples(call.section, max(1, round(clip.duration * rate)), rate)
 
     def _expect_sound(self, clip: Clip, wave: np.ndarray) -> None:
         if not np.isfinite(wave).all():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from tests.conftest import SAMPLE_VIDEOS
@@ -27,7 +28,10 @@ from tests.vta_rt.cli.driver import (
 )
 from tests.vta_rt.conftest import make_clip
 from tests.vta_rt.test_bundle import edit_manifest
+from vta_rt.audio import Audio
+from vta_rt.cli import generate as command
 from vta_rt.cli import main
+from vta_rt.recording import Recording
 
 
 def test_sound_and_video_files(bundle_short: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -69,6 +73,47 @@ def test_a_video_longer_than_the_model_gets_sound_to_its_end(
     clip = make_clip(tmp_path / "long.mp4", seconds=1.2, frame_rate=25)
     assert generate(bundle_short, clip, "-o", tmp_path / "a.wav") == 0
     assert "1.20 s of sound" in capsys.readouterr().out
+
+
+def test_a_section_and_another_take_of_it(bundle_short: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    clip = make_clip(tmp_path / "long.mp4", seconds=1.2, frame_rate=25)
+    whole, part, other = tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "c.wav"
+    assert generate(bundle_short, clip, "-o", whole) == 0
+    assert generate(bundle_short, clip, "-o", part, "--start", 0.25, "--end", 0.75) == 0
+    assert generate(bundle_short, clip, "-o", other, "--start", 0.25, "--end", 0.75, "--seed", 2) == 0
+    before = Audio.load(whole)
+    np.testing.assert_array_equal(Audio.load(part).samples, before.samples[4000:12000])
+    assert generate(bundle_short, clip, "-o", whole, "--redo", "0.25-0.75", "--seed", 2) == 0
+    after = Audio.load(whole)
+    np.testing.assert_array_equal(after.samples[:4000], before.samples[:4000])
+    np.testing.assert_array_equal(after.samples[12000:], before.samples[12000:])
+    np.testing.assert_array_equal(after.samples[4400:11600], Audio.load(other).samples[400:-400])
+    assert generate(bundle_short, clip, "-o", whole, "--redo", "2-3") == 2
+    assert "start is 2, and the sound of the video is 1.20 s long" in capfd.readouterr().err
+
+
+def test_a_long_film_goes_on_where_it_was_killed(
+    bundle_short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(command, "RECORDED_SECONDS", 1.0)
+    clip = make_clip(tmp_path / "long.mp4", seconds=1.8, frame_rate=25)
+    assert generate(bundle_short, clip, "-o", tmp_path / "a.wav") == 0
+    append, counts = Recording.append, []
+
+    def stop(recording: Recording, samples: np.ndarray) -> None:
+        append(recording, samples)
+        counts.append(len(recording))
+        if len(counts) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recording, "append", stop)
+        assert generate(bundle_short, clip, "-o", tmp_path / "b.wav") == 130
+    assert not (tmp_path / "b.wav").exists()
+    capsys.readouterr()
+    assert generate(bundle_short, clip, "-o", tmp_path / "b.wav") == 0
+    assert f"goes on at {counts[1] / 16000:.1f} s" in capsys.readouterr().out
+    assert (tmp_path / "b.wav").read_bytes() == (tmp_path / "a.wav").read_bytes()
 
 
 def test_without_an_out_the_result_is_named_after_the_video(

@@ -60,6 +60,12 @@ def test_a_video_that_may_not_be_read(bundle_short: Path, tmp_path: Path, capfd:
         (["--threads", "0"], "threads"),
         (["--at-once", "0"], "at_once"),
         (["--bundle", "no/such/bundle"], "no such"),
+        (["-o", "clip.wav", "--start", "nan"], "start is nan, a number of seconds"),
+        (["-o", "clip.wav", "--start", "2", "--end", "1"], "end is 1, more than start, 2, is needed"),
+        (["-o", "clip.wav", "--start", "9"], "start is 9, and the sound of the video is 0.40 s long"),
+        (["-o", "clip.mp4", "--end", "1"], "--start and --end make sound alone"),
+        (["-o", "clip.wav", "--redo", "1-2"], "--redo changes a sound file that is there"),
+        (["-o", "clip.wav", "--redo", "1-2", "--end", "2"], "--redo has its own start and end"),
     ],
 )
 def test_bad_options(
@@ -77,7 +83,9 @@ def test_bad_options(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["generate", "a.mp4", "--format", "mp3"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["generate", "a.mp4", "--format", "mp3"], ["generate", "a.mp4", "--redo", "2"]]
+)
 def test_bad_usage(arguments: list[str], capfd: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
