@@ -129,7 +129,7 @@ def build(
         report.note(f"{files.name} -> {out}: {options.precision}, {model.seconds:g} s")
         with report.step("hashing the weights"):
             exporter = f"vta_rt {vta_rt.__version__}, torch {torch.__version__}"
-            source = Source(files.name, files.sha256(), exporter, config.licence)
+            source = Source(files.name, files.sha256(), exporter, config.licence, config.trained_on)
             groups = build_stages(
                 checkpoint.modules,
                 config,

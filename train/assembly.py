@@ -185,6 +185,8 @@ def _notes(settings: TrainSettings, config: SystemConfig, first_stage: Path | No
         notes.append("the frame encoder's tower is random and stays so: give start.tower or start.checkpoint")
     if config.text is not None and not (start.text_tower or start.checkpoint):
         notes.append("the text encoder is random and stays so: give start.text_tower or start.checkpoint")
+    if missing := [f"model.{name}" for name in ("licence", "trained_on") if not getattr(config, name)]:
+        notes.append(f"{' and '.join(missing)} not stated; whoever uses the weights will look for what they say")
     return tuple(notes)
 
 

@@ -68,6 +68,7 @@ class Source:
     sha256: dict[str, str]  # of each file of the checkpoint, by its name
     exporter: str
     licence: str = ""
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)

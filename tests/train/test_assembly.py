@@ -153,8 +153,17 @@ def test_the_same_seed_gives_the_same_start(opened: Open) -> None:
 
 
 def test_random_towers_are_told_of(opened: Open, micro_checkpoint: Path) -> None:
-    assert opened().notes == ("the frame encoder's tower is random and stays so: give start.tower or start.checkpoint",)
-    assert opened(start={"checkpoint": str(micro_checkpoint)}).notes == ()
+    told = {"model": {"licence": "CC0", "trained_on": "clips of our own"}}
+    assert opened(**told).notes == (
+        "the frame encoder's tower is random and stays so: give start.tower or start.checkpoint",
+    )
+    assert opened(start={"checkpoint": str(micro_checkpoint)}, **told).notes == ()
+
+
+def test_licence_and_data_are_asked_for(opened: Open) -> None:
+    asked = "model.licence and model.trained_on not stated; whoever uses the weights will look for what they say"
+    assert opened().notes[-1] == asked
+    assert opened(model={"licence": "CC0"}).notes[-1] == asked.replace("model.licence and ", "")
 
 
 def test_limit(opened: Open) -> None:

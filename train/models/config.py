@@ -118,6 +118,7 @@ class SystemConfig:
     mel: MelConfig = field(default_factory=MelConfig)
     frame_rate: float = 0.0  # frames a second; 0 becomes the encoder's own rate
     licence: str = ""  # of the weights, as shown to whoever uses them
+    trained_on: str = ""  # likewise: the data, and who permits its use
     sampling: Sampling = field(default_factory=Sampling)  # what the bundle uses unless told otherwise
 
     def __post_init__(self) -> None:

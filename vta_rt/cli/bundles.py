@@ -183,6 +183,7 @@ def _info(options: argparse.Namespace) -> int:
     print(f"  sampled by   {sampling.solver}, {sampling.steps} steps, guidance {sampling.guidance:g}{interval}")
     print(f"  made from    {manifest.source.checkpoint} by {manifest.source.exporter}")
     print(f"  licence      {manifest.source.licence or 'not stated'}")
+    print(f"  trained on   {manifest.source.trained_on or 'not stated'}")
     for line in describe(bundle) or ["none"]:
         print(f"  engines      {line}")
     print(f"  {'graph':<20}{'precision':<11}{'MB':>9}  {'rel. error':<11} inputs")

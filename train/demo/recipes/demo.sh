@@ -38,7 +38,8 @@ trained() {
     else
         rm -rf "$run"
         python -m train.run --config demo out="$run" seed="$seed" data.train="$clips/train.jsonl" \
-            data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first" "$@"
+            data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first" \
+            model.licence=Apache-2.0 model.trained_on="the generated world of train.demo.synthetic" "$@"
     fi
     touch "$run.done"
 }
