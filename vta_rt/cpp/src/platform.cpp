@@ -117,6 +117,18 @@ bool is_same_file(const std::string& left, const std::string& right) {
   return fs::equivalent(to_path(left), to_path(right), error) && !error;
 }
 
+std::optional<std::array<int64_t, 4>> file_stamp([[maybe_unused]] const std::string& path) {
+#ifdef __linux__
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) return std::nullopt;
+  const auto nanoseconds = [](const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; };
+  return std::array<int64_t, 4>{status.st_size, nanoseconds(status.st_mtim), nanoseconds(status.st_ctim),
+                                static_cast<int64_t>(status.st_ino)};
+#else
+  return std::nullopt;
+#endif
+}
+
 std::string get_environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;

@@ -1,6 +1,7 @@
 // What differs between operating systems, all of it: files, their places and the environment. Paths are UTF-8.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -14,6 +15,8 @@ bool is_folder(const std::string& path);
 bool is_ordinary_file(const std::string& path);
 int64_t file_size(const std::string& path);             // -1 if it cannot be told
 std::string real_path(const std::string& path);         // with symbolic links followed, as far as it exists
+// What shows that a file was changed: size, modification and change time in ns, inode; nothing where a system does not tell.
+std::optional<std::array<int64_t, 4>> file_stamp(const std::string& path);
 bool is_same_file(const std::string& left, const std::string& right);
 std::string get_environment(const char* name);          // empty if it is not set
 void set_default_environment(const char* name, const char* value);  // unless it is set

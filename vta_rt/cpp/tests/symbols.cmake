@@ -1,0 +1,11 @@
+# Fails unless a library exports the symbols of a list and no others.
+execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY} OUTPUT_VARIABLE output COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[^ \n]+\n" found "${output}")
+list(TRANSFORM found STRIP)
+list(TRANSFORM found REPLACE "@.*" "")
+list(REMOVE_ITEM found VTA_RT_0)
+list(SORT found)
+file(STRINGS ${LIST} expected)
+if(NOT found STREQUAL expected)
+  message(FATAL_ERROR "exported symbols are\n${found}\nand not those of ${LIST}\n${expected}")
+endif()
