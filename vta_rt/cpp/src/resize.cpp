@@ -82,35 +82,50 @@ void sum_taps(const Taps& taps, const uint8_t* source, size_t step, uint8_t* tar
   target[2] = clip(blue);
 }
 
-// Part of an image, `box`, resized to width x height, of which a square from (left, top) on is made.
-Image resize(const ImageView& image, const Kernel& kernel, const Box& box, int64_t width, int64_t height, int64_t left, int64_t top,
-             int64_t size) {
-  const auto columns = make_taps(kernel, image.width, static_cast<float>(box.left), static_cast<float>(box.right), width, left, size);
-  auto rows = make_taps(kernel, image.height, static_cast<float>(box.top), static_cast<float>(box.bottom), height, top, size);
-  const bool is_wide = width != image.width || box.left != 0 || box.right != static_cast<double>(width);
-  const bool is_high = height != image.height || box.top != 0 || box.bottom != static_cast<double>(height);
-  if (!is_high) {
-    for (int64_t y = 0; y < size; ++y) rows[static_cast<size_t>(y)] = {top + y, {1 << PRECISION_BITS}};
-  }
-  int64_t first = image.height, last = 0;
-  for (const Taps& taps : rows) {
+// Where all taps together begin and end.
+std::pair<int64_t, int64_t> find_span(const std::vector<Taps>& all) {
+  int64_t first = all.front().first, last = first;
+  for (const Taps& taps : all) {
     first = std::min(first, taps.first);
     last = std::max(last, taps.first + static_cast<int64_t>(taps.weights.size()));
   }
-  Image middle(size, last - first), result(size, size);
-  for (int64_t y = first; y < last; ++y) {
-    for (int64_t x = 0; x < size; ++x) {
-      if (is_wide) {
-        sum_taps(columns[static_cast<size_t>(x)], image.at(0, y), 3, middle.at(x, y - first));
-      } else {
-        std::copy_n(image.at(left + x, y), 3, middle.at(x, y - first));
-      }
+  return {first, last};
+}
+
+// Part of an image, `box`, resized to width x height, of which a square from (left, top) on is made. Rows are resized before
+// columns, of images that are more than twice as high as wide columns before rows: the rounding between the two shows.
+Image resize(const ImageView& image, const Kernel& kernel, const Box& box, int64_t width, int64_t height, int64_t left, int64_t top,
+             int64_t size) {
+  auto columns = make_taps(kernel, image.width, static_cast<float>(box.left), static_cast<float>(box.right), width, left, size);
+  auto rows = make_taps(kernel, image.height, static_cast<float>(box.top), static_cast<float>(box.bottom), height, top, size);
+  const auto keep = [size](std::vector<Taps>& all, int64_t start) {
+    for (int64_t index = 0; index < size; ++index) all[static_cast<size_t>(index)] = {start + index, {1 << PRECISION_BITS}};
+  };
+  if (width == image.width && box.left == 0 && box.right == static_cast<double>(width)) keep(columns, left);
+  if (height == image.height && box.top == 0 && box.bottom == static_cast<double>(height)) keep(rows, top);
+  Image result(size, size);
+  const bool is_columns_first = image.height > 2 * image.width;
+  const auto [first, last] = find_span(is_columns_first ? columns : rows);
+  if (is_columns_first) {
+    Image middle(last - first, size);
+    for (int64_t y = 0; y < size; ++y) {
+      for (int64_t x = first; x < last; ++x) sum_taps(rows[static_cast<size_t>(y)], image.at(x, 0), image.stride, middle.at(x - first, y));
     }
-  }
-  for (int64_t y = 0; y < size; ++y) {
-    Taps& taps = rows[static_cast<size_t>(y)];
-    taps.first -= first;
-    for (int64_t x = 0; x < size; ++x) sum_taps(taps, middle.at(x, 0), static_cast<size_t>(3 * size), result.at(x, y));
+    for (int64_t x = 0; x < size; ++x) {
+      Taps& taps = columns[static_cast<size_t>(x)];
+      taps.first -= first;
+      for (int64_t y = 0; y < size; ++y) sum_taps(taps, middle.at(0, y), 3, result.at(x, y));
+    }
+  } else {
+    Image middle(size, last - first);
+    for (int64_t y = first; y < last; ++y) {
+      for (int64_t x = 0; x < size; ++x) sum_taps(columns[static_cast<size_t>(x)], image.at(0, y), 3, middle.at(x, y - first));
+    }
+    for (int64_t y = 0; y < size; ++y) {
+      Taps& taps = rows[static_cast<size_t>(y)];
+      taps.first -= first;
+      for (int64_t x = 0; x < size; ++x) sum_taps(taps, middle.at(x, 0), static_cast<size_t>(3 * size), result.at(x, y));
+    }
   }
   return result;
 }
