@@ -129,7 +129,7 @@ vta::Clip take_frames(const vta_frames* given, const vta::Manifest& manifest) {
   vta::Clip clip;
   clip.duration = frames.duration;
   for (int32_t index = 0; index < frames.count && !times.is_done(); ++index) {
-    const int64_t count = times.count_until(std::llround(time_after(index) * NANOSECONDS), static_cast<int64_t>(NANOSECONDS));
+    const int64_t count = times.count_until(std::nearbyint(time_after(index) * NANOSECONDS), static_cast<int64_t>(NANOSECONDS));
     if (count == 0) continue;
     const vta::Image fitted = vta::fit_frame({frames.rows[index], stride, frames.width, frames.height}, manifest.frames);
     for (int64_t copy = 0; copy < count; ++copy) clip.frames.insert(clip.frames.end(), fitted.pixels.begin(), fitted.pixels.end());

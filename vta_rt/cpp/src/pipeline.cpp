@@ -78,9 +78,9 @@ FrameTimes::FrameTimes(double rate, double seconds) {
   total_ = static_cast<int64_t>(std::ceil(round_decimals(seconds * rate, 6)));
 }
 
-int64_t FrameTimes::count_until(int64_t numerator, int64_t denominator) {
+int64_t FrameTimes::count_until(long double numerator, int64_t denominator) {
   // index / rate < time, in long double: products of 64 bits times a few are exact, or err by less than any clock's unit.
-  const long double limit = static_cast<long double>(numerator) * static_cast<long double>(rate_numerator_);
+  const long double limit = numerator * static_cast<long double>(rate_numerator_);
   const long double unit = static_cast<long double>(denominator) * static_cast<long double>(rate_denominator_);
   const int64_t before = index_;
   while (index_ < total_ && static_cast<long double>(index_) * unit < limit) ++index_;

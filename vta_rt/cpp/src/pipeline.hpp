@@ -36,7 +36,7 @@ class FrameTimes {
   FrameTimes(double rate, double seconds);
 
   // How many more frames are taken until a time, numerator / denominator seconds, at which another frame appears.
-  int64_t count_until(int64_t numerator, int64_t denominator);
+  int64_t count_until(long double numerator, int64_t denominator);
   bool is_done() const { return index_ >= total_; }
   int64_t total() const { return total_; }
 
