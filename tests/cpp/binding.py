@@ -88,7 +88,7 @@ class Bundle:
             array = np.ctypeslib.as_array(ctypes.cast(values, ctypes.POINTER(kind)), (int(np.prod(sizes)),))
             seen.append((name.decode(), array.reshape(sizes).copy()))
 
-        own = GenerateOptions(ctypes.sizeof(GenerateOptions), guidance=-1.0, observe=OBSERVE(observe), **options)
+        own = GenerateOptions(ctypes.sizeof(GenerateOptions), observe=OBSERVE(observe), **{"guidance": -1.0, **options})
         handle = ctypes.c_void_p()
         if isinstance(source, Path):
             arguments: Any = str(source).encode()
