@@ -4,13 +4,12 @@
 # and little more; demo.sh with its own lengths takes five hours.
 #   train/recipes/trial.sh [FOLDER] [SEED]
 set -euo pipefail
-work=${1:-runs/trial} seed=${2:-0} begin=$SECONDS
+work=${1:-runs/trial} seed=${2:-0} begin=$SECONDS world=${1:-runs/trial}/world
 export BUNDLE=$work/bundle CLIPS=${CLIPS:-320} GLIMPSES=0 TEST_CLIPS=32
-export VAE="length.minutes=1.5" VOCODER="length.minutes=0.75"
-export TOWER="length.minutes=2.5" PRIOR="length.minutes=0.75"
+export VAE="length.steps=450" VOCODER="length.steps=250" TOWER="length.steps=240" PRIOR="length.steps=400"
 
-"$(dirname "$0")/../demo/recipes/demo.sh" "$work" "$seed" length.minutes=1.25
+"$(dirname "$0")/../demo/recipes/demo.sh" "$work" "$seed" length.steps=60
 
-video=$(ls "$work"/world/videos/*.mp4 | tail -1)
+video=$world/$(head -1 "$world/test.jsonl" | cut -d\" -f4)
 vta generate "$video" --bundle "$BUNDLE" -o "$work/trial.mp4" --overwrite
 echo "$work/trial.mp4: made in $((SECONDS - begin)) s, from nothing"

@@ -10,22 +10,29 @@ set -euo pipefail
 work=${1:-runs/demo} seed=${2:-0} out=${BUNDLE:-engines/demo} glimpses=${GLIMPSES:-40000}
 world=$work/world first=$work/first films=$work/films clips=$work/clips tower=$work/tower.safetensors
 
-python -m train.demo.synthetic "$world" --clips "${CLIPS:-3600}" --seed $((seed + 1))
+# What is done, and how long it took.
+stage() {
+    local TIMEFORMAT="$1: %0R s, %0U s of processor time"
+    echo "python -m $*" >&2
+    time python -m "$@"
+}
+
+stage train.demo.synthetic "$world" --clips "${CLIPS:-3600}" --seed $((seed + 1))
 
 [ "$glimpses" = 0 ] || [ -e "$work/glimpses.safetensors" ] || \
-    python -m train.demo.synthetic "$work/glimpses.safetensors" --glimpses "$glimpses" --seed $((seed + 2))
+    stage train.demo.synthetic "$work/glimpses.safetensors" --glimpses "$glimpses" --seed $((seed + 2))
 
-python -m train.first_stage vae --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
+stage train.first_stage vae --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
     length.steps=2400 length.batch=8 data.frames=64 seed="$seed" machine.mixed_precision=bf16 ${VAE:-} --resume
-python -m train.first_stage vocoder --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
+stage train.first_stage vocoder --config demo data.train="$world/train.jsonl" data.valid="$world/valid.jsonl" out="$first" \
     vae="$first" length.steps=2400 length.batch=8 data.frames=52 seed="$seed" ${VOCODER:-} --resume
 
-python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
-python -m train.demo.pretrain --config demo data.train="$films/train.jsonl" data.valid="$films/valid.jsonl" out="$tower" \
+stage train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$films" --config demo --frames-only --seconds 5.12
+stage train.demo.pretrain --config demo data.train="$films/train.jsonl" data.valid="$films/valid.jsonl" out="$tower" \
     data.events="$world/events.jsonl" $([ "$glimpses" = 0 ] || echo data.glimpses="$work/glimpses.safetensors") \
     length.steps=13000 length.batch=8 seed="$seed" machine.mixed_precision=bf16 ${TOWER:-}
 
-python -m train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
+stage train.prepare "$world/train.jsonl" "$world/valid.jsonl" --out "$clips" --config demo --encoder "$tower" \
     --first-stage "$first" --reuse "$films" --events "$world/events.jsonl" --seconds 5.12
 # First what follows from the tokens alone, at a tenth of a step's cost, then the denoiser.
 trained() {
@@ -34,10 +41,10 @@ trained() {
     if [ -e "$run.done" ]; then
         echo "$run: trained already"
     elif [ -d "$run/last" ]; then
-        python -m train.run --resume "$run" "$@"
+        stage train.run --resume "$run" "$@"
     else
         rm -rf "$run"
-        python -m train.run --config demo out="$run" seed="$seed" data.train="$clips/train.jsonl" \
+        stage train.run --config demo out="$run" seed="$seed" data.train="$clips/train.jsonl" \
             data.valid="$clips/valid.jsonl" start.tower="$tower" start.first_stage="$first" \
             model.licence=Apache-2.0 model.trained_on="the generated world of train.demo.synthetic" "$@"
     fi
@@ -47,6 +54,6 @@ trained() {
 trained prior "${@:3}" optimizer.train_unet=false length.steps=3000 ${PRIOR:-}
 trained run "${@:3}" start.checkpoint="$work/prior/best"
 
-python -m export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
-python -m train.demo.evaluate --bundle "$out" --data "$world" --split test --clips "${TEST_CLIPS:-200}" --first-stage "$first" --controls \
+stage export.build --ckpt "$work/run/best" --first-stage "$first" --out "$out" --precision fp16 --seconds 5.12
+stage train.demo.evaluate --bundle "$out" --data "$world" --split test --clips "${TEST_CLIPS:-200}" --first-stage "$first" --controls \
     --steps 25 --solver dpmpp_2m --out "$work/report"
