@@ -120,7 +120,7 @@ def test_the_program_writes_what_vta_writes(clips: Path, tmp_path: Path) -> None
         ("plain.mp4", "-o", "plain.mp4"),
         ("plain.mp4", "-o", "out.webm"),
         ("plain.mp4", "-o", f"{'a' * 300}.wav"),
-        ("plain.mp4", "--bundle", "no/such"),
+        ("plain.mp4", "--bundle", "/no/such"),
         ("sound.wav", "-o", "a.wav"),
         ("empty.mp4",),
         (".",),

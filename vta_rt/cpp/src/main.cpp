@@ -73,7 +73,9 @@ std::vector<Job> plan_outputs(const Options& options, std::vector<std::string>& 
   if (!options.out.empty() && !names_folder(options.out)) {
     const std::string suffix = vta::suffix_of(options.out), own = fs::path(options.out).extension().string();
     if (!is_format(suffix)) {
-      throw OptionError(options.out + ": " + own + " is not a format; use " + vta::join({std::begin(FORMATS), std::end(FORMATS)}) + ", or name a folder");
+      throw OptionError(options.out + ": " + own + " is not a format that is written; " +
+                        vta::join({std::begin(FORMATS), std::end(FORMATS)}) +
+                        " are, .wav for every video, and a name without suffix is a folder");
     }
     if (!wanted.empty() && wanted != suffix) {
       throw OptionError(options.out + ": ends in " + own + " but --format says " + options.format + "; give one of the two");
@@ -169,6 +171,7 @@ int generate(const Options& options) {
     }
     if (!bundle) bundle.emplace(find_bundle(options.bundle), options.backend, static_cast<int>(options.threads.value_or(0)));
     try {
+      generating.sampling.over(bundle->manifest().sampling).plan(bundle->manifest().schedule);  // what is wrong is said first
       std::cout << make(*bundle, options, generating, job) << std::endl;
     } catch (const OptionError&) {
       throw;  // the same for every video

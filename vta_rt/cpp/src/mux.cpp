@@ -409,7 +409,7 @@ CopyPlan prepare(Video& video, const ContainerKind& kind, const std::string& pat
       if (can_hold(other, video)) able.emplace_back(other.suffix);
     }
     throw OutputError(path + ": " + kind.format + " cannot hold " + video.codec_name() + " video; " +
-                      (able.empty() ? "none of our containers" : join(able, " or ")) + " can");
+                      (able.empty() ? "none of our containers" : join(able, " or ")) + " can, and .wav takes the sound alone");
   }
   note_what_is_left_out(video);
   return plan_copy(video, kind);
