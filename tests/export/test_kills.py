@@ -21,7 +21,7 @@ def test_a_build(micro_checkpoint: Path, tmp_path: Path) -> None:
         if not (folder / MANIFEST).exists():
             return True
         try:
-            return len(Bundle(folder).check()) == 9
+            return len(Bundle(folder).check()) == 10
         except VTAError:
             return False
 

@@ -20,7 +20,18 @@ def test_one_video(bundle_short: Path, tmp_path: Path, suffix: str) -> None:
     clip = make_clip(tmp_path / "clip.mp4", seconds=0.4)
     out = tmp_path / "out"
     out.mkdir()
-    command = ["vta_rt.cli", "generate", clip, "--bundle", bundle_short, *QUICK, "--format", suffix, "-o"]
+    command = [
+        "vta_rt.cli",
+        "generate",
+        clip,
+        "--bundle",
+        bundle_short,
+        *QUICK,
+        "--format",
+        suffix,
+        "--overwrite",
+        "-o",
+    ]
     reference: list[bytes] = []
 
     def is_complete(folder: Path) -> bool:

@@ -115,17 +115,17 @@ def test_the_whole_command(
     assert not list((tmp_path / "a").glob(".*"))
 
 
-def test_a_real_bundle_is_run_clip_by_clip(world: Path, bundle_short: Path, tmp_path: Path) -> None:
-    """Made-up weights without positions: the sound is that of the pipeline, and the frames' order cannot matter."""
-    more = ("--bundle", str(bundle_short), "--controls", "--steps", "2", "--pictures", "0", "--clips", "2", "--keep")
+def test_a_real_bundle_is_run_clip_by_clip(world: Path, bundle_10s: Path, tmp_path: Path) -> None:
+    """Made-up weights without positions, one window a clip: the pipeline's sound, whatever the frames' order."""
+    more = ("--bundle", str(bundle_10s), "--controls", "--steps", "2", "--pictures", "0", "--clips", "2", "--keep")
     assert run(world, tmp_path, *more, "--seed", "3") == 0
-    pipeline = Pipeline(bundle_short)
+    pipeline = Pipeline(bundle_10s)
     for seed, name in ((3, "000009"), (4, "000019")):
         audio = pipeline.generate(world / "video" / f"{name}.mp4", seed=seed, steps=2)
         kept = to_int16(read_audio(tmp_path / "wavs" / "generated" / f"{name}.wav", 16_000))
         np.testing.assert_allclose(kept, audio.to_int16(), atol=2)
     content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert content["bundles"]["generated"]["sha256"] == sha256_of(bundle_short / "bundle.json")
+    assert content["bundles"]["generated"]["sha256"] == sha256_of(bundle_10s / "bundle.json")
     shuffled, ordered = (content["scores"][name] for name in ("generated, frames shuffled", "generated"))
     assert (shuffled["clips"], ordered["clips"]) == (2, 2)
     assert shuffled["mel_nepers"] == pytest.approx(ordered["mel_nepers"], rel=1e-2)
