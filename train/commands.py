@@ -46,6 +46,7 @@ SETTING_OF_OPTION: dict[
     "window": ("data.window", int),
     "workers": ("data.workers", int),
 }
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # as torch says it of a GPU and of the CPU
 MAX_SKIPPED = 20  # skipped clips that are named; loading.json names all
 
 
@@ -59,6 +60,10 @@ def run_training_command(command: Callable[[Sequence[str] | None], int], argumen
             if is_main():
                 raise
             return BAD_INPUT
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+            raise VTAError("out of memory: a smaller batch, or shorter samples, take less") from error
 
     return run_command(run, arguments, extra="train")
 

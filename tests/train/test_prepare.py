@@ -114,6 +114,7 @@ def test_skipped_clips_are_counted_and_named(
         (["--config", "MODEL/config.json", "--encoder", "none"], "none: cannot be read"),
         (["--config", "MODEL/config.json", "--first-stage", "none"], "none: holds no autoencoder"),
         (["--config", "MODEL/config.json", "--frames-only", "--seconds", "0"], "seconds is 0, at least 0.04 is needed"),
+        (["--config", "MODEL/config.json", "--frames-only", "--seconds", "1e9"], "seconds is 1e+09, at most 3600"),
         (["--config", "MODEL/config.json", "--frames-only", "--workers", "-1"], "workers is -1"),
         (
             ["--config", "MODEL/config.json", "--frames-only", "--events", "none"],

@@ -236,8 +236,10 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def _find_index(path: Path) -> Path:
-    if not path.is_dir():
+    if path.is_file():
         return path
+    if not path.is_dir():
+        raise OptionError(f"{path}: no such file or folder; a list or folder written by train.prepare is needed")
     found = sorted(path.glob("*.jsonl"))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none; train.prepare was stopped before its end or never ran"

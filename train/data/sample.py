@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from train.models.config import SystemConfig
-from vta_rt.config import Fit, FrameConfig, Kernel
+from vta_rt.config import MODEL_LIMITS, Fit, FrameConfig, Kernel
 from vta_rt.errors import OptionError, VTAError
 
 
@@ -38,12 +38,14 @@ class Window:
         """A model's window of about ``seconds``, rounded to an integer number of latent steps as ``ModelConfig`` does.
 
         Raises:
-            OptionError: ``seconds`` is less than a latent step, or not finite.
+            OptionError: ``seconds`` is less than a latent step, more than an hour, or not finite.
         """
         step = config.mel.hop * 2 ** (len(config.vae.block_out_channels) - 1)  # samples
         steps = round(seconds * config.mel.sample_rate / step) if math.isfinite(seconds) else 0
         if steps < 1:
             raise OptionError(f"seconds is {seconds:g}, at least {step / config.mel.sample_rate:g} is needed")
+        if seconds > MODEL_LIMITS["seconds"]:
+            raise OptionError(f"seconds is {seconds:g}, at most {MODEL_LIMITS['seconds']} are allowed")
         encoder, rate = config.encoder, config.mel.sample_rate
         return cls(
             steps * step / rate,

@@ -84,6 +84,8 @@ def open_vae(folder: Path) -> AutoencoderKL:
         VTAError: there is none.
     """
     place = folder / "vae" if (folder / "vae").is_dir() else folder
+    if not (place / "config.json").is_file():
+        raise VTAError(f"{folder}: holds no autoencoder (no config.json)")
     try:
         vae, read = AutoencoderKL.from_pretrained(place, local_files_only=True, output_loading_info=True)
     except (OSError, ValueError) as error:

@@ -33,7 +33,7 @@ def _generate(arguments: Sequence[str] | None) -> int:
         written = f"{options.glimpses} glimpses"
     else:
         records = write_dataset(out, recipe, options.clips, options.workers)
-        written = summary(list(progress(records, total=options.clips, desc="clips", unit="clip")))
+        written = summary(list(progress(records, total=max(options.clips, 0), desc="clips", unit="clip")))
     print(f"{out}: {written}, {time.perf_counter() - start:.1f} s")
     return 0
 

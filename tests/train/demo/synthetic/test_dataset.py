@@ -149,6 +149,7 @@ def test_a_failing_clip_leaves_nothing_under_its_name(tmp_path: Path, monkeypatc
     ("options", "message"),
     [
         (["--clips", "0"], "clips is 0, at least 1 is needed"),
+        (["--clips", "-1"], "clips is -1, at least 1 is needed"),
         (["--workers", "-1"], "workers is -1, at least 1 is needed"),
         (["--seed", "-3"], "seed is -3, an integer of 0 or more is needed"),
         (["--seconds", "0.2"], "seconds is 0.2, allowed is 1 to 60"),
