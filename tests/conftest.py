@@ -132,6 +132,26 @@ def bundle_10s(micro_checkpoint: Path, bundle_short: Path, share: Share) -> Path
     return share("bundle-10s", lengthen)
 
 
+@pytest.fixture(scope="session")
+def text_checkpoint(micro_checkpoint: Path, share: Share) -> Path:
+    """The micro checkpoint with a text encoder and a tokenizer."""
+    from tests.prompts import with_text
+
+    return share("text-checkpoint", lambda out: with_text(micro_checkpoint, out))
+
+
+@pytest.fixture(scope="session")
+def bundle_text(text_checkpoint: Path, bundle_short: Path, share: Share) -> Path:
+    """As ``bundle_short``, of the checkpoint that takes prompts."""
+    from export.bundling import Options, build
+
+    def export(out: Path) -> None:
+        link_tree(bundle_short, out)  # so that only what is another graph is built
+        build(text_checkpoint, out=out, options=Options(seconds=0.64))
+
+    return share("bundle-text", export)
+
+
 @pytest.fixture
 def bundle_copy(bundle_short: Path, tmp_path: Path) -> Path:
     """A bundle a test may damage: replace its files, never write into them (they are hard links)."""

@@ -15,7 +15,6 @@ import mypy.api
 import pytest
 
 from tests.conftest import link_tree
-from tests.prompts import with_text
 from tests.vta_rt.conftest import make_clip
 from vta_rt.cli.outputs import FORMATS
 
@@ -45,11 +44,13 @@ def blocks() -> list[Block]:
 
 @pytest.fixture(scope="module")
 def sandbox(
-    micro_checkpoint: Path, bundle_short: Path, bundle_10s: Path, tmp_path_factory: pytest.TempPathFactory
+    micro_checkpoint: Path,
+    bundle_short: Path,
+    bundle_10s: Path,
+    bundle_text: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A folder with what the documents take for granted: videos, a checkpoint, bundles, and the commands on the PATH."""
-    from export.bundling import Options, build
-
     folder = tmp_path_factory.mktemp("docs")
     for name in ("clip", "a", "b"):
         make_clip(folder / f"{name}.mp4", seconds=1.0, audio=name == "clip")
@@ -62,10 +63,8 @@ def sandbox(
     for name in ("demo", "distilled"):
         (folder / "engines" / name).symlink_to(ROOT / "engines" / name)
     link_tree(bundle_10s, folder / "engines" / NAME)  # what is built already is kept
-    for name in ("mine", "text"):
-        link_tree(bundle_short, folder / "engines" / name)
-    text = with_text(micro_checkpoint, folder / "ckpt-text")
-    build(text, out=folder / "engines" / "text", options=Options(seconds=0.64))
+    link_tree(bundle_short, folder / "engines" / "mine")
+    link_tree(bundle_text, folder / "engines" / "text")
     (folder / "bin").mkdir()
     for command, module in (("vta", "-m vta_rt.cli "), ("python", "")):
         script = folder / "bin" / command

@@ -19,7 +19,7 @@ from export import engines as building
 from export.build import main
 from export.engines import EngineBuild, parse_profile
 from export.report import BuildReport
-from tests.conftest import link_tree
+from tests.conftest import Share, link_tree
 from vta_rt.backends.tensorrt.engines import Engines, Machine, find_engines
 from vta_rt.backends.tensorrt.index import FOLDER, INDEX, BuilderOptions, Profile, read_index
 from vta_rt.backends.tensorrt.variants import VARIANTS, load
@@ -46,12 +46,14 @@ def machine() -> Machine:
 
 
 @pytest.fixture(scope="module")
-def built(machine: Machine, micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(machine: Machine, micro_checkpoint: Path, share: Share) -> Path:
     """The micro model at fp16 with its engines, made by one command."""
-    out = tmp_path_factory.mktemp("engines") / "micro"
-    command = ["--ckpt", str(micro_checkpoint), "--seconds", "0.32", "--precision", "fp16", "--out", str(out)]
-    assert main([*command, "--engine", RTX]) == 0
-    return out
+
+    def make(out: Path) -> None:
+        command = ["--ckpt", str(micro_checkpoint), "--seconds", "0.32", "--precision", "fp16", "--out", str(out)]
+        assert main([*command, "--engine", RTX]) == 0
+
+    return share("micro-engines", make)
 
 
 @pytest.fixture

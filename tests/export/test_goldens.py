@@ -10,7 +10,7 @@ import pytest
 from export.bundling import build, open_checkpoint
 from export.configure import configure_runtime
 from export.stages import denoiser
-from tests.conftest import link_tree, relative_error
+from tests.conftest import Share, link_tree, relative_error
 from tests.export.layouts import change_summary, open_exported
 from vta_rt.audio import Audio
 from vta_rt.pipeline import Pipeline, pad_tokens
@@ -20,9 +20,9 @@ Goldens = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(tiny_checkpoint: Path, share: Share) -> Path:
     """With windows of 10.24 s, as published."""
-    return build(tiny_checkpoint, out=tmp_path_factory.mktemp("engines") / "tiny")
+    return share("bundle-tiny", lambda out: build(tiny_checkpoint, out=out))
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,16 @@ def test_tokens(pipeline: Pipeline, goldens: Goldens, golden_frames: np.ndarray)
 
 
 @pytest.fixture(scope="module")
-def positioned(tiny_checkpoint: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def positioned(tiny_checkpoint: Path, bundle: Path, share: Share) -> Pipeline:
     """The same weights, by their summary trained with positions added to the frames' embeddings."""
-    folder = tmp_path_factory.mktemp("positions")
-    link_tree(tiny_checkpoint, folder / "ckpt")
-    change_summary(folder / "ckpt", pe=True)
-    link_tree(bundle, folder / "bundle")  # so that only the encoder is built
-    return Pipeline(build(folder / "ckpt", out=folder / "bundle"))
+
+    def export(folder: Path) -> None:
+        link_tree(tiny_checkpoint, folder / "ckpt")
+        change_summary(folder / "ckpt", pe=True)
+        link_tree(bundle, folder / "bundle")  # so that only the encoder is built
+        build(folder / "ckpt", out=folder / "bundle")
+
+    return Pipeline(share("positions", export) / "bundle")
 
 
 def test_tokens_with_positions(positioned: Pipeline, goldens: Goldens, golden_frames: np.ndarray) -> None:

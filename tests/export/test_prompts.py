@@ -20,7 +20,7 @@ from export.tensorrt_builder import EngineBuilder
 from tests.conftest import link_tree, relative_error
 from tests.export.layouts import open_exported
 from tests.export.test_tensorrt_builder import RTX, Phases
-from tests.prompts import BEGIN, CONTEXT, END, save_tokenizer, with_text
+from tests.prompts import BEGIN, CONTEXT, END, save_tokenizer
 from tests.vta_rt.cli.driver import without_model
 from tests.vta_rt.conftest import make_clip
 from tests.vta_rt.test_bundle import edit_manifest, flip_a_byte
@@ -41,15 +41,13 @@ QUICK = {"steps": 2, "guidance": 2.0, "seed": 1}
 
 
 @pytest.fixture(scope="module")
-def checkpoint(micro_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_text(micro_checkpoint, tmp_path_factory.mktemp("ckpt") / "prompts")
+def checkpoint(text_checkpoint: Path) -> Path:
+    return text_checkpoint
 
 
 @pytest.fixture(scope="module")
-def bundle(checkpoint: Path, bundle_short: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("engines") / "prompts"
-    link_tree(bundle_short, out)  # so that only what is another graph is built
-    return build(checkpoint, out=out, options=Options(seconds=0.64))
+def bundle(bundle_text: Path) -> Path:
+    return bundle_text
 
 
 @pytest.fixture(scope="module")

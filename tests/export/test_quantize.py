@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.build import main
 from export.bundling import Options, build
 from export.quantize import TensorStatistics, measure_signals, record_trajectories
-from tests.conftest import relative_error
+from tests.conftest import Share, relative_error
 from tests.vta_rt.conftest import make_clip
 from vta_rt.bundle import Bundle
 from vta_rt.pipeline import Pipeline
@@ -28,18 +28,20 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundles(
-    micro_checkpoint: Path, bundle_short: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
+def bundles(micro_checkpoint: Path, bundle_short: Path, clip: Path, share: Share) -> tuple[Path, Path]:
     """A bundle at fp32 with windows of 0.32 s, and its int8 form as the command makes it."""
-    folder = tmp_path_factory.mktemp("engines")
-    full = shutil.copytree(bundle_short, folder / "full")  # its own files: onnx_ir reads no weights that are hard links
-    build(micro_checkpoint, out=full, options=Options(seconds=0.32))  # only the denoiser is built again
-    small = folder / "small"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.quantize.MAX_INT8_ERROR", LOOSE)  # random weights bear less than trained ones
-        assert main(["--bundle", str(full), "--precision", "int8", "--out", str(small), "--calibrate", str(clip)]) == 0
-    return full, small
+
+    def quantize(folder: Path) -> None:
+        # Its own files: onnx_ir reads no weights that are hard links.
+        full = str(shutil.copytree(bundle_short, folder / "full"))
+        build(micro_checkpoint, out=Path(full), options=Options(seconds=0.32))  # only the denoiser is built again
+        command = ["--bundle", full, "--precision", "int8", "--out", str(folder / "small"), "--calibrate", str(clip)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("export.quantize.MAX_INT8_ERROR", LOOSE)  # random weights bear less than trained ones
+            assert main(command) == 0
+
+    folder = share("quantized", quantize)
+    return folder / "full", folder / "small"
 
 
 def test_the_bundle_is_complete_and_says_what_it_is(bundles: tuple[Path, Path]) -> None:
