@@ -33,7 +33,7 @@ struct Options {
   std::optional<double> guidance;
   std::vector<double> guidance_interval;
   int64_t seed = 0;
-  bool skip_existing = false, strict = false;
+  bool overwrite = false, skip_existing = false, strict = false;
   std::vector<std::string> limits;
 };
 
@@ -129,6 +129,9 @@ std::string make(const vta::Bundle& bundle, const Options& options, const vta::G
     }
   }
   if (const std::string problem = vta::check_writable(target); !problem.empty()) throw OutputError(target + ": " + problem);
+  if (vta::is_ordinary_file(target) && !options.overwrite) {
+    throw OutputError(target + ": exists; --overwrite replaces it, --skip-existing leaves it");
+  }
   if (!is_sound) vta::check_mux(video, target);
   const vta::Audio audio = bundle.generate([&] { return vta::read_clip(video, bundle.manifest()); }, generating, job.video);
   if (const std::string problem = vta::make_folders(target); !problem.empty()) throw OutputError(target + ": " + problem);
@@ -147,6 +150,9 @@ std::string make(const vta::Bundle& bundle, const Options& options, const vta::G
 int generate(const Options& options) {
   if (options.videos.empty()) throw OptionError("no video given; name one, or describe the sound with --text");
   if (options.track && *options.track < 0) throw OptionError("video track is " + vta::show(*options.track) + ", an integer from 0 is needed");
+  if (options.overwrite && options.skip_existing) {
+    throw OptionError("--overwrite and --skip-existing exclude each other; give one of the two");
+  }
   vta::check_integer("seed", options.seed, 0);
   if (options.threads) vta::check_integer("threads", *options.threads, 1);
   vta::Limits limits;
@@ -216,6 +222,7 @@ int main(int count, char** arguments) {
   command->add_option("--seed", options.seed, "same seed, same sound (default: 0)");
   command->add_option("--backend", options.backend, "auto, cuda, cpu, or a provider of ONNX Runtime (default: auto)");
   command->add_option("--threads", options.threads, "processor cores to use (default: all)");
+  command->add_flag("--overwrite", options.overwrite, "replace results that exist, which is refused otherwise");
   command->add_flag("--skip-existing", options.skip_existing, "leave out videos whose result exists");
   command->add_option("--video-track", options.track, "video stream to use, counted from 0");
   command->add_flag("--strict", options.strict, "refuse files whose headers promise more");
