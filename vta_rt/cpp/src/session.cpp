@@ -14,12 +14,13 @@ namespace {
 constexpr const char* CUDA = "CUDAExecutionProvider";
 constexpr const char* CPU = "CPUExecutionProvider";
 
+// Never destroyed: sessions of a program's own static objects may end later than it would.
 const Ort::Env& environment() {
-  static const Ort::Env env = [] {
+  static const Ort::Env& env = *[] {
     // From 1.29 on ONNX Runtime reports its use to its maker unless told not to; nobody has agreed to that here.
     set_default_environment("ORT_DISABLE_TELEMETRY", "1");
-    Ort::Env made(ORT_LOGGING_LEVEL_FATAL, "vta_rt");
-    if (get_environment("ORT_DISABLE_TELEMETRY") != "0") made.DisableTelemetryEvents();
+    auto* made = new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "vta_rt");
+    if (get_environment("ORT_DISABLE_TELEMETRY") != "0") made->DisableTelemetryEvents();
     return made;
   }();
   return env;
