@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from torch.onnx._internal.exporter import _registration
 from transformers import SpeechT5HifiGan
 
 from tests.export.layouts import MODEL, SMALL_VAE, SMALL_VOCODER, StateDict, save_audioldm
 from train.models.vae import build_vae, to_compvis_name
 from train.models.vocoder import build_vocoder, to_hifigan_name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """Each export has onnxscript parse the sources of all its operators again, which are the same in a whole run."""
+    apis = _registration.onnxscript_apis
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
+        yield
 
 
 @pytest.fixture(scope="session")
