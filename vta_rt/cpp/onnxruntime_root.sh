@@ -10,7 +10,7 @@ root=$(cd "$root" && pwd)
 capi=$(python3 -c 'import importlib.util, pathlib; print(pathlib.Path(importlib.util.find_spec("onnxruntime").origin).parent / "capi")')
 for library in "$capi"/libonnxruntime.so.*; do
   soname=libonnxruntime.so.1
-  ln -sf "$library" "$root/lib/$soname"
+  cp "$library" "$root/lib/$soname"  # not linked: the package may be updated
   ln -sf "$soname" "$root/lib/libonnxruntime.so"
 done
 # Debian has the package from release 13 on; an older system asks the same mirror for that release.
