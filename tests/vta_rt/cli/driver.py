@@ -61,10 +61,10 @@ def read_until(leader: int, text: bytes) -> bytes:
 
 def start_vta(*arguments: object, **options: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "vta_rt.cli", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=_heed_signals, **options)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=heed_signals, **options)
 
 
-def _heed_signals() -> None:
+def heed_signals() -> None:
     """As on a terminal: background jobs inherit that Ctrl-C is ignored, those of ``nohup`` that a closed terminal is."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

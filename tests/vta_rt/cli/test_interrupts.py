@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.vta_rt.cli.driver import heed_signals
+
 INTERRUPTED = """
 import os, signal, sys
 
@@ -25,7 +27,11 @@ sys.exit(run())
 @pytest.mark.parametrize("module", ["numpy", "av", "vta_rt.pipeline", "vta_rt.cli.bundles"])
 def test_while_packages_are_imported(module: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", f"MODULE = {module!r}\n{INTERRUPTED}"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"MODULE = {module!r}\n{INTERRUPTED}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=heed_signals,
     )
     assert (done.returncode, done.stderr, done.stdout) == (130, "interrupted\n", "")
 

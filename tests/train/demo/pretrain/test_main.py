@@ -112,7 +112,7 @@ def test_starts_from_what_another_run_learned(clips: Path, tmp_path: Path, capsy
         ("config=nothing.toml", "nothing.toml: cannot be read"),
         ("config=demo", "was prepared with 25 frames a second of 16 pixels, the model takes 25 of 80"),
         ("data.events=nothing.jsonl", "nothing.jsonl: cannot be read"),
-        ("data.train=nothing.jsonl", "cannot be read"),
+        ("data.train=nothing.jsonl", "nothing.jsonl: no such file or folder"),
         ("optimizer.learning_rate=-0.002", "optimizer.learning_rate: Expected `float` > 0.0"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate: Expected `float` > 0.0"),
         ("start=nothing.state", "nothing.state: has no checkpoint to go on from"),
