@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole of training in about ten minutes on two cores (15 of processor time), from nothing to a bundle, its figures beside
+# The whole of training in about twelve minutes on two cores (15 of processor time), from nothing to a bundle, its figures beside
 # controls, and one clip's sound: every stage of train/demo/recipes/demo.sh, cut short. The model knows when something happens
 # better than chance does, and little more; demo.sh with its own lengths takes five hours. Run again, it goes on where it was.
 #   train/recipes/trial.sh [FOLDER] [SEED]
