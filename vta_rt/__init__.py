@@ -77,3 +77,6 @@ if not TYPE_CHECKING:  # type checkers would take any name for one that exists
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -193,5 +193,5 @@ def test_all_errors_are_at_the_top() -> None:
     classes = {
         name for name, value in vars(vta_rt.errors).items() if isinstance(value, type) and issubclass(value, VTAError)
     }
-    assert classes <= set(vta_rt.__all__)
+    assert classes <= set(vta_rt.__all__) <= set(dir(vta_rt))
     assert all(hasattr(vta_rt, name) for name in vta_rt.__all__)
